@@ -1,0 +1,1 @@
+"""Text to packs: tokenizer, shards, order, masks, packing. Numpy only, no torch."""

@@ -1,0 +1,210 @@
+"""Shards to packs: what a process computes in each micro-step.
+
+    Order: which sequences --windows of blocks read and masked--> slots of a batch
+          --cut into micro-batches--> packs
+
+A block is read and masked as a whole; each lane keeps one window of sequences in memory, and a
+batch takes the next few of each lane. Nothing here has a state but the place in the order, and a
+process reads only the blocks of its own slots.
+"""
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bertds.config import DataConfig
+from bertds.data.order import Order, Window
+from bertds.data.packing import Pack, Sequences, pack
+from bertds.data.sets import MaskedSet, Rows, join
+
+Int64s = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a batch is computed here, and how it is cut."""
+
+    rank: int
+    world_size: int
+    micro_batch_size: int
+    """Sequences of one micro-step."""
+    row_length: int
+    """Tokens of a pack's row; 0 lays sequences end to end."""
+    pad_id: int
+
+    def pack(self, rows: Rows) -> Pack:
+        """A micro-batch."""
+        masked = np.flatnonzero(rows.is_masked)
+        sequences = Sequences(
+            inputs=rows.inputs,
+            lengths=np.diff(rows.ends),
+            masked=masked,
+            labels=rows.tokens[masked],
+        )
+        return pack(sequences, row_length=self.row_length, pad_id=self.pad_id)
+
+
+class TrainLoader:
+    """The packs of one process, batch after batch."""
+
+    def __init__(
+        self, sets: list[MaskedSet], data: DataConfig, share: Share, *, batch_size: int, seed: int
+    ) -> None:
+        """Lay out the order.
+
+        Raises:
+            ValueError: The sets have fewer sequences than one batch.
+        """
+        # An entry is one pass over one set; the order runs over the blocks of all entries.
+        self._entries = [(s, k) for s in sets for k in range(s.part.weight)]
+        counts = [s.part.block_sequences for s, _ in self._entries]
+        self._first_block = np.cumsum([0, *[c.size for c in counts]])
+        lanes = data.lanes or default_lanes(batch_size)
+        self.order = Order(
+            np.concatenate(counts),
+            batch_size=batch_size,
+            lanes=lanes,
+            window=data.window,
+            seed=seed,
+        )
+        self._share = share
+        self._windows: dict[int, tuple[int, Window, Rows]] = {}
+        self._read = lru_cache(maxsize=2 * lanes)(self._read_block)
+
+    def batches(self, first: int, stop: int) -> Iterator[list[Pack]]:
+        """Batches first to stop - 1 of the run, read ahead of need."""
+        return read_ahead(self.batch(number) for number in range(first, stop))
+
+    def batch(self, number: int) -> list[Pack]:
+        """This process's micro-batches of one global batch.
+
+        Args:
+            number: Batches before it in the run.
+        """
+        epoch, step = divmod(number, self.order.steps_per_epoch)
+        size = self.order.batch_size // self._share.world_size
+        first = self._share.rank * size
+        micro = self._share.micro_batch_size
+        slots = [range(i, i + micro) for i in range(first, first + size, micro)]
+        return [self._share.pack(join(self._slots(epoch, step, part))) for part in slots]
+
+    def _slots(self, epoch: int, step: int, slots: range) -> list[Rows]:
+        """The sequences in a run of a batch's slots."""
+        per_lane = self.order.per_lane
+        rows: list[Rows] = []
+        for lane in range(slots.start // per_lane, (slots.stop - 1) // per_lane + 1):
+            before = lane * per_lane
+            start = step * per_lane + max(slots.start - before, 0)
+            stop = step * per_lane + min(slots.stop - before, per_lane)
+            rows += self._positions(epoch, lane, start, stop)
+        return rows
+
+    def _positions(self, epoch: int, lane: int, start: int, stop: int) -> Iterator[Rows]:
+        """The sequences at positions start to stop - 1 of a lane."""
+        while start < stop:
+            window, rows = self._window(epoch, lane, start)
+            end = min(stop, window.stop)
+            yield rows.cut(start - window.start, end - window.start)
+            start = end
+
+    def _window(self, epoch: int, lane: int, position: int) -> tuple[Window, Rows]:
+        held = self._windows.get(lane)
+        if held is None or held[0] != epoch or not held[1].start <= position < held[1].stop:
+            window = self.order.window_at(epoch, lane, position)
+            held = self._windows[lane] = (epoch, window, self._gather(epoch, window))
+        return held[1], held[2]
+
+    def _gather(self, epoch: int, window: Window) -> Rows:
+        """Read, mask and shuffle the sequences of a window."""
+        used, which = np.unique(window.blocks, return_inverse=True)
+        blocks = [self._read(epoch, block) for block in used.tolist()]
+        first_row = np.cumsum([0, *[block.ends.size - 1 for block in blocks[:-1]]])
+        return join(blocks).pick(first_row[which] + window.rows)
+
+    def _read_block(self, epoch: int, block: int) -> Rows:
+        number = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        masked_set, pass_of_epoch = self._entries[number]
+        pass_number = epoch * masked_set.part.weight + pass_of_epoch
+        return masked_set.read(block - int(self._first_block[number]), pass_number)
+
+
+def default_lanes(batch_size: int) -> int:
+    """The largest divisor of the batch up to 64."""
+    return max(lanes for lanes in range(1, 65) if batch_size % lanes == 0)
+
+
+def valid_packs(masked_set: MaskedSet, share: Share) -> Iterator[Pack]:
+    """This process's packs of a validation set, each sequence once over all processes.
+
+    Every process yields the same number of packs (a forward pass is a collective under ZeRO-3), so
+    some may hold filler only. The masks are those of pass 0.
+    """
+    total = masked_set.part.num_sequences
+    most = -(-total // share.world_size)
+    num_packs = -(-most // share.micro_batch_size)
+    start = total * share.rank // share.world_size
+    stop = total * (share.rank + 1) // share.world_size
+    cuts = [start + (stop - start) * i // num_packs for i in range(num_packs + 1)]
+    ends = np.concatenate([[0], np.cumsum(masked_set.part.block_sequences)])
+    read = lru_cache(maxsize=2)(masked_set.read)
+    for first, last in itertools.pairwise(cuts):
+        yield share.pack(join([*_stretch(read, ends, first, last), _NOTHING]))
+
+
+_NOTHING = Rows(
+    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, bool), np.zeros(1, np.int64)
+)
+
+
+def _stretch(
+    read: Callable[[int, int], Rows], ends: Int64s, first: int, last: int
+) -> Iterator[Rows]:
+    """Sequences first to last - 1 of a set, block by block."""
+    while first < last:
+        block = int(np.searchsorted(ends, first, side="right")) - 1
+        stop = min(last, int(ends[block + 1]))
+        yield read(block, 0).cut(first - int(ends[block]), stop - int(ends[block]))
+        first = stop
+
+
+def read_ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+    """The items, made by a thread while the caller is at work on the one before.
+
+    An error of the thread is raised here; a caller that stops early stops the thread.
+    """
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(item: Item | BaseException | None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            put(error)
+
+    threading.Thread(target=work, daemon=True, name="read-ahead").start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()

@@ -1,0 +1,156 @@
+"""Which sequence stands in which slot of which batch: arithmetic, without a state.
+
+    blocks --permuted per epoch--> one long list of sequences
+           --cut into `lanes` equal parts--> each shuffled inside windows of a few blocks
+           --slot j of a batch reads lane floor(j * lanes / B)--> batch
+
+So a batch is the same list of sequences whatever the number of processes, workers or accumulation
+steps; every process has the same number of steps, floor(N / B) an epoch; the N - B floor(N / B)
+sequences left over are others each epoch; and the order at any position is computed at once: the
+only coordinate of a resume is the number of batches consumed.
+
+Memory does not grow with the corpus: past a million blocks, neighbouring ones are permuted
+together. Cost: one sort of at most a million numbers an epoch, one of a window's sequences each
+window.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from bertds.data.keyed_hash import key_of, permutation
+
+Ints = npt.NDArray[np.int64]
+
+# The streams of randomness that the order draws from.
+_UNITS, _ROWS, _WINDOW = 10, 11, 12
+_MAX_UNITS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A run of positions of one lane, with the sequences that stand there."""
+
+    start: int
+    """First position in the lane."""
+    blocks: Ints
+    """(n,) block of the sequence at each position."""
+    rows: Ints
+    """(n,) its number in the block."""
+
+    @property
+    def stop(self) -> int:
+        """One past the last position."""
+        return self.start + self.blocks.size
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """The permuted units of one epoch."""
+
+    units: Ints
+    """(U,) unit at each place of the list."""
+    ends: Ints
+    """(U,) sequences up to and with that place."""
+
+
+class Order:
+    """The order of one run over blocks of known sizes."""
+
+    def __init__(
+        self,
+        block_sequences: npt.NDArray[np.integer],
+        *,
+        batch_size: int,
+        lanes: int,
+        window: int,
+        seed: int,
+    ) -> None:
+        """Prepare the arithmetic.
+
+        Args:
+            block_sequences: (num_blocks,) sequences of each block.
+            batch_size: B, sequences of a global batch.
+            lanes: Parallel readers; divides B.
+            window: Blocks that a lane shuffles together.
+            seed: The run's seed.
+
+        Raises:
+            ValueError: There are fewer sequences than one batch has.
+        """
+        assert batch_size % lanes == 0
+        self._block_sequences = block_sequences
+        self._blocks_per_unit = max(1, math.ceil(block_sequences.size / _MAX_UNITS))
+        first_blocks = np.arange(0, block_sequences.size, self._blocks_per_unit)
+        self._unit_sequences = np.add.reduceat(block_sequences, first_blocks, dtype=np.int64)
+        self.num_sequences = int(self._unit_sequences.sum())
+        self.batch_size, self.lanes, self._seed = batch_size, lanes, seed
+        self._window = max(1, window // self._blocks_per_unit)
+        self.steps_per_epoch = self.num_sequences // batch_size
+        self.per_lane = batch_size // lanes
+        """Sequences that each lane gives to a batch."""
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"the training sets have {self.num_sequences} sequences, fewer than one batch of "
+                f"{batch_size}: lower train_batch_size or add text"
+            )
+        self._epoch = lru_cache(maxsize=2)(self._permute)
+
+    def window_at(self, epoch: int, lane: int, position: int) -> Window:
+        """The window that holds a position of a lane.
+
+        Args:
+            epoch: From 0.
+            lane: From 0.
+            position: Below steps_per_epoch * per_lane.
+        """
+        places = self._epoch(epoch)
+        length = self.steps_per_epoch * self.per_lane
+        start, stop = lane * length, (lane + 1) * length
+        assert 0 <= position < length
+        first, place = np.searchsorted(places.ends, [start, start + position], side="right").tolist()
+        # Windows of the lanes end at different steps, so that reading is spread over time.
+        phase = self._window - 1 - lane * self._window // self.lanes
+        number = (place - first + phase) // self._window
+        begin = max(first, first + number * self._window - phase)
+        end = min(first + (number + 1) * self._window - phase, places.ends.size)
+        blocks, rows = self._sequences(epoch, places, range(begin, end), start, stop)
+        shuffle = permutation(key_of(self._seed, _WINDOW, epoch, lane, number), blocks.size)
+        before = int(places.ends[begin - 1]) if begin else 0
+        return Window(max(before, start) - start, blocks[shuffle], rows[shuffle])
+
+    def _permute(self, epoch: int) -> _Epoch:
+        units = permutation(key_of(self._seed, _UNITS, epoch), self._unit_sequences.size)
+        return _Epoch(units, np.cumsum(self._unit_sequences[units]))
+
+    def _sequences(
+        self, epoch: int, places: _Epoch, span: range, start: int, stop: int
+    ) -> tuple[Ints, Ints]:
+        """The sequences between list positions start and stop of the places in `span`."""
+        blocks, rows = [], []
+        for place in span:
+            unit, end = int(places.units[place]), int(places.ends[place])
+            begin = end - int(self._unit_sequences[unit])
+            if begin >= stop:
+                break
+            unit_blocks, unit_rows = self._unit(unit)
+            if begin < start or end > stop:
+                # A lane's edge cuts the unit: which of its sequences fall on which side (or off
+                # the epoch's end) must differ between epochs.
+                mixed = permutation(key_of(self._seed, _ROWS, epoch, unit), unit_rows.size)
+                kept = mixed[max(start - begin, 0) : stop - begin]
+                unit_blocks, unit_rows = unit_blocks[kept], unit_rows[kept]
+            blocks.append(unit_blocks)
+            rows.append(unit_rows)
+        return np.concatenate(blocks), np.concatenate(rows)
+
+    def _unit(self, unit: int) -> tuple[Ints, Ints]:
+        """Block and row of every sequence of a unit."""
+        first = unit * self._blocks_per_unit
+        counts = np.asarray(self._block_sequences[first : first + self._blocks_per_unit], np.int64)
+        blocks = np.repeat(np.arange(first, first + counts.size), counts)
+        rows = np.arange(blocks.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        return blocks, rows

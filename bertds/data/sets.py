@@ -1,0 +1,207 @@
+"""The shard sets of a case: which sequences are used, and their blocks read and masked."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bertds.config import MaskingConfig
+from bertds.data.masking import Masker, MaskRule, sequence_keys
+from bertds.data.shard_format import Block
+from bertds.data.shards import ShardSet
+from bertds.data.tokenizer import Tokenizer
+
+Ints = npt.NDArray[np.integer]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The first sequences of an opened shard set, as a case names them."""
+
+    name: str
+    shards: ShardSet
+    block_sequences: Int64s
+    """(blocks,) sequences used of each block that is used."""
+    weight: int = 1
+    """Passes over the part in one epoch."""
+
+    @classmethod
+    def open(cls, root: Path, name: str, fraction: float, weight: int = 1) -> "Part":
+        """The first floor(fraction * N) sequences of a set.
+
+        Raises:
+            ValueError: The set is not there or damaged, or the fraction leaves no sequence.
+        """
+        shards = ShardSet.open(root / name)
+        # Through the decimal text, since floor(0.29 * 100) is 28 in binary.
+        limit = int(Fraction(str(fraction)) * shards.num_sequences)
+        if limit == 0:
+            raise ValueError(
+                f"fraction {fraction} of the {shards.num_sequences} sequences of {root / name} "
+                "is none: raise it"
+            )
+        ends = np.cumsum(shards.block_sequences, dtype=np.int64)
+        used = int(np.searchsorted(ends, limit)) + 1
+        counts = shards.block_sequences[:used].astype(np.int64)
+        counts[-1] -= ends[used - 1] - limit
+        return cls(name, shards, counts, weight)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that are used."""
+        return int(self.block_sequences.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What masking and packing need of the tokenizer that all sets share."""
+
+    size: int
+    fingerprint: str
+    pad_id: int
+    mask_id: int
+    unmaskable_ids: tuple[int, ...]
+    directory: Path
+    """A set's directory, which holds the tokenizer.json."""
+
+    @classmethod
+    def of(cls, parts: list[Part]) -> "Vocabulary":
+        """The vocabulary of all parts.
+
+        Raises:
+            ValueError: Two parts were made with different tokenizers.
+        """
+        first = parts[0].shards
+        for part in parts[1:]:
+            if part.shards.index.tokenizer != first.index.tokenizer:
+                raise ValueError(
+                    f"{part.shards.directory} was made with another tokenizer than "
+                    f"{first.directory}: shard both with the same tokenizer.json"
+                )
+        index = first.index
+        special = index.special_ids
+        return cls(
+            index.vocab_size,
+            index.tokenizer,
+            special["pad"],
+            special["mask"],
+            index.unmaskable_ids,
+            first.directory,
+        )
+
+    def masker(self, config: MaskingConfig) -> Masker:
+        """The masker of a case's rule over this vocabulary."""
+        by_word = config.unit == "word"
+        starts = (
+            Tokenizer.load(self.directory / "tokenizer.json").word_starts() if by_word else None
+        )
+        return Masker(
+            rule_of(config),
+            vocab_size=self.size,
+            mask_id=self.mask_id,
+            unmaskable_ids=self.unmaskable_ids,
+            word_starts=starts,
+        )
+
+
+def rule_of(config: MaskingConfig) -> MaskRule:
+    """The rule that a case's masking block gives."""
+    return MaskRule(
+        seed=config.seed,
+        ratio=config.ratio,
+        mask_share=config.mask_share,
+        random_share=config.random_share,
+        unit=config.unit,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Masked sequences end to end, ready to be cut."""
+
+    tokens: npt.NDArray[np.integer]
+    """(T,) the ids that stood there."""
+    inputs: npt.NDArray[np.integer]
+    """(T,) ids with masks applied."""
+    is_masked: npt.NDArray[np.bool_]
+    """(T,) whether to predict the token."""
+    ends: Int64s
+    """(S + 1,) where each sequence starts, and T."""
+
+    def cut(self, start: int, stop: int) -> "Rows":
+        """Sequences start to stop - 1."""
+        a, b = int(self.ends[start]), int(self.ends[stop])
+        ends = self.ends[start : stop + 1] - a
+        return Rows(self.tokens[a:b], self.inputs[a:b], self.is_masked[a:b], ends)
+
+    def pick(self, sequences: Int64s) -> "Rows":
+        """The sequences of these numbers, in their order."""
+        lengths = np.diff(self.ends)[sequences]
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        gather = np.arange(int(ends[-1])) + np.repeat(self.ends[sequences] - ends[:-1], lengths)
+        return Rows(self.tokens[gather], self.inputs[gather], self.is_masked[gather], ends)
+
+
+def join(rows: list[Rows]) -> Rows:
+    """All sequences of several, one after the other."""
+    lengths = np.concatenate([[0], *[np.diff(part.ends) for part in rows]])
+    return Rows(
+        np.concatenate([part.tokens for part in rows]),
+        np.concatenate([part.inputs for part in rows]),
+        np.concatenate([part.is_masked for part in rows]),
+        np.cumsum(lengths),
+    )
+
+
+class MaskedSet:
+    """A part whose blocks come masked."""
+
+    def __init__(self, part: Part, masker: Masker, masking: MaskingConfig) -> None:
+        """Prepare reading.
+
+        Raises:
+            ValueError: The set is pre-masked by another rule than the case's.
+        """
+        self.part = part
+        self._masker, self._seed = masker, masking.seed
+        self._copies = None if masking.mode == "dynamic" else masking.copies
+        self._set_key = int(part.shards.index.set_key, 16)
+        self._stored = part.shards.index.masking is not None
+        if self._stored:
+            _check_stored(part, masking)
+
+    def read(self, block: int, pass_number: int) -> Rows:
+        """All sequences of a block, masked as in a pass over the set."""
+        content = self.part.shards.read_block(block)
+        copy = pass_number if self._copies is None else pass_number % self._copies
+        inputs, positions = self._masked(block, content, copy)
+        is_masked = np.zeros(content.tokens.size, dtype=bool)
+        is_masked[positions] = True
+        ends = np.concatenate([[0], np.cumsum(content.lengths, dtype=np.int64)])
+        return Rows(content.tokens, inputs, is_masked, ends)
+
+    def _masked(self, number: int, block: Block, copy: int) -> tuple[Ints, Ints]:
+        """A block's ids with masks applied, and where they are: stored ones, or made here."""
+        if self._stored:
+            return block.inputs[copy], block.positions[copy]
+        ordinals = self.part.shards.first_sequence(number) + np.arange(block.lengths.size)
+        keys = sequence_keys(self._seed, self._set_key, copy, ordinals)
+        return self._masker.mask(block.tokens, block.lengths, keys)
+
+
+def _check_stored(part: Part, masking: MaskingConfig) -> None:
+    """Pre-masked shards serve only the case that would give the same masks online."""
+    stored = part.shards.index.masking
+    assert stored is not None
+    names = ("seed", "ratio", "mask_share", "random_share", "unit", "copies")
+    wanted = {name: getattr(masking, name) for name in names}
+    found = {name: getattr(stored, name) for name in names}
+    if masking.mode == "static" and wanted == found:
+        return
+    raise ValueError(
+        f"{part.shards.directory} is pre-masked with {found}, but the case's masking is "
+        f"{masking.mode} with {wanted}: make them equal or use shards made with --masking none"
+    )

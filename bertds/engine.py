@@ -1,0 +1,351 @@
+"""DeepSpeed and the process group; the only file that imports them.
+
+It owns what a step is: the loss is the mean over all masked tokens of the global batch, whatever
+the number of processes and micro-steps. DeepSpeed divides a micro-step's loss by the accumulation
+and averages gradients over the processes, so each micro-step hands it
+
+    sum(cross-entropy) * world_size * accumulation / N
+
+with N, the masked tokens of the whole batch, all-reduced once before the first backward pass and
+never read back to the host. Figures come back one step late, so the host never waits for the device.
+"""
+
+import datetime
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bertds.case_file import BatchSplit, Case, CaseError
+from bertds.data.keyed_hash import key_of
+from bertds.data.packing import Pack
+from bertds.deepspeed_blocks import Chosen
+from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
+from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of, torch_scheduler
+from bertds.world import World
+
+logger = logging.getLogger("bertds")
+Value = TypeVar("Value")
+_DROPOUT = 20  # the stream of the run's seed that dropout draws from
+
+
+def check_device(case: Case) -> None:
+    """Refuse what this machine cannot do, before a process group exists.
+
+    Raises:
+        CaseError: fp16, or an optimizer without a CPU implementation, on a CPU.
+    """
+    if torch.cuda.is_available():
+        return
+    if case.precision == "fp16":
+        raise CaseError("fp16.enabled is true, but DeepSpeed has no fp16 on CPU: use bf16 or fp32")
+    kind = case.deepspeed["optimizer"]["type"]
+    if kind not in ("Adam", "AdamW"):
+        raise CaseError(
+            f"optimizer.type is '{kind}', which DeepSpeed has on GPU only: use Adam or AdamW here"
+        )
+
+
+def start(world: World, timeout_s: float) -> torch.device:
+    """Join the process group; on CPU the cores are divided among the machine's processes.
+
+    Args:
+        world: This process.
+        timeout_s: Seconds after which a collective fails.
+
+    Returns:
+        The device to compute on.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    else:
+        _prepare_cpu(world)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    deepspeed.init_distributed(
+        dist_backend="nccl" if on_gpu else "gloo",
+        auto_mpi_discovery=False,
+        timeout=datetime.timedelta(seconds=timeout_s),
+        verbose=False,
+    )
+    return device
+
+
+def _prepare_cpu(world: World) -> None:
+    # DeepSpeed's shared-memory collectives leave 66 MB a process behind in /dev/shm and compile for
+    # a minute at the first start; gloo does without.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        torch.set_num_threads(max(1, cores // world.local_size))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def stop() -> None:
+    """Leave the process group, all processes together."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@dataclass(slots=True)
+class Sums:
+    """All-reduced sums of a step or of a validation set; they add up."""
+
+    loss: float = 0.0
+    """Cross-entropy of the masked tokens, in nats."""
+    correct: float = 0.0
+    """Masked tokens whose most likely id is right."""
+    masked: float = 0.0
+    """Masked tokens."""
+    tokens: float = 0.0
+    """Real tokens."""
+    slots: float = 0.0
+    """Tokens computed, filler included."""
+    stops: float = 0.0
+    """Processes that ask to stop."""
+
+    def add(self, other: "Sums") -> None:
+        """Add figures of other tokens."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats a masked token."""
+        return self.loss / self.masked
+
+    @property
+    def accuracy(self) -> float:
+        """Share of masked tokens that are right."""
+        return self.correct / self.masked
+
+
+class Reading:
+    """Sums on their way from the device to the host."""
+
+    def __init__(self, values: Tensor) -> None:
+        """Start the copy of (6,) sums, without waiting."""
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = values
+
+    def sums(self) -> Sums:
+        """The sums; waits for the copy only."""
+        if self._event is not None:
+            self._event.synchronize()
+        return Sums(*self._host.tolist())
+
+
+@dataclass(slots=True)
+class Engine:
+    """A model in training."""
+
+    deepspeed: Any
+    """DeepSpeed's engine."""
+    world: World
+    device: torch.device
+    split: BatchSplit
+    seed: int
+    learning_rate: float = field(default=0.0, init=False)
+    """The rate that the last step used."""
+    grad_norm: float | Tensor | None = field(default=None, init=False)
+    """Norm of the last step's gradient before clipping."""
+
+    @classmethod
+    def build(
+        cls,
+        case: Case,
+        model: MaskedLanguageModel,
+        world: World,
+        device: torch.device,
+        split: BatchSplit,
+        lengths: Lengths,
+    ) -> "Engine":
+        """Hand a model to DeepSpeed, with the optimizer and schedule of its case.
+
+        Raises:
+            ValueError: The schedule does not fit the run.
+        """
+        config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
+        optimizer = Chosen.model_validate(case.deepspeed["optimizer"])
+        arguments: dict[str, Any] = {}
+        if "scheduler" not in config:
+            factor = factor_of(_scheduler(case), lengths, optimizer.params["lr"])
+            arguments["lr_scheduler"] = lambda basic: torch_scheduler(basic, factor)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=parameter_groups(model, no_decay(case)),
+            config=config,
+            dist_init_required=False,
+            **arguments,
+        )
+        _limit_waiting(case.bertds.run.collective_timeout_s)
+        return cls(engine, world, device, split, case.bertds.run.seed)
+
+    def train_step(self, packs: list[Pack], step: int, *, stop: bool) -> Reading:
+        """One optimizer step.
+
+        Args:
+            packs: This process's micro-batches.
+            step: Batches before this one; dropout depends on it.
+            stop: Whether this process asks all to stop.
+
+        Returns:
+            The sums over all processes.
+        """
+        counts = [float(sum(pack.masked.size for pack in packs))]
+        masked = self._all_reduce(torch.tensor(counts, dtype=torch.float32))
+        scale = self.world.world_size * self.split.accumulation / masked[0]
+        values = torch.zeros(6, dtype=torch.float64, device=self.device)
+        for number, pack in enumerate(packs):
+            # A function of the place alone, so no generator's state needs to be kept.
+            torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
+            loss, correct = self.deepspeed(self._tensors(pack))
+            self.deepspeed.backward(loss * scale)
+            values += self._sums(pack, loss.detach(), correct)
+            if number == len(packs) - 1:
+                self._before_update()
+            self.deepspeed.step()
+        values[5] = float(stop)
+        self.grad_norm = self.grad_norm or self.deepspeed.get_global_grad_norm()
+        return Reading(self._all_reduce(values))
+
+    def _before_update(self) -> None:
+        self.learning_rate = float(self.deepspeed.optimizer.param_groups[0]["lr"])
+        self.grad_norm = None
+        plain = isinstance(self.deepspeed.optimizer, torch.optim.Optimizer)
+        if plain:  # ZeRO 0 in fp32: DeepSpeed knows no norm
+            gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+
+    @torch.no_grad()
+    def evaluate(self, packs: Iterable[Pack]) -> Sums:
+        """Sums over a validation set of which each process has a part."""
+        self.deepspeed.eval()
+        values = torch.zeros(6, dtype=torch.float64, device=self.device)
+        for pack in packs:
+            loss, correct = self.deepspeed(self._tensors(pack))
+            values += self._sums(pack, loss, correct)
+        self.deepspeed.train()
+        return Reading(self._all_reduce(values)).sums()
+
+    def _sums(self, pack: Pack, loss: Tensor, correct: Tensor) -> Tensor:
+        counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0]
+        known = torch.tensor(counts, dtype=torch.float64).to(self.device, non_blocking=True)
+        return torch.cat([torch.stack([loss.double(), correct.double()]), known])
+
+    def _tensors(self, pack: Pack) -> PackTensors:
+        def move(array: Any) -> Tensor:
+            tensor = torch.from_numpy(array)
+            if self.device.type == "cuda":
+                tensor = tensor.pin_memory()
+            return tensor.to(self.device, non_blocking=True)
+
+        return PackTensors(
+            inputs_T=move(pack.inputs),
+            positions_T=move(pack.positions),
+            segments_T=move(pack.segments),
+            cumulative=move(pack.cumulative),
+            masked_M=move(pack.masked),
+            labels_M=move(pack.labels),
+            row_length=pack.row_length,
+            max_length=pack.max_length,
+        )
+
+    def _all_reduce(self, values: Tensor) -> Tensor:
+        values = values.to(self.device)
+        if self.world.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The values of all processes by rank, in process 0; an empty list elsewhere."""
+        gathered: list[Any] = [None] * self.world.world_size
+        dist.gather_object(value, gathered if self.world.is_main else None)
+        return gathered if self.world.is_main else []
+
+    def broadcast_object(self, value: Value) -> Value:
+        """The value of process 0, in all."""
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def close(self) -> None:
+        """Free what the model took, so that the next arm finds room."""
+        self.deepspeed.destroy()
+        self.deepspeed = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def no_decay(case: Case) -> tuple[str, ...]:
+    """Kinds of parameters without decay: as given, else biases and norms under decoupled decay."""
+    if case.bertds.run.no_decay is not None:
+        return case.bertds.run.no_decay
+    optimizer = case.deepspeed["optimizer"]
+    coupled = optimizer["type"] == "Adam" and not optimizer["params"]["adam_w_mode"]
+    return () if coupled else ("bias", "norm")
+
+
+def _scheduler(case: Case) -> Chosen | None:
+    block = case.deepspeed.get("scheduler")
+    return None if block is None else Chosen.model_validate(block)
+
+
+def deepspeed_config(
+    case: Case, split: BatchSplit, lengths: Lengths, *, on_gpu: bool
+) -> dict[str, Any]:
+    """What DeepSpeed gets: a case's own keys, all sizes in numbers, without schedules of ours.
+
+    Raises:
+        ValueError: The schedule does not fit the run, or torch's Adam cannot do what is asked.
+    """
+    config = dict(case.deepspeed)
+    config["train_micro_batch_size_per_gpu"] = split.micro_batch_size
+    config["gradient_accumulation_steps"] = split.accumulation
+    params = dict(config["optimizer"]["params"])
+    offloaded = config.get("zero_optimization", {}).get("offload_optimizer")
+    if not on_gpu and not offloaded:
+        params["torch_adam"] = True  # DeepSpeed's own would be compiled, for two minutes
+    if params.get("torch_adam") and not params.pop("bias_correction", True):
+        raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
+    config["optimizer"] = {**config["optimizer"], "params": params}
+    scheduler = _scheduler(case)
+    config.pop("scheduler", None)
+    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
+        config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])
+    return config
+
+
+def _limit_waiting(timeout_s: float) -> None:
+    """DeepSpeed's own groups ignore the time-out that init_distributed was given."""
+    timeout = datetime.timedelta(seconds=timeout_s)
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timeout, group)

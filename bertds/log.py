@@ -1,0 +1,40 @@
+"""Console and file logging: rank 0 says what happens, every rank says what goes wrong."""
+
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bertds.world import World
+
+_FORMAT = "%(asctime)s %(levelname)s {rank}%(message)s"
+
+
+class _BesideProgressBar(logging.Handler):
+    """Prints above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up(world: World) -> logging.Logger:
+    """The project's logger, `bertds`, writing to standard error."""
+    logger = logging.getLogger("bertds")
+    logger.setLevel(logging.INFO if world.is_main else logging.ERROR)
+    logger.propagate = False
+    logger.handlers = [_with_format(_BesideProgressBar(), world)]
+    return logger
+
+
+def add_file(path: Path, world: World) -> logging.Handler:
+    """Write to a file as well; the caller removes the handler when the run ends."""
+    handler = _with_format(logging.FileHandler(path, encoding="utf-8", delay=True), world)
+    logging.getLogger("bertds").addHandler(handler)
+    return handler
+
+
+def _with_format(handler: logging.Handler, world: World) -> logging.Handler:
+    rank = "" if world.world_size == 1 else f"[rank {world.rank}] "
+    handler.setFormatter(logging.Formatter(_FORMAT.format(rank=rank)))
+    return handler

@@ -1,0 +1,68 @@
+"""Token and position embeddings, over flat packed tokens.
+
+Shape letters of the model's files: T packed tokens, R rows, L row length, D hidden, H heads,
+K head size, F feed-forward, V vocabulary, M masked positions.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bertds.config import ModelConfig
+
+
+class Embeddings(nn.Module):
+    """Token embedding, plus what of the position is added to it, norm (if any) and dropout."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.positions = position_table(config, pad_id)
+        # Hugging Face's RobertaPreLayerNorm keeps Roberta's offset: positions start at pad_id + 1.
+        self.offset = first_position(config, pad_id)
+        self.norm = layer_norm(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inputs_T: Tensor, positions_T: Tensor) -> Tensor:
+        """(T,) ids and (T,) positions from 0 to (T, D)."""
+        hidden_TD = self.tokens(inputs_T)
+        if self.positions is not None:
+            hidden_TD = hidden_TD + self.positions(positions_T + self.offset)
+        return self.dropout(self.norm(hidden_TD))
+
+
+def first_position(config: ModelConfig, pad_id: int) -> int:
+    """The row of the position table that a sequence's first token reads."""
+    return pad_id + 1 if config.preset == "bert-prenorm" and config.positions == "learned" else 0
+
+
+def position_table(config: ModelConfig, pad_id: int) -> nn.Module | None:
+    """What is added for a position: a learned table, a fixed one, or (rope) nothing."""
+    rows = config.max_position_embeddings + first_position(config, pad_id)
+    if config.positions == "learned":
+        return nn.Embedding(rows, config.hidden_size)
+    return Sinusoids(rows, config.hidden_size) if config.positions == "sinusoidal" else None
+
+
+class Sinusoids(nn.Module):
+    """The fixed table of Vaswani et al., "Attention is all you need" (2017), section 3.5."""
+
+    table: Tensor
+
+    def __init__(self, num_positions: int, hidden_size: int) -> None:
+        super().__init__()
+        positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
+        pairs = torch.arange(0, hidden_size, 2, dtype=torch.float32)
+        angles = positions * torch.exp(pairs * (-math.log(10_000.0) / hidden_size))
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :hidden_size]
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, positions_T: Tensor) -> Tensor:
+        """(T,) positions to (T, D)."""
+        return self.table[positions_T]
+
+
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """A norm as the config has it."""
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)

@@ -1,0 +1,128 @@
+"""Masked-language model: the encoder, a head on the masked positions only, and the loss's sums.
+
+    ids (T,) --encoder--> (T, D) --masked rows--> (M, D) --head--> logits (M, V) --> sums
+
+Nothing is averaged here. The loss of a step is the mean over all masked tokens of the global batch,
+which no single micro-step knows, so a micro-step returns sums. Letters: `embeddings.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertds.config import ModelConfig
+from bertds.model.attention import segments_of
+from bertds.model.embeddings import layer_norm
+from bertds.model.encoder import ACTIVATIONS, Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class PackTensors:
+    """A pack (`bertds.data.packing.Pack`) on the device."""
+
+    inputs_T: Tensor
+    positions_T: Tensor
+    segments_T: Tensor
+    cumulative: Tensor
+    masked_M: Tensor
+    labels_M: Tensor
+    row_length: int
+    max_length: int
+
+
+class MlmHead(nn.Module):
+    """Dense, activation, norm, and the decoder over the vocabulary."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        # RobertaPreLayerNorm and ModernBERT have gelu here whatever the encoder's activation is.
+        self.activation = ACTIVATIONS[config.hidden_act] if config.preset == "bert" else F.gelu
+        self.norm = layer_norm(config)
+        self.decoder = nn.Linear(config.hidden_size, vocab_size)
+
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        """(M, D) to logits (M, V)."""
+        return self.decoder(self.norm(self.activation(self.dense(hidden_MD))))
+
+
+class MaskedLanguageModel(nn.Module):
+    """What is trained."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
+        """Build with random weights, drawn from torch's global generator.
+
+        Args:
+            config: The architecture.
+            vocab_size: V.
+            pad_id: The filler's id.
+        """
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, vocab_size, pad_id)
+        self.head = MlmHead(config, vocab_size)
+        self.apply(self._initialise)
+        if config.tie_word_embeddings:
+            self.head.decoder.weight = self.encoder.embeddings.tokens.weight
+
+    def _initialise(self, module: nn.Module) -> None:
+        """Normal weights and zero biases (Devlin et al., 2019)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def logits(self, pack: PackTensors) -> Tensor:
+        """(M, V) logits at the masked positions."""
+        config = self.config
+        window = config.local_attention if config.global_attn_every_n_layers > 1 else None
+        segments = segments_of(
+            pack.segments_T, pack.cumulative, pack.max_length, pack.row_length, window
+        )
+        hidden_TD = self.encoder(pack.inputs_T, pack.positions_T, segments)
+        return self.head(hidden_TD.index_select(0, pack.masked_M))
+
+    def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
+        """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
+        logits_MV = self.logits(pack)
+        loss = F.cross_entropy(logits_MV.float(), pack.labels_M, reduction="sum")
+        correct = (logits_MV.detach().argmax(-1) == pack.labels_M).sum()
+        return loss, correct
+
+
+def parameter_groups(
+    model: nn.Module, no_decay: tuple[str, ...]
+) -> list[dict[str, list[nn.Parameter] | float]]:
+    """Parameters with and without weight decay, in a fixed order.
+
+    Args:
+        model: The model; a shared parameter counts once.
+        no_decay: Kinds without decay: `bias`, `norm`, `embedding`.
+    """
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (spared if kind_of(name) in no_decay else decayed).append(parameter)
+    groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": decayed}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+
+
+def kind_of(name: str) -> str:
+    """`bias`, `norm`, `embedding` or `weight`, by a parameter's name."""
+    if name.endswith(".bias"):
+        return "bias"
+    if "norm" in name:
+        return "norm"
+    return "embedding" if ".embeddings." in name else "weight"
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that are trained, each shared one once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def deterministic_kernels(wanted: bool) -> None:
+    """Let torch use only kernels that give the same bits each time."""
+    torch.use_deterministic_algorithms(wanted)

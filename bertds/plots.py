@@ -1,0 +1,297 @@
+"""Curves of several arms as PNG: panels side by side, one colour an arm, the legend outside.
+
+The same curves give the same bytes: matplotlib's own defaults are set first, whatever the user's
+matplotlibrc says, and no date or version is written into the file. 200,000 points take a second.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+__all__ = ["Curve", "Panel", "draw_panels", "running_mean", "smoothing_window"]
+
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; its yellow
+# is too pale for a line on white. More arms than colours go round again in dashes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "text.parse_math": False,
+    "agg.path.chunksize": 20_000,
+}
+DPI = 200
+# A curve of so few points shows them.
+POINTS_WITH_MARKERS = 30
+# What a curve does in this share of its length does not set the limits of the axes: every loss
+# starts at ln(vocabulary), and the differences between arms come later.
+SETTLING_SHARE = 0.05
+LEGEND_CHARACTERS = 105
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One figure of one arm.
+
+    `x` [N] ascends, in steps or seconds; `y` [N] may hold NaN (drawn as a gap). `arm` is the arm's
+    number in its case: the same colour in every plot. A failed arm's end is marked.
+    """
+
+    label: str
+    arm: int
+    x: Floats
+    y: Floats
+    failed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """Curves in one pair of axes.
+
+    `smooth` draws the running mean over the faint curve, `best` marks each curve's least or
+    greatest value, `nested` draws a curve wider under one that coincides with it, so both show.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    smooth: bool = False
+    best: Literal["none", "min", "max"] = "none"
+    nested: bool = False
+
+
+def smoothing_window(num_points: int) -> int:
+    """Points in the running mean of a curve: odd, 1 (as it is) for a short curve, at most 101."""
+    return max(1, min(101, 2 * round((num_points - 20) / 80) + 1))
+
+
+def running_mean(values: Floats, window: int) -> Floats:
+    """The centred mean over `window` points [N]; NaN stays NaN and is left out of its neighbours'.
+
+    At the start the window shrinks on both sides alike, so that the first fall is not bent; at
+    the end it loses its right side only, so that the last value is a mean too.
+    """
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    index = np.arange(len(values))
+    half = np.minimum(window // 2, index)
+    low, high = index - half, np.minimum(index + half + 1, len(values))
+    means = (sums[high] - sums[low]) / np.maximum(1, counts[high] - counts[low])
+    return np.where(finite, means, np.nan)
+
+
+def draw_panels(
+    panels: Sequence[Panel],
+    *,
+    x: Literal["steps", "time"],
+    y: Literal["figures", "rates", "rates, log"],
+    y_label: str,
+) -> bytes:
+    """Draws the panels, with the same limits and one legend, as the bytes of a PNG.
+
+    Args:
+        panels: From left to right, top to bottom.
+        x: What the curves' x is.
+        y: Figures are shown from where they have settled, rates from zero or logarithmically.
+        y_label: The figure's name and unit.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        columns = min(2, len(panels))
+        rows = math.ceil(len(panels) / columns)
+        size = ((6.5, 9.0)[columns - 1], 3.0 * rows + 0.4)
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        curves = [curve for panel in panels for curve in panel.curves]
+        unit = _step_unit(curves) if x == "steps" else _time_unit(curves)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            _draw_panel(axes, panel, unit)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        grid[0, 0].set_xlim(-0.015 * _end(curves) / unit.size, 1.02 * _end(curves) / unit.size)
+        shown = [curve for panel in panels for curve in _shown(panel)]
+        if y == "figures":
+            _scale_settled(grid[0, 0], shown)
+        else:
+            _scale_rates(grid[0, 0], shown, log=y == "rates, log")
+        _add_legend(figure, list(grid.flat)[: len(panels)])
+        png = io.BytesIO()
+        figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What one unit of the x axis is: `size` steps or seconds."""
+
+    label: str
+    suffix: str
+    size: float
+
+
+def _end(curves: Sequence[Curve]) -> float:
+    return max((float(curve.x[-1]) for curve in curves if len(curve.x)), default=0.0) or 1.0
+
+
+def _step_unit(curves: Sequence[Curve]) -> _Unit:
+    end = _end(curves)
+    suffix, size = ("", 1.0) if end < 10_000 else ("k", 1e3) if end < 2e6 else ("M", 1e6)
+    return _Unit("steps", suffix, size)
+
+
+def _time_unit(curves: Sequence[Curve]) -> _Unit:
+    units = (("s", 1.0, 180.0), ("min", 60.0, 3 * 3600.0), ("h", 3600.0, 4 * 86400.0))
+    end = _end(curves)
+    name, size = next(((name, size) for name, size, to in units if end < to), ("days", 86400.0))
+    return _Unit(f"relative wall time ({name})", "", size)
+
+
+def _shown(panel: Panel) -> list[tuple[Floats, Floats]]:
+    """The x and y of each curve as it is drawn in full strength."""
+    if not panel.smooth:
+        return [(curve.x, curve.y) for curve in panel.curves]
+    return [
+        (curve.x, running_mean(curve.y, smoothing_window(len(curve.y)))) for curve in panel.curves
+    ]
+
+
+def _draw_panel(axes: Axes, panel: Panel, unit: _Unit) -> None:
+    axes.set_title(panel.title)
+    axes.set_xlabel(unit.label)
+    axes.tick_params(labelbottom=True, labelleft=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}{unit.suffix}" if value else "0")
+    )
+    if panel.smooth:
+        for curve in panel.curves:
+            axes.plot(curve.x / unit.size, curve.y, color=_colour(curve), alpha=0.2, linewidth=0.6)
+    for order, (curve, (x, y)) in enumerate(zip(panel.curves, _shown(panel), strict=True)):
+        few = np.isfinite(y).sum() <= (1 if panel.nested else POINTS_WITH_MARKERS)
+        axes.plot(
+            x / unit.size,
+            y,
+            color=_colour(curve),
+            label=curve.label,
+            linestyle=DASHES[curve.arm // len(COLOURS) % len(DASHES)],
+            linewidth=1.3 + 1.4 * panel.nested * _num_on_top(panel.curves, order),
+            marker="." if few else "none",
+            markersize=4,
+        )
+        _mark_ends(axes, curve, x / unit.size, y, panel.best)
+
+
+def _num_on_top(curves: Sequence[Curve], order: int) -> int:
+    """The curves drawn later that cover this one nearly everywhere."""
+    below = curves[order]
+    covering = 0
+    for above in curves[order + 1 :]:
+        shared = below.x <= above.x[-1]
+        values = np.interp(below.x[shared], above.x, above.y)
+        close = np.isclose(values, below.y[shared], rtol=0.02)
+        covering += bool(np.sum(close) > 0.9 * len(close))
+    return covering
+
+
+def _mark_ends(axes: Axes, curve: Curve, x: Floats, y: Floats, best: str) -> None:
+    """A ring at the best value, a cross where a failed arm's curve breaks off."""
+    finite = np.flatnonzero(np.isfinite(y))
+    if not len(finite):
+        return
+    style: dict[str, Any] = {"color": _colour(curve), "zorder": 3}
+    if best != "none":
+        at = finite[np.argmin(y[finite]) if best == "min" else np.argmax(y[finite])]
+        axes.plot(x[at], y[at], "o", markersize=5.5, markerfacecolor="white", **style)
+    if curve.failed:
+        end = finite[-1]
+        axes.plot(x[end], y[end], "X", markersize=7, markeredgecolor="white", **style)
+
+
+def _colour(curve: Curve) -> str:
+    return COLOURS[curve.arm % len(COLOURS)]
+
+
+def _scale_settled(axes: Axes, shown: Sequence[tuple[Floats, Floats]]) -> None:
+    """Limits that hold every curve from where it has settled, and not its first fall or a spike."""
+    lows, highs = [], []
+    for x, y in shown:
+        finite = np.isfinite(y)
+        settled = y[finite & (x >= SETTLING_SHARE * x[-1])]
+        settled = settled if len(settled) > 1 else y[finite]
+        if len(settled):
+            lows.append(np.quantile(settled, 0.002))
+            highs.append(np.quantile(settled, 0.998))
+    if lows:
+        low, high = float(min(lows)), float(max(highs))
+        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _scale_rates(axes: Axes, shown: Sequence[tuple[Floats, Floats]], log: bool) -> None:
+    """From zero, or over as many decades as there are, at most four; ticks as 5e-4."""
+    values = np.concatenate([y[np.isfinite(y)] for _, y in shown])
+    high = float(values.max(initial=0.0)) or 1.0
+    if log:
+        low = float(values[values > 0].min(initial=high))
+        axes.set_yscale("log")
+        axes.set_ylim(max(low, 1e-4 * high) / 1.4, high * 1.4)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(-0.03 * high, 1.06 * high)
+    axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+
+
+def _power_of_ten(value: float, _: object) -> str:
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
+def _add_legend(figure: Figure, all_axes: Sequence[Axes]) -> None:
+    """One entry an arm, below the panels: it hides no curve. Rows are filled evenly."""
+    entries: dict[str, Any] = {}
+    for axes in all_axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if len(entries) < 2:
+        return
+    widest = max(len(label) for label in entries) + 6
+    width = int(LEGEND_CHARACTERS * figure.get_figwidth() / 9.0)
+    columns = max(1, min(len(entries), width // widest))
+    columns = math.ceil(len(entries) / math.ceil(len(entries) / columns))
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=1.8,
+    )

@@ -1,0 +1,118 @@
+"""A run on paper: everything that files alone can tell of it, checked before anything starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bertds.case_file import BatchSplit, Case, CaseError, split_batch
+from bertds.data.loader import Share, TrainLoader
+from bertds.data.sets import MaskedSet, Part, Vocabulary
+from bertds.engine import check_device
+from bertds.evaluate import masked_valid, open_valid
+from bertds.run_dir import check_unchanged, read_json
+from bertds.schedule import Lengths
+from bertds.world import World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What `prepare` found."""
+
+    case: Case
+    run_dir: Path
+    world: World
+    split: BatchSplit
+    loader: TrainLoader
+    train: list[Part]
+    valid: dict[str, MaskedSet]
+    vocabulary: Vocabulary
+    share: Share
+    lengths: Lengths
+    changes: list[str]
+    """Settings that differ from those the run began with."""
+
+    def is_finished(self) -> bool:
+        """Done, to the length that is asked for now."""
+        status = read_json(self.run_dir / "status.json")
+        return status.get("state") == "done" and status["step"] >= self.lengths.num_steps
+
+
+def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
+    """Open the data of a run and lay out its steps; nothing is written.
+
+    Args:
+        case: What to run.
+        root: Directory that the names of shard sets are relative to.
+        run_dir: The run's directory.
+        world: The processes.
+
+    Raises:
+        CaseError: The case does not fit the machine, the processes or the data.
+        ValueError: A shard set is missing or damaged.
+    """
+    check_device(case)
+    split = split_batch(case, world.world_size)
+    block = case.bertds
+    train = [Part.open(root, one.name, one.fraction, one.weight) for one in block.data.train]
+    valid = open_valid(case, root)
+    vocabulary = Vocabulary.of([*train, *valid.values()])
+    _check_fits(case, [*train, *valid.values()], vocabulary)
+    share = Share(
+        rank=world.rank,
+        world_size=world.world_size,
+        micro_batch_size=split.micro_batch_size,
+        row_length=0 if _takes_varlen(case) else block.data.seq_len,
+        pad_id=vocabulary.pad_id,
+    )
+    masker = vocabulary.masker(block.masking)
+    loader = TrainLoader(
+        [MaskedSet(part, masker, block.masking) for part in train],
+        block.data,
+        share,
+        batch_size=case.train_batch_size,
+        seed=block.run.seed,
+    )
+    return Prepared(
+        case=case,
+        run_dir=run_dir,
+        world=world,
+        split=split,
+        loader=loader,
+        train=train,
+        valid={name: masked_valid(case, part, vocabulary) for name, part in valid.items()},
+        vocabulary=vocabulary,
+        share=share,
+        lengths=_lengths(case, loader.order.steps_per_epoch),
+        changes=check_unchanged(run_dir, case.resolved),
+    )
+
+
+def _lengths(case: Case, steps_per_epoch: int) -> Lengths:
+    run = case.bertds.run
+    limits = [] if run.max_steps is None else [run.max_steps]
+    if run.num_epochs is not None:
+        limits.append(round(run.num_epochs * steps_per_epoch))
+    return Lengths(steps_per_epoch, max(1, min(limits)))
+
+
+def _takes_varlen(case: Case) -> bool:
+    """The varlen kernel needs CUDA, 16 bits, and no dropout on attention weights."""
+    has_dropout = case.bertds.model.attention_probs_dropout_prob > 0
+    return torch.cuda.is_available() and case.precision != "fp32" and not has_dropout
+
+
+def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:
+    wanted, seq_len = case.bertds.model.vocab_size, case.bertds.data.seq_len
+    if wanted is not None and wanted != vocabulary.size:
+        raise CaseError(
+            f"model.vocab_size is {wanted}, but the shards in {vocabulary.directory} were made "
+            f"with {vocabulary.size} ids: leave the key out, or point at other shards"
+        )
+    for part in parts:
+        longest = part.shards.index.max_length
+        if longest > seq_len:
+            raise CaseError(
+                f"data.seq_len is {seq_len}, but {part.shards.directory} holds a sequence of "
+                f"{longest} tokens: raise it, or make shards with --seq_len {seq_len}"
+            )

@@ -1,0 +1,246 @@
+"""What a run says of itself while it trains: log lines, the bar, checkpoints, its directory."""
+
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from bertds import checkpoint
+from bertds.data.packing import Pack
+from bertds.data.sets import Part
+from bertds.engine import Engine, Reading, Sums
+from bertds.evaluate import guess_figures, valid_figures, validate
+from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
+from bertds.model.mlm import count_parameters
+from bertds.prepare import Prepared
+from bertds.run_dir import now, write_json, write_status
+
+logger = logging.getLogger("bertds")
+PREEMPTED = 75
+"""Exit code of a run that stopped before its end: run the same command again."""
+
+
+class NumbersError(ValueError):
+    """A loss is not finite; the run stops before it is saved."""
+
+    code = 71
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a run stands: plain numbers, all that a checkpoint keeps besides the engine."""
+
+    step: int = 0
+    """Batches consumed; the only coordinate of the data."""
+    sequences: int = 0
+    tokens: float = 0
+    """Real tokens trained on."""
+    best_loss: float | None = None
+    """Lowest validation loss so far."""
+    since_log: Sums = field(default_factory=Sums)
+    """Sums of the steps after the last training line."""
+
+    def count(self, sums: Sums, batch_size: int) -> None:
+        """Count a step's batch.
+
+        Raises:
+            NumbersError: Its loss is not finite.
+        """
+        if not math.isfinite(sums.loss):
+            raise NumbersError(
+                f"the loss of a step up to {self.step} is {sums.loss}: lower the learning rate or "
+                "set gradient_clipping; the last checkpoint is from before it"
+            )
+        self.sequences += batch_size
+        self.tokens += sums.tokens
+        self.since_log.add(sums)
+
+
+class Record:
+    """What a run says of itself while it trains: lines, bar, checkpoints."""
+
+    def __init__(
+        self, run: Prepared, engine: Engine, state: TrainState, log: MetricsLog | None
+    ) -> None:
+        self._run, self._engine, self._state, self._log = run, engine, state, log
+        self._throughput = Throughput(int(state.tokens))
+        self._started = time.monotonic() - (log.seconds if log else 0.0)
+        self._data_wait = 0.0
+        self._bar = tqdm(
+            total=run.lengths.num_steps,
+            initial=state.step,
+            desc=f"{run.case.name}/{run.case.arm}",
+            unit="step",
+            disable=not run.world.is_main,
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it stands and close the files."""
+        self._bar.close()
+        if self._log is not None:
+            self._log.close()
+
+    def waiting(self, batches: Iterator[list[Pack]]) -> Iterator[list[Pack]]:
+        """The batches, with the time spent waiting for them."""
+        before = time.monotonic()
+        for packs in batches:
+            self._data_wait += time.monotonic() - before
+            yield packs
+            self._bar.update()
+            before = time.monotonic()
+
+    def count(self, reading: Reading) -> bool:
+        """Count a step; whether a process asked to stop."""
+        sums = reading.sums()
+        self._state.count(sums, self._run.case.train_batch_size)
+        return sums.stops > 0
+
+    def training(self) -> None:
+        """The training line: figures of the steps since the last one."""
+        sums, self._state.since_log = self._state.since_log, Sums()
+        if sums.masked == 0:  # the end coincides with a line of before a resume
+            return
+        speed = self._throughput.measure(int(self._state.tokens))
+        figures = {
+            "lr": self._engine.learning_rate,
+            "loss/train": sums.mean_loss,
+            "acc/train": sums.accuracy,
+            "grad_norm": float(self._engine.grad_norm or 0.0),
+            "tokens_per_s": speed,
+            "padding": 1 - sums.tokens / sums.slots,
+            "data_wait": self._data_wait,
+        }
+        self._data_wait = 0.0
+        peak = peak_flops(_device_name(self._engine.device))
+        if peak is not None:
+            all_peaks = peak * self._run.world.world_size
+            figures["mfu"] = mfu(speed, _flops_per_token(self._run), all_peaks)
+        self._write(figures)
+        self._bar.set_postfix_str(f"loss {sums.mean_loss:.3f} acc {sums.accuracy:.3f}")
+
+    def validation(self) -> bool:
+        """The validation line; whether it is the best so far."""
+        if not self._run.valid:
+            return False
+        figures = valid_figures(validate(self._engine, self._run.valid, self._run.share))
+        self._write(figures)
+        self._throughput.restart(int(self._state.tokens))
+        loss = figures["loss/valid"]
+        logger.info(
+            "step %d: validation loss %.4f, accuracy %.4f",
+            self._state.step,
+            loss,
+            figures["acc/valid"],
+        )
+        is_best = self._state.best_loss is None or loss < self._state.best_loss
+        if is_best:
+            self._state.best_loss = loss
+        return is_best
+
+    def save(self, *, best: bool) -> None:
+        """A checkpoint of this step."""
+        keep_last = self._run.case.bertds.run.keep_last
+        state = asdict(self._state) | {"tokenizer": self._run.vocabulary.fingerprint}
+        checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
+        self._throughput.restart(int(self._state.tokens))
+        if self._run.world.is_main:
+            write_status(self._run.run_dir, "running", PREEMPTED, "training", self._state.step)
+
+    def _write(self, figures: Mapping[str, float]) -> None:
+        if self._log is None:
+            return
+        state = self._state
+        place = {
+            "step": state.step,
+            "epoch": state.step / self._run.lengths.steps_per_epoch,
+            "sequences": state.sequences,
+            "tokens": int(state.tokens),
+        }
+        seconds = time.monotonic() - self._started
+        self._log.log({**place, **figures, "seconds": seconds})
+
+
+def describe(run: Prepared, engine: Engine, step: int) -> None:
+    """Say and save (`case.json`) what is about to run, from which step on."""
+    logger.info(
+        "%s/%s: %d sequences a step = %d micro-batch x %d accumulation x %d processes; "
+        "%d steps of %d an epoch; %d sequences; %s; on %s",
+        run.case.name,
+        run.case.arm,
+        run.case.train_batch_size,
+        run.split.micro_batch_size,
+        run.split.accumulation,
+        run.world.world_size,
+        run.lengths.num_steps,
+        run.lengths.steps_per_epoch,
+        run.loader.order.num_sequences,
+        run.case.precision,
+        _device_name(engine.device),
+    )
+    if step:
+        logger.info("going on from step %d", step)
+    if run.world.is_main:
+        names = ("torch", "deepspeed", "numpy", "tokenizers")
+        versions = {"python": platform.python_version(), **{n: version(n) for n in names}}
+        content = {
+            "case": run.case.name,
+            "arm": run.case.arm,
+            "config": run.case.resolved,
+            "resolved": _facts(run, engine),
+            "versions": versions,
+        }
+        write_json(run.run_dir / "case.json", content)
+        write_status(run.run_dir, "running", PREEMPTED, "training", step)
+
+
+def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
+    """What follows from the case, the data and the machine."""
+    train = [_set_facts(part) for part in run.train]
+    totals = {key: sum(one[key] for one in train) for key in ("sequences", "tokens")}
+    return {
+        "world_size": run.world.world_size,
+        "micro_batch_size": run.split.micro_batch_size,
+        "gradient_accumulation_steps": run.split.accumulation,
+        "steps_per_epoch": run.lengths.steps_per_epoch,
+        "num_steps": run.lengths.num_steps,
+        "lanes": run.loader.order.lanes,
+        "parameters": count_parameters(engine.deepspeed.module),
+        "vocab_size": run.vocabulary.size,
+        "train": {**totals, "sets": train},
+        "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
+        "guess": guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None,
+        "device": _device_name(engine.device),
+        "started": now(),
+    }
+
+
+def _set_facts(part: Part) -> dict[str, Any]:
+    """Of a part, tokens in proportion where it is not the whole set."""
+    index = part.shards.index
+    tokens = round(index.tokens * part.num_sequences / index.sequences)
+    return {"name": part.name, "sequences": part.num_sequences, "tokens": tokens}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _flops_per_token(run: Prepared) -> float:
+    """Of the model, with sequences taken as all of the mean length."""
+    model, index = run.case.bertds.model, run.train[0].shards.index
+    return model_flops_per_token(
+        hidden_size=model.hidden_size,
+        num_layers=model.num_hidden_layers,
+        intermediate_size=model.intermediate_size,
+        glu=model.feed_forward == "glu",
+        mean_length=index.tokens / index.sequences,
+        vocab_size=run.vocabulary.size,
+        masked_share=run.case.bertds.masking.ratio,
+    )

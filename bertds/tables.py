@@ -1,0 +1,318 @@
+"""The tables of a case's record, in Markdown: what is compared, and how far each arm came.
+
+Every setting and fact stands in exactly one table: common to all arms, or different. The figures
+are given at the end, at the best, and at equal steps, epochs, tokens and time, because arms end at
+different steps and the overfitted ones past their best.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bertds.arms import MEASURES, Arm, Measure
+from bertds.plots import smoothing_window
+
+__all__ = ["comparison", "figures", "one_line", "validation_sets"]
+
+NO_VALUE = "–"
+FIGURES = ("loss/train", "loss/valid", "acc/train", "acc/valid")
+FIGURE_NAMES = ("train loss", "valid loss", "train acc", "valid acc")
+END_HEADER = ("arm", "steps", "epochs", "tokens", *FIGURE_NAMES, "time", "tokens/s", "status")
+END_NOTE = (
+    "At the end. A training figure is the mean over the last log points, as many as the plots "
+    "smooth over; a validation figure is that of the last validation; tokens/s is the median."
+)
+BEST_HEADER = ("arm", "valid loss", "step", "epoch", "valid acc", "step", "epoch")
+STEPS_HEADER = ("arm", "epochs", *FIGURE_NAMES, "validated at step")
+
+
+def comparison(arms: Sequence[Arm]) -> list[str]:
+    """Every resolved setting and every fact of the runs, as what differs and what is common."""
+    trained = [arm for arm in arms if arm.case]
+    names = [f"`{arm.name}`" for arm in trained]
+    common, differing = _split([_flat(arm.case.get("config", {})) for arm in trained])
+    common_facts, differing_facts = _split([_facts(arm) for arm in trained])
+    sections = ["## What is compared"]
+    if len(trained) > 1 and not differing:
+        sections.append("The arms have the same settings.")
+    if differing:
+        rows = [[f"`{key}`", *values] for key, values in differing.items()]
+        sections.append(_table(["setting", *names], rows))
+    if differing_facts:
+        rows = [[key, *values] for key, values in differing_facts.items()]
+        sections.append(_table(["run", *names], rows))
+    rows = [[key, value] for key, value in common_facts.items()]
+    rows += [[f"`{block}`", value] for block, value in _by_block(common).items()]
+    if rows:
+        sections.append(_table(["common to all arms" if len(trained) > 1 else "run", ""], rows))
+    return sections
+
+
+def figures(arms: Sequence[Arm]) -> list[str]:
+    """How far each arm came: at the end, at the best, by validation set, and at equal cost."""
+    logged = [arm for arm in arms if arm.lines]
+    sets = validation_sets(arms)
+    sections = [
+        "## Figures",
+        END_NOTE,
+        _table(END_HEADER, [_end_row(arm) for arm in arms]),
+        *_remarks(arms),
+    ]
+    if logged:
+        rows = [[_name(arm), *_best(arm, "loss/valid"), *_best(arm, "acc/valid")] for arm in logged]
+        sections += [
+            "At the best validation, of the loss and of the accuracy.",
+            _table(BEST_HEADER, rows),
+        ]
+    if len(sets) > 1:
+        sections += _by_set(logged, sets)
+    if len(logged) > 1:
+        sections += _at_equal_steps(logged) + _at_equal_cost(logged)
+    return sections
+
+
+def validation_sets(arms: Sequence[Arm]) -> list[str]:
+    """The names of the validation sets that any arm logged by name; none if there is but one."""
+    keys = {key for arm in arms for line in arm.lines for key in line}
+    return sorted(key.removeprefix("loss/valid/") for key in keys if key.startswith("loss/valid/"))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " ".join(text.split())
+
+
+# Settings and facts
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """A tree of settings as {"optimizer.params.lr": "0.0005"}, without the title."""
+    if isinstance(value, dict) and value:
+        pairs = [(f"{path}.{key}" if path else key, child) for key, child in value.items()]
+    elif isinstance(value, list) and any(isinstance(child, dict) for child in value):
+        pairs = [(f"{path}[{position}]", child) for position, child in enumerate(value)]
+    else:
+        return {path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+    flat = {key: text for name, child in pairs for key, text in _flat(child, name).items()}
+    return {key: text for key, text in flat.items() if key != "bertds.title"}
+
+
+def _facts(arm: Arm) -> dict[str, str]:
+    """What a run's directory says beside the settings; an empty text where it says nothing."""
+    resolved: dict[str, Any] = arm.case.get("resolved", {})
+    batch = ("micro_batch_size", "gradient_accumulation_steps", "world_size")
+    train, valid = resolved.get("train", {}), resolved.get("valid", {})
+    sets = {one.get("name", ""): one for one in train.get("sets", [])}
+    versions = arm.case.get("versions", {})
+    facts = {
+        "parameters": _count(resolved.get("parameters")),
+        "vocabulary": _count(resolved.get("vocab_size")),
+        "training data": _amounts({"": train} if train else {}),
+        "of which": _amounts(sets) if len(sets) > 1 else "",
+        "validation data": _amounts(valid),
+        "steps an epoch": _count(resolved.get("steps_per_epoch")),
+        "steps planned": _count(resolved.get("num_steps")),
+        "micro-batch × accumulation × ranks": (
+            " × ".join(_count(resolved.get(key)) for key in batch) if resolved else ""
+        ),
+        "device": str(resolved.get("device", "")),
+        "started": _date(resolved.get("started")),
+        "last written": _date(arm.status.get("updated")),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    }
+    return {name: fact for name, fact in facts.items() if fact not in ("", NO_VALUE)}
+
+
+def _split(arms: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The entries that all arms share, and the others with the value of each arm."""
+    keys = dict.fromkeys(key for entries in arms for key in entries)
+    values = {key: [entries.get(key, NO_VALUE) for entries in arms] for key in keys}
+    common = {key: each[0] for key, each in values.items() if len(set(each)) == 1}
+    return common, {key: each for key, each in values.items() if len(set(each)) > 1}
+
+
+def _by_block(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings gathered by DeepSpeed's blocks, and by the blocks inside "bertds"."""
+    blocks: dict[str, list[str]] = {}
+    for key, value in settings.items():
+        block = re.split(r"(?<!^bertds)[.\[]", key, maxsplit=1)[0]
+        rest = key.removeprefix(block).removeprefix(".")
+        blocks.setdefault(block, []).append(f"{rest} {value}".strip())
+    return {block: ", ".join(values) for block, values in blocks.items()}
+
+
+# Figures
+
+
+def _end_row(arm: Arm) -> list[str]:
+    speed = arm.series("tokens_per_s").values
+    speed = speed[np.isfinite(speed)]
+    return [
+        _name(arm),
+        _count(arm.reached("step")),
+        _epochs(arm.reached("epoch")),
+        _count(arm.reached("tokens")),
+        *[_figure(arm, key) for key in FIGURES],
+        _duration(arm.reached("seconds")),
+        _count(np.median(speed)) if len(speed) else NO_VALUE,
+        _state(arm),
+    ]
+
+
+def _figure(arm: Arm, key: str, measure: Measure = "step", limit: float = math.inf) -> str:
+    """A figure as it was at `limit`: smoothed if it is a training figure, NaN if it last was."""
+    series = arm.series(key)
+    index = series.index_at(measure, limit)
+    if index is None:
+        return NO_VALUE
+    window = smoothing_window(len(series.values)) if key.endswith("/train") else 1
+    last = series.values[max(0, index + 1 - window) : index + 1]
+    mean = np.nanmean(last) if np.isfinite(last[-1]) else math.nan
+    return _decimals(key, float(mean))
+
+
+def _best(arm: Arm, key: str) -> list[str]:
+    """The least loss or greatest accuracy, its step and its epoch."""
+    series = arm.series(key)
+    if not np.isfinite(series.values).any():
+        return [NO_VALUE] * 3
+    find = np.nanargmin if key.startswith("loss/") else np.nanargmax
+    at = int(find(series.values))
+    step, epoch = float(series.at["step"][at]), float(series.at["epoch"][at])
+    return [_decimals(key, float(series.values[at])), _count(step), _epochs(epoch)]
+
+
+def _remarks(arms: Sequence[Arm]) -> list[str]:
+    """Where the arms end, if not at one step, and what stopped those that are not done."""
+    ends = {arm.name: arm.reached("step") for arm in arms if arm.lines}
+    remarks = []
+    if len(set(ends.values())) > 1:
+        listed = ", ".join(f"`{name}` {_count(end)}" for name, end in ends.items())
+        remarks.append(
+            f"**The arms end at different steps** ({listed}): a verdict compares them at equal "
+            "steps, epochs, tokens or time, and says at which."
+        )
+    for arm in arms:
+        state, code = arm.status.get("state"), arm.status.get("code", NO_VALUE)
+        if state in ("failed", "pre-empted"):
+            said = one_line(str(arm.status.get("message", ""))) or "no reason given"
+            step = _count(arm.status.get("step"))
+            remarks.append(f"`{arm.name}` {state} at step {step} (code {code}): {said}")
+    return remarks
+
+
+def _by_set(arms: Sequence[Arm], sets: Sequence[str]) -> list[str]:
+    header = ["arm"]
+    header += [f"{name} {figure}" for name in sets for figure in ("loss", "best", "acc", "best")]
+    keys = [f"{figure}/valid/{name}" for name in sets for figure in ("loss", "acc")]
+    rows = [
+        [_name(arm), *(cell for key in keys for cell in (_figure(arm, key), _best(arm, key)[0]))]
+        for arm in arms
+    ]
+    return ["By validation set, at the end and at each figure's best.", _table(header, rows)]
+
+
+def _at_equal_steps(arms: Sequence[Arm]) -> list[str]:
+    """The figures of every arm at the last step that all reached."""
+    sound = _sound(arms)
+    limit = min(arm.reached("step") for arm in sound)
+    rows = []
+    for arm in arms:
+        validated, epochs = arm.series("loss/valid"), arm.series("epoch")
+        at, end = validated.index_at("step", limit), epochs.index_at("step", limit)
+        rows.append(
+            [
+                _name(arm),
+                NO_VALUE if end is None else _epochs(float(epochs.values[end])),
+                *[_figure(arm, key, "step", limit) for key in FIGURES],
+                NO_VALUE if at is None else _count(float(validated.at["step"][at])),
+            ]
+        )
+    who = "all arms" if len(sound) == len(arms) else "all arms but the failed ones"
+    note = f"At equal steps: step {_count(limit)}, the last that {who} reached."
+    return [note, _table(STEPS_HEADER, rows)]
+
+
+def _at_equal_cost(arms: Sequence[Arm]) -> list[str]:
+    """The last validation that every arm had made by equal epochs, tokens and time."""
+    words = {"epoch": _epochs, "tokens": _count, "seconds": _duration}
+    units = {"epoch": " epochs", "tokens": " tokens", "seconds": ""}
+    header, columns = ["arm"], []
+    for measure in MEASURES[1:]:
+        limit = min(arm.reached(measure) for arm in _sound(arms))
+        if math.isfinite(limit):
+            cost = words[measure](limit) + units[measure]
+            header += [f"{cost}: valid loss", "valid acc"]
+            columns += [("loss/valid", measure, limit), ("acc/valid", measure, limit)]
+    if not columns:
+        return []
+    rows = [[_name(arm), *(_figure(arm, *column) for column in columns)] for arm in arms]
+    return ["At equal epochs, tokens and time: the last validation by then.", _table(header, rows)]
+
+
+def _sound(arms: Sequence[Arm]) -> Sequence[Arm]:
+    """The arms whose ends count: all but the failed ones, or all if every one failed."""
+    return [arm for arm in arms if not arm.failed] or arms
+
+
+# Words
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    ruler = ["---"] * len(header)
+    lines = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (header, ruler, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _name(arm: Arm) -> str:
+    return f"`{arm.name}` (= {arm.same_as})" if arm.same_as else f"`{arm.name}`"
+
+
+def _state(arm: Arm) -> str:
+    if not arm.case:
+        return "not trained yet"
+    state = str(arm.status.get("state", "no status"))
+    return f"{state} ({arm.status.get('code', NO_VALUE)})" if state == "failed" else state
+
+
+def _decimals(key: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN"
+    return f"{value:.3f}" if key.startswith("loss/") else f"{value:.4f}"
+
+
+def _count(value: float | None) -> str:
+    return NO_VALUE if value is None or math.isnan(value) else f"{round(value):,}"
+
+
+def _epochs(value: float) -> str:
+    return NO_VALUE if math.isnan(value) else f"{value:.2f}"
+
+
+def _amounts(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Sequences (a sentence each, or a piece of a document) and tokens of each set."""
+    return "; ".join(
+        f"{name} {_count(one.get('sequences'))} sequences, {_count(one.get('tokens'))} tokens"
+        for name, one in sets.items()
+    ).strip()
+
+
+def _date(value: str | None) -> str:
+    """An ISO date to the minute."""
+    return "" if value is None else value[:16].replace("T", " ")
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return NO_VALUE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,198 @@
+"""One run: build, resume, loop, stop.
+
+    prepare (files only) --> build (model, DeepSpeed) --> resume --> loop --> done, or pre-empted
+
+`_loop` is the place to read first.
+"""
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+
+from bertds import checkpoint
+from bertds.case_file import CaseError
+from bertds.config import interval_steps
+from bertds.data.keyed_hash import key_of
+from bertds.engine import Engine, Reading, Sums
+from bertds.log import add_file
+from bertds.metrics import MetricsLog
+from bertds.model.mlm import MaskedLanguageModel, deterministic_kernels
+from bertds.prepare import Prepared
+from bertds.record import PREEMPTED, Record, TrainState, describe
+from bertds.run_dir import write_status
+
+logger = logging.getLogger("bertds")
+_WEIGHTS = 30  # the stream of the run's seed that the first weights are drawn from
+
+
+class StopRequest:
+    """Whether this process was asked to stop: by a signal, or by its time being up."""
+
+    def __init__(self) -> None:
+        self._signal = ""
+        self._deadline: float | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Take SIGTERM, SIGUSR1 and the first Ctrl-C as a request; the second one interrupts."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if number == signal.SIGINT and self._signal:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number).name
+
+    def set_deadline(self, max_hours: float | None) -> None:
+        """Start the clock of `run.max_hours`."""
+        self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+
+    def asked(self) -> bool:
+        """Whether to stop after this step."""
+        is_late = self._deadline is not None and time.monotonic() > self._deadline
+        return bool(self._signal) or is_late
+
+    @property
+    def by_signal(self) -> bool:
+        """Whether a signal asked, so that no further arm should be begun."""
+        return bool(self._signal)
+
+
+def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
+    """Train one run from where it stands to its end.
+
+    Args:
+        run: From `prepare`.
+        device: From `engine.start`.
+        stop: Whether to stop before the end.
+
+    Returns:
+        0 when done, 75 when stopped before the end, with a checkpoint.
+
+    Raises:
+        NumbersError: The loss is not finite.
+        CheckpointError: A checkpoint cannot be read or written.
+    """
+    if run.world.is_main:
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+    stop.set_deadline(run.case.bertds.run.max_hours)
+    deterministic_kernels(run.case.bertds.run.deterministic)
+    with contextlib.closing(_build(run, device)) as engine, _log_file(run):
+        state = _resume(run, engine)
+        describe(run, engine, state.step)
+        log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
+        with contextlib.closing(Record(run, engine, state, log)) as record:
+            stopped = _loop(run, engine, state, record, stop)
+    if run.world.is_main and stopped:
+        write_status(run.run_dir, "pre-empted", PREEMPTED, "run the same command again", state.step)
+    elif run.world.is_main:
+        write_status(run.run_dir, "done", 0, "all steps are done", state.step)
+    return PREEMPTED if stopped else 0
+
+
+def _loop(
+    run: Prepared, engine: Engine, state: TrainState, record: Record, stop: StopRequest
+) -> bool:
+    """Steps to the end; True if it stopped before."""
+    due = _Intervals.of(run)
+    pending: Reading | None = None
+    for packs in record.waiting(run.loader.batches(state.step, run.lengths.num_steps)):
+        # A step's sums are read while the next one runs; all processes see the same.
+        late, pending = pending, engine.train_step(packs, state.step, stop=stop.asked())
+        state.step += 1
+        stopping = late is not None and record.count(late)
+        last = state.step == run.lengths.num_steps
+        if stopping or last or due.any(state.step):
+            stopping |= record.count(pending)
+            pending = None
+        if last or due.log(state.step):
+            record.training()
+        is_best = (last or due.evaluate(state.step)) and record.validation()
+        if stopping or last or is_best or due.save(state.step):
+            record.save(best=is_best)
+        if stopping and not last:
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Intervals:
+    """What is due after which step."""
+
+    log_every: int
+    eval_every: int
+    save_every: int
+
+    @classmethod
+    def of(cls, run: Prepared) -> "_Intervals":
+        block, epoch = run.case.bertds.run, run.lengths.steps_per_epoch
+        intervals = (block.log_every, block.eval_every, block.save_every)
+        return cls(*(interval_steps(interval, epoch) for interval in intervals))
+
+    def log(self, step: int) -> bool:
+        return step % self.log_every == 0
+
+    def evaluate(self, step: int) -> bool:
+        return step % self.eval_every == 0
+
+    def save(self, step: int) -> bool:
+        return step % self.save_every == 0
+
+    def any(self, step: int) -> bool:
+        return self.log(step) or self.evaluate(step) or self.save(step)
+
+
+def _build(run: Prepared, device: torch.device) -> Engine:
+    """The model with its first weights, which depend on the seed alone, in DeepSpeed's hands."""
+    torch.manual_seed(key_of(run.case.bertds.run.seed, _WEIGHTS) >> 1)
+    model = MaskedLanguageModel(run.case.bertds.model, run.vocabulary.size, run.vocabulary.pad_id)
+    return Engine.build(run.case, model, run.world, device, run.split, run.lengths)
+
+
+def _resume(run: Prepared, engine: Engine) -> TrainState:
+    """Go on from the newest complete checkpoint, as `run.resume` says."""
+    resume = run.case.bertds.run.resume
+    found = checkpoint.find_newest(engine, run.run_dir)
+    if found is None:
+        if resume == "required":
+            raise CaseError(
+                f'run.resume is "required", but {run.run_dir} holds no checkpoint: check --out, '
+                'or set it to "auto"'
+            )
+        return TrainState()
+    if resume == "never":
+        raise CaseError(
+            f'run.resume is "never", but {run.run_dir} holds the checkpoint {found.path.name}: '
+            'train into another --out, or set it to "auto"'
+        )
+    for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:
+        logger.warning("%s", sentence)
+    state = checkpoint.load(engine, found)
+    if state.pop("tokenizer") != run.vocabulary.fingerprint:
+        raise CaseError(
+            f"{found.path} was trained with another tokenizer than that of "
+            f"{run.vocabulary.directory}: point --data at the shards of before"
+        )
+    return TrainState(**state | {"since_log": Sums(**state["since_log"])})
+
+
+@contextlib.contextmanager
+def _log_file(run: Prepared) -> Iterator[None]:
+    """`train.log` in the run's directory, of this run only."""
+    handler = add_file(run.run_dir / "train.log", run.world)
+    try:
+        yield
+    finally:
+        logging.getLogger("bertds").removeHandler(handler)
+        handler.close()

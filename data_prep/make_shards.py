@@ -1,0 +1,281 @@
+"""Text to shard sets: `DIR/train` and `DIR/valid`, the same bytes on any machine.
+
+    sources --scatter--> parts, by bucket --gather--> groups, in order --merge--> shards, index
+
+Every arrow is many independent tasks; what a task makes appears under its name when it is whole,
+in `DIR/.work`, so the same command continues an interrupted run. The split and the order follow
+from a hash of each line; the bytes depend on text, tokenizer, seed and options alone. Memory is
+some 300 MiB a worker, disk about three times the shards while it runs.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from bertds.data.shard_format import BLOCK_TOKENS, Index, id_dtype, read_index
+from bertds.data.shard_writer import SetFacts, replacing, shard_name, write_index
+from bertds.data.tokenizer import Tokenizer
+from data_prep.gather import Framing, GatherTask, GroupFacts, facts_path, gather, read_facts
+from data_prep.made import MADE_NAME, as_json, is_made, record_made
+from data_prep.merge import MergeTask, is_merged, merge, plan_shards, read_result
+from data_prep.rows import NUM_BUCKETS
+from data_prep.scatter import SPLITS, UNMASKABLE, ScatterTask, Split, counts_path, scatter
+from data_prep.shard_options import ShardOptions, recipe_of, set_key_of
+from data_prep.sources import Source, open_sources, read_chunks
+from data_prep.tasks import executor, run_tasks
+
+GROUP_BYTES = 32 << 20
+RECIPE_NAME = "recipe.json"
+
+Task = TypeVar("Task")
+
+
+def make_shards(
+    spec: str, tokenizer_path: Path, out: Path, options: ShardOptions, workers: int
+) -> dict[Split, Index]:
+    """Write `out/train` and, unless the fraction is 0, `out/valid`; a finished output is kept.
+
+    Args:
+        spec: `F[,F…]`, see `open_sources`.
+        tokenizer_path: A tokenizer.json.
+        out: Where to.
+        options: The shape.
+        workers: Processes.
+
+    Returns:
+        The index of each split.
+
+    Raises:
+        ValueError: An option or a file is not as it must be, or the text leaves a split empty.
+        FileExistsError: `out` holds something else.
+    """
+    tokenizer = Tokenizer.load(tokenizer_path)
+    framing = options.framing(tokenizer)
+    splits = SPLITS if options.valid_fraction else SPLITS[:1]
+    with _working(out) as work, open_sources(spec, work) as sources:
+        recipe = recipe_of(tokenizer, options, sources)
+        if _begin(out, work, recipe, splits):
+            with executor(workers) as pool:
+                run = _Run(out, work, tokenizer, tokenizer_path, options, pool, workers)
+                run.scatter(sources, framing.max_row)
+                run.gather(framing)
+                facts = {split: run.set_facts(split) for split in splits}
+                for split in splits:
+                    run.merge(split, facts[split])
+            record_made(out / MADE_NAME, recipe, run.counts(splits))
+            shutil.rmtree(work)
+    return {split: read_index(out / split) for split in splits}
+
+
+@dataclass
+class _Run:
+    """One run: where things are, and its passes in order."""
+
+    out: Path
+    work: Path
+    tokenizer: Tokenizer
+    tokenizer_path: Path
+    options: ShardOptions
+    pool: Executor
+    workers: int
+    parts: list[Path] = field(default_factory=list)
+    groups: list[Path] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> str:
+        return id_dtype(self.tokenizer.vocab_size)
+
+    def scatter(self, sources: list[Source], max_tokens: int) -> None:
+        """Raw text to parts."""
+        (self.work / "parts").mkdir(exist_ok=True)
+        total = sum(source.size for source in sources)
+        with tqdm(total=total, desc=f"{self.out}: text", unit="B", unit_scale=True) as bar:
+            tasks = self._scatter_tasks(sources, max_tokens, bar)
+            for _ in run_tasks(self.pool, self.workers, scatter, tasks):
+                pass
+            bar.update(total - bar.n)
+
+    def gather(self, framing: Framing) -> None:
+        """Parts to groups of buckets; how many follows from the size of the parts."""
+        (self.work / "groups").mkdir(exist_ok=True)
+        wanted = sum(part.stat().st_size for part in self.parts) // GROUP_BYTES
+        num_groups = min(NUM_BUCKETS, max(8, 1 << wanted.bit_length()))
+        width = NUM_BUCKETS // num_groups
+        self.groups = [self.work / "groups" / f"{number:04d}" for number in range(num_groups)]
+        tasks = [
+            GatherTask(
+                group=group,
+                buckets=(number * width, (number + 1) * width),
+                parts=tuple(self.parts),
+                dtype=self.dtype,
+                valid_fraction=self.options.valid_fraction,
+                dedup=self.options.dedup,
+                seed=self.options.seed,
+                framing=framing,
+            )
+            for number, group in enumerate(self.groups)
+        ]
+        todo = [task for task in tasks if not facts_path(task.group).exists()]
+        self._run(gather, todo, f"{self.out}: order")
+
+    def merge(self, split: Split, facts: SetFacts) -> None:
+        """Groups to the shards of one split, then its index."""
+        (self.out / split).mkdir(exist_ok=True)
+        (self.work / "shards").mkdir(exist_ok=True)
+        tasks = self._merge_tasks(split, facts.set_key)
+        todo = [task for task in tasks if not is_merged(task)]
+        self._run(merge, todo, f"{self.out / split}: shards")
+        write_index(self.out / split, [read_result(task.result) for task in tasks], facts)
+
+    def set_facts(self, split: Split) -> SetFacts:
+        """What the index says of the set that the groups hold.
+
+        Raises:
+            ValueError: They hold none.
+        """
+        facts = self._facts(split)
+        if not sum(each.sequences for each in facts):
+            raise ValueError(
+                f"the text is too small: no sequence falls into {self.out / split}; give more "
+                "text, or another --valid_fraction (0 for no validation set)"
+            )
+        dropped = {
+            "duplicate lines": sum(each.duplicates for each in facts),
+            UNMASKABLE: self._text_counts()[f"{split} {UNMASKABLE}"],
+        }
+        hash_sum = sum(each.hash_sum for each in facts) % 2**64
+        return SetFacts(
+            tokenizer=self.tokenizer,
+            seq_len=self.options.seq_len,
+            special_tokens=self.options.special_tokens,
+            set_key=set_key_of(self.tokenizer, self.options, split, hash_sum),
+            masking=self.options.masking,
+            characters=sum(each.characters for each in facts),
+            lines=sum(each.lines for each in facts),
+            dropped={reason: count for reason, count in dropped.items() if count},
+        )
+
+    def counts(self, splits: tuple[Split, ...]) -> dict[str, int]:
+        """What was read, changed and dropped, over all splits."""
+        counts = self._text_counts()
+        for split in splits:
+            facts = self._facts(split)
+            counts["duplicate lines"] += sum(each.duplicates for each in facts)
+            counts["lines kept"] += sum(each.lines for each in facts)
+        return {name: count for name, count in sorted(counts.items()) if count}
+
+    def _run(self, function: Callable[[Task], None], tasks: list[Task], title: str) -> None:
+        results = run_tasks(self.pool, self.workers, function, tasks)
+        for _ in tqdm(results, total=len(tasks), desc=title, disable=not tasks):
+            pass
+
+    def _scatter_tasks(
+        self, sources: list[Source], max_tokens: int, bar: "tqdm[Any]"
+    ) -> Iterator[ScatterTask]:
+        """A task for each chunk whose part is not there yet."""
+        before = 0
+        for source in sources:
+            for chunk, position in read_chunks(source):
+                part = self.work / "parts" / f"{len(self.parts):08d}.bin"
+                self.parts.append(part)
+                if not part.exists():
+                    yield ScatterTask(
+                        path=part,
+                        chunk=chunk,
+                        kind=source.kind,
+                        tokenizer=self.tokenizer_path,
+                        max_tokens=max_tokens,
+                        valid_fraction=self.options.valid_fraction,
+                    )
+                bar.update(before + position - bar.n)
+            before += source.size
+
+    def _merge_tasks(self, split: Split, set_key: int) -> list[MergeTask]:
+        plan = plan_shards(self.groups, split, self._blocks_per_shard())
+        return [
+            MergeTask(
+                path=self.out / split / shard_name(number),
+                result=self.work / "shards" / f"{split}-{number:06d}.json",
+                split=split,
+                first_block=first_block,
+                first_sequence=first_sequence,
+                spans=spans,
+                tokenizer=self.tokenizer_path,
+                dtype=self.dtype,
+                seq_len=self.options.seq_len,
+                set_key=set_key,
+                masking=self.options.masking,
+            )
+            for number, (first_block, first_sequence, spans) in enumerate(plan)
+        ]
+
+    def _facts(self, split: Split) -> list[GroupFacts]:
+        return [read_facts(group, split) for group in self.groups]
+
+    def _text_counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for part in self.parts:
+            counts.update(json.loads(counts_path(part).read_bytes()))
+        return counts
+
+    def _blocks_per_shard(self) -> int:
+        masking = self.options.masking
+        copies = 0 if masking is None else masking.copies
+        block_bytes = BLOCK_TOKENS * (2 if self.dtype == "uint16" else 4) * (1 + copies)
+        return max(1, self.options.shard_bytes // block_bytes)
+
+
+@contextlib.contextmanager
+def _working(out: Path) -> Iterator[Path]:
+    """`out/.work`, for this process alone; what an error of the user leaves there is removed."""
+    work = out / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(
+                f"{out} is being written by another process: wait for it"
+            ) from error
+        try:
+            yield work
+        except ValueError:
+            shutil.rmtree(work)
+            raise
+        finally:
+            if work.exists() and not (work / RECIPE_NAME).exists():
+                shutil.rmtree(work)
+            with contextlib.suppress(OSError):
+                out.rmdir()  # only where nothing is in it
+
+
+def _begin(out: Path, work: Path, recipe: dict[str, Any], splits: tuple[Split, ...]) -> bool:
+    """Whether there is something to do: anew, or from where an earlier run ended.
+
+    Raises:
+        FileExistsError: The directory holds something else, whole or not.
+    """
+    path, content = work / RECIPE_NAME, as_json(recipe)
+    if path.exists():
+        if path.read_bytes() != content:
+            raise FileExistsError(
+                f"{work} is of an unfinished run on other text or with other options: give those, "
+                "or delete it"
+            )
+        print(f"{out}: continued from where an earlier run ended")
+        return True
+    if is_made(out / MADE_NAME, [out / split for split in splits], recipe):
+        print(f"{out}: finished already, nothing to do")
+        return False
+    with replacing(path) as file:
+        file.write(content)
+    return True

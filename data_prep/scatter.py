@@ -1,0 +1,123 @@
+"""The first pass: a chunk of raw text becomes rows of ids, grouped by bucket, in one part file.
+
+A part depends on its chunk and the options alone, and appears under its name when it is whole, so
+that after an interruption only the missing ones are made.
+"""
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bertds.data.keyed_hash import Uint64s
+from bertds.data.shard_writer import replacing
+from bertds.data.tokenizer import Tokenizer
+from data_prep.encode import LineEncoder
+from data_prep.rows import ROW, Int64s, Rows, write_part
+from data_prep.sources import clean_lines
+
+UNMASKABLE = "sequences without a maskable token"
+Split = Literal["train", "valid"]
+SPLITS: tuple[Split, Split] = ("train", "valid")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScatterTask:
+    """One chunk of text.
+
+    Attributes:
+        path: The part file to write; its counts go beside it.
+        chunk: Whole lines, raw.
+        kind: What a line is.
+        tokenizer: The tokenizer.json.
+        max_tokens: A longer line is cut into pieces of so many.
+        valid_fraction: For the counts of each split.
+    """
+
+    path: Path
+    chunk: bytes
+    kind: Literal["lines", "jsonl"]
+    tokenizer: Path
+    max_tokens: int
+    valid_fraction: float
+
+
+def scatter(task: ScatterTask) -> None:
+    """Clean, encode and cut a chunk's lines, and write its part."""
+    counts: Counter[str] = Counter()
+    lines = clean_lines(task.chunk, task.kind, counts)
+    encoder = _encoder(task.tokenizer)
+    tokens, lengths = encoder.encode(lines)
+    rows, line_of_row = _cut_pieces(Rows(table=_table(lines, lengths), tokens=tokens), task)
+    rows = _drop_unmaskable(rows, line_of_row, encoder.tokenizer, task, counts)
+    with replacing(counts_path(task.path)) as file:
+        file.write(json.dumps(counts).encode())
+    write_part(task.path, rows)
+
+
+def counts_path(part: Path) -> Path:
+    """Where a part's counts are."""
+    return part.with_suffix(".json")
+
+
+def is_valid(hashes: Uint64s, fraction: float) -> npt.NDArray[np.bool_]:
+    """Whether lines belong to the validation set: by bits that choose no bucket."""
+    return (hashes & np.uint64(0xFFFFFFFF)) < np.uint64(round(fraction * 2**32))
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(tokenizer: Path) -> LineEncoder:
+    """The process's encoder, with the words that it knows."""
+    return LineEncoder(Tokenizer.load(tokenizer))
+
+
+def _table(lines: list[str], lengths: Int64s) -> npt.NDArray[np.void]:
+    table = np.zeros(len(lines), dtype=ROW)
+    table["hash"] = _hashes([line.lower() for line in lines])
+    table["tie"] = _hashes(lines)
+    table["characters"] = [len(line) for line in lines]
+    table["length"] = lengths
+    return table
+
+
+def _hashes(lines: list[str]) -> Uint64s:
+    digests = [hashlib.blake2b(line.encode(), digest_size=8).digest() for line in lines]
+    return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def _cut_pieces(rows: Rows, task: ScatterTask) -> tuple[Rows, Int64s]:
+    """Rows of at most `max_tokens`, and the line that each came from; the ids stay in place."""
+    lengths = rows.table["length"].astype(np.int64)
+    num_pieces = np.maximum(1, -(-lengths // task.max_tokens))
+    line_of_row = np.repeat(np.arange(len(lengths)), num_pieces)
+    table = rows.table[line_of_row]
+    piece = np.arange(len(table)) - (np.cumsum(num_pieces) - num_pieces)[line_of_row]
+    table["length"] = np.minimum(task.max_tokens, lengths[line_of_row] - piece * task.max_tokens)
+    return Rows(table=table, tokens=rows.tokens), line_of_row
+
+
+def _drop_unmaskable(
+    rows: Rows, line_of_row: Int64s, tokenizer: Tokenizer, task: ScatterTask, counts: Counter[str]
+) -> Rows:
+    """The rows in which something can be predicted; the first that a line keeps is its piece 0."""
+    maskable = np.ones(tokenizer.vocab_size, dtype=np.bool_)
+    maskable[list(tokenizer.unmaskable_ids)] = False
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(maskable[rows.tokens])])
+    ends = np.cumsum(rows.table["length"], dtype=np.int64)
+    good = sums[ends] > sums[ends - rows.table["length"]]
+    dropped_valid = is_valid(rows.table["hash"][~good], task.valid_fraction)
+    counts[f"train {UNMASKABLE}"] += int((~dropped_valid).sum())
+    counts[f"valid {UNMASKABLE}"] += int(dropped_valid.sum())
+    counts["lines dropped whole"] += len(np.unique(line_of_row)) - len(np.unique(line_of_row[good]))
+    kept = rows.take(np.flatnonzero(good))
+    line_of_row = line_of_row[good]
+    first = np.searchsorted(line_of_row, line_of_row)
+    kept.table["piece"] = np.arange(len(line_of_row)) - first
+    kept.table["characters"][kept.table["piece"] > 0] = 0
+    return kept

@@ -1,0 +1,168 @@
+"""A BPE vocabulary of so many merges, as a Hugging Face `tokenizer.json`.
+
+    text --clean, NFC, lower case--> words `▁like ▁these` --BPE--> specials, characters, N merges
+
+Ids 0 to 4 are `[PAD] [UNK] [CLS] [SEP] [MASK]`, then the characters seen at least `min_count`
+times in order of code point, then the merges in the order in which they were found, so the first
+M merges of a vocabulary are the vocabulary of M merges. A rarer character ends a word while
+merges are counted: leaving it out would put its neighbours side by side, and merge what never
+stood together. The text is read twice and not kept; a minute for 80 MB and 50,000 merges.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tqdm import tqdm
+
+from bertds.data.shard_writer import replacing
+from data_prep.sources import Source, clean_lines, read_chunks
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORD_MARK = "▁"
+MIN_PAIR_COUNT = 2  # a pair seen once is no regularity
+_SPECIAL = re.compile("|".join(map(re.escape, [*SPECIALS, *(s.lower() for s in SPECIALS)])))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """What was learned: the characters, and the merges in order."""
+
+    characters: list[str]
+    merges: list[tuple[str, str]]
+
+    def tokens(self, num_merges: int) -> tuple[list[str], list[tuple[str, str]]]:
+        """The vocabulary of `num_merges` merged tokens, and the merges that make them.
+
+        Two merges may make the same token (`a` `aa` and `aa` `a`); it counts once.
+
+        Raises:
+            ValueError: There are fewer.
+        """
+        tokens = dict.fromkeys([*SPECIALS, *self.characters])
+        wanted = len(tokens) + num_merges
+        merges: list[tuple[str, str]] = []
+        for merge in self.merges:
+            if len(tokens) == wanted:
+                break
+            tokens["".join(merge)] = None
+            merges.append(merge)
+        if len(tokens) < wanted:
+            found = num_merges - wanted + len(tokens)
+            raise ValueError(
+                f"the text has {found:,} merges, {num_merges:,} are wanted: ask for at most "
+                f"{found:,}, or give more text"
+            )
+        return list(tokens), merges
+
+
+def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: int) -> Vocabulary:
+    """Learn at least `num_merges` merges from text, or as many as it has.
+
+    Raises:
+        ValueError: A number is out of range, or no character is frequent enough.
+    """
+    if num_merges < 1:
+        raise ValueError(f"--merges is {num_merges}, at least 1 is wanted")
+    if min_count < 1:
+        raise ValueError(f"--min_count is {min_count}, at least 1 is wanted")
+    normalizer = _normalizer(lowercase)
+    characters = _frequent_characters(sources, normalizer, min_count)
+    if not characters:
+        raise ValueError(f"no character of the text is seen {min_count} times: give more text")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(SPECIALS) + len(characters) + num_merges,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=characters,
+        min_frequency=MIN_PAIR_COUNT,
+    )
+    backend.train_from_iterator(_marked_words(sources, normalizer, characters), trainer)
+    model = json.loads(backend.to_str())["model"]
+    return Vocabulary(
+        characters=characters, merges=[(left, right) for left, right in model["merges"]]
+    )
+
+
+def build(vocabulary: Vocabulary, num_merges: int, lowercase: bool) -> bytes:
+    """The `tokenizer.json` of the first merges of a vocabulary.
+
+    Raises:
+        ValueError: The vocabulary has fewer merges.
+    """
+    tokens, merges = vocabulary.tokens(num_merges)
+    ids = {token: number for number, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=SPECIALS[1]))
+    backend.normalizer = _normalizer(lowercase)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(WORD_MARK, prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(WORD_MARK, prepend_scheme="always")
+    backend.add_special_tokens(
+        # [MASK] stands for a token with its `▁`, so it takes the blank before it.
+        [tokenizers.AddedToken(name, lstrip=name == "[MASK]", special=True) for name in SPECIALS]
+    )
+    content: str = backend.to_str(pretty=True)
+    return (content + "\n").encode()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a tokenizer.json, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def _normalizer(lowercase: bool) -> normalizers.Normalizer:
+    steps: list[Any] = [normalizers.NFC()]
+    if lowercase:
+        steps.append(normalizers.Lowercase())
+    return normalizers.Sequence(steps)
+
+
+def _texts(sources: list[Source], normalizer: normalizers.Normalizer, title: str) -> Iterator[str]:
+    """Clean, normalised text, some thousand lines at a time."""
+    total = sum(source.size for source in sources)
+    before = 0
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True) as bar:
+        for source in sources:
+            for chunk, position in read_chunks(source):
+                lines = clean_lines(chunk, source.kind, Counter())
+                yield normalizer.normalize_str("\n".join(lines))
+                bar.update(before + position - bar.n)
+            before += source.size
+
+
+def _frequent_characters(
+    sources: list[Source], normalizer: normalizers.Normalizer, min_count: int
+) -> list[str]:
+    """The characters seen often enough, in order of code point; each word has a word mark."""
+    counts: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
+    for text in _texts(sources, normalizer, "characters"):
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        counts += np.bincount(points, minlength=len(counts))
+        counts[ord(WORD_MARK)] += len(text.split())
+    counts[[ord("\n"), ord(" ")]] = 0
+    return [chr(point) for point in np.flatnonzero(counts >= min_count)]
+
+
+def _marked_words(
+    sources: list[Source], normalizer: normalizers.Normalizer, characters: list[str]
+) -> Iterator[str]:
+    """Text with word marks, broken by blanks at what is not in the alphabet."""
+    others = re.compile(f"[^{re.escape(''.join(characters))} \n]")
+    for text in _texts(sources, normalizer, "merges"):
+        known = others.sub(" ", _mark(_SPECIAL.sub(" ", text)))
+        yield from known.split("\n")
+
+
+def _mark(text: str) -> str:
+    """A word mark before every word, unless it has one."""
+    return re.sub(r"(?<![^ \n])(?=[^ \n▁])", WORD_MARK, text)

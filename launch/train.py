@@ -1,0 +1,140 @@
+"""Trains the arms of a case file, one after the other, and draws the case.
+
+    deepspeed launch/train.py --ds_config ds_configs/case11.json [--arm NAME] [--set 'a.b=value,…']
+
+Everything that files can tell is checked for all arms before a process group exists. Finished arms
+are skipped, a failed one is recorded and the next tried; a signal ends all.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bertds import command_line, log
+from bertds.case_file import Arm, CaseError, list_arms, read_case
+from bertds.engine import start, stop
+from bertds.fragments import CheckpointError
+from bertds.metrics import read_metrics
+from bertds.prepare import Prepared, prepare
+from bertds.record import PREEMPTED, NumbersError
+from bertds.report import write_report
+from bertds.run_dir import read_json, write_json, write_status
+from bertds.train import StopRequest, train
+from bertds.world import World
+
+logger = logging.getLogger("bertds")
+
+
+def main(
+    ds_config: Path,
+    arm: str = "",
+    data: Path = Path("data"),
+    out: Path = Path("runs"),
+    set: str = "",  # noqa: A002 - the name of the flag
+) -> int:
+    """Train a case.
+
+    Args:
+        ds_config: The case file.
+        arm: One of its arms; all of them if not given.
+        data: Directory that the names of shard sets are relative to.
+        out: Directory for <case>/<arm>/.
+        set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes.
+
+    Returns:
+        0 done, 75 pre-empted (run the same command again), else the code of the last failure.
+    """
+    world = World.detect()
+    log.set_up(world)
+    with _only_main_complains(world):
+        arms = _chosen(ds_config, arm)
+        cases = [read_case(each.path, each.run_arm, set) for each in arms]
+        runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
+    unfinished = [run for run in runs if not run.is_finished()]
+    code = _train_all(unfinished, world) if unfinished else 0
+    if world.is_main:
+        _draw(out / ds_config.stem, arms, runs)
+    return code
+
+
+@contextlib.contextmanager
+def _only_main_complains(world: World) -> Iterator[None]:
+    """Every process finds the same fault in the files; one sentence of it is enough."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if world.is_main:
+            raise
+        sys.exit(getattr(error, "code", command_line.USAGE_ERROR))
+
+
+def _chosen(path: Path, name: str) -> list[Arm]:
+    arms = list_arms(path)
+    chosen = [arm for arm in arms if name in ("", arm.name)]
+    if not chosen:
+        known = ", ".join(arm.name for arm in arms)
+        raise CaseError(f"--arm {name}: {path} has no such arm, its arms are {known}")
+    return chosen
+
+
+def _train_all(runs: list[Prepared], world: World) -> int:
+    """The runs one after the other in the same processes; the code of the last that failed."""
+    device = start(world, runs[0].case.bertds.run.collective_timeout_s)
+    code = 0
+    with StopRequest().listening() as request:
+        for run in runs:
+            code = _train_one(run, device, request) or code
+            if request.by_signal or code == PREEMPTED:
+                break
+    stop()
+    return code
+
+
+def _train_one(run: Prepared, device: torch.device, request: StopRequest) -> int:
+    """One run; a fault that all processes see alike is recorded, any other ends the processes."""
+    try:
+        return train(run, device, request)
+    except (CaseError, CheckpointError, NumbersError) as error:
+        logger.exception("%s/%s failed", run.case.name, run.case.arm)
+        if run.world.is_main:
+            step = read_json(run.run_dir / "status.json").get("step", 0)
+            write_status(run.run_dir, "failed", error.code, str(error), step)
+        return error.code
+
+
+def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
+    """The record of the case so far, and where everything is."""
+    for arm in arms:
+        if arm.same_as != f"{case_dir.name}/{arm.name}":
+            directory = case_dir / arm.name
+            directory.mkdir(parents=True, exist_ok=True)
+            content = {"case": case_dir.name, "arm": arm.name, "same_as": arm.same_as}
+            write_json(directory / "case.json", content)
+    report = write_report(case_dir)
+    for run in runs:
+        print(f"run     {run.run_dir}{_result(run.run_dir)}")
+    print(f"record  {report.record}")
+    for plot in report.plots:
+        print(f"plot    {plot}")
+
+
+def _result(run_dir: Path) -> str:
+    """The last validation figures beside those of a guess that sees no context."""
+    guess = read_json(run_dir / "case.json").get("resolved", {}).get("guess")
+    lines = [one for one in read_metrics(run_dir / "metrics.jsonl") if "loss/valid" in one]
+    if not lines or guess is None:
+        return ""
+    last = lines[-1]
+    return (
+        f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} (always the most "
+        f"frequent token: {guess['accuracy']:.1%}), loss {last['loss/valid']:.3f} nats (entropy "
+        f"of the masked tokens: {guess['entropy']:.3f})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run("launch/train.py", main))

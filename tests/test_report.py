@@ -1,0 +1,448 @@
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertds.arms import load_arms
+from bertds.plots import Curve, Panel, draw_panels, running_mean, smoothing_window
+from bertds.report import write_report
+
+PLOTS = ("loss", "acc", "lr", "loss_relative", "acc_relative")
+
+
+def config(title="depth", layers=3, batch=256):
+    return {
+        "train_batch_size": batch,
+        "optimizer": {"type": "Adam", "params": {"lr": 5e-4, "weight_decay": 1e-4}},
+        "gradient_clipping": 0,
+        "bertds": {
+            "title": title,
+            "model": {"hidden_size": 512, "num_hidden_layers": layers},
+            "data": {"train": [{"name": "30k/en/train"}], "valid": {"en": "30k/en/valid"}},
+        },
+    }
+
+
+def lines_of(num_steps, *, loss=2.0, log_every=1, eval_every=5, sets=()):
+    lines = []
+    for step in range(log_every, num_steps + 1, log_every):
+        place = {"step": step, "epoch": step / 10, "tokens": step * 400, "seconds": step * 0.5}
+        falling = loss + 6 * math.exp(-step / 5)
+        lines.append(
+            {
+                **place,
+                "lr": 5e-4,
+                "loss/train": falling,
+                "acc/train": 1 / falling,
+                "tokens_per_s": 800.0,
+            }
+        )
+        if step % eval_every == 0:
+            named = {f"loss/valid/{name}": falling + 0.5 for name in sets}
+            named |= {f"acc/valid/{name}": 0.25 for name in sets}
+            lines.append(
+                {**place, "loss/valid": falling + 0.25, "acc/valid": 0.9 / falling, **named}
+            )
+    return lines
+
+
+def write_run(root, case, arm, lines, *, config=None, status=None, tail=""):
+    run = root / case / arm
+    run.mkdir(parents=True)
+    resolved = {
+        "world_size": 2,
+        "micro_batch_size": 64,
+        "gradient_accumulation_steps": 2,
+        "steps_per_epoch": 1126,
+        "num_steps": 5630,
+        "parameters": 22_900_123,
+        "vocab_size": 7458,
+        "train": {"sequences": 288_435, "tokens": 4_700_001, "sets": []},
+        "valid": {"en": {"sequences": 32_048, "tokens": 519_002}},
+        "started": "2026-02-01T09:30:00+00:00",
+        "device": "NVIDIA H200",
+    }
+    about = {"case": case, "arm": arm, "resolved": resolved, "versions": {"torch": "2.13.0"}}
+    (run / "case.json").write_text(json.dumps({**about, "config": config or CONFIG}))
+    status = status or {"state": "done", "code": 0, "message": "", "step": 20}
+    (run / "status.json").write_text(json.dumps(status))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text + tail)
+    return run
+
+
+CONFIG = config()
+
+
+def write_same(root, case, arm, target):
+    run = root / case / arm
+    run.mkdir(parents=True)
+    (run / "case.json").write_text(json.dumps({"case": case, "arm": arm, "same_as": target}))
+
+
+@pytest.fixture
+def case6(tmp_path):
+    """Three arms that differ in depth and end at different steps."""
+    for layers, steps in ((2, 40), (3, 30), (10, 20)):
+        lines = lines_of(steps, loss=2 + layers / 10)
+        write_run(tmp_path, "case6", f"layers{layers}", lines, config=config(layers=layers))
+    return tmp_path / "case6"
+
+
+def tables(record):
+    """Every table as {header tuple: rows of cells}."""
+    found = {}
+    for block in record.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        if lines:
+            rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+            found[tuple(rows[0])] = rows[2:]
+    return found
+
+
+def table_with(record, *header):
+    return next(rows for head, rows in tables(record).items() if set(header) <= set(head))
+
+
+def rows_by_arm(rows):
+    return {re.search(r"`(.*?)`", row[0]).group(1): row for row in rows}
+
+
+def assert_drawn(path, least_share_of_ink=0.002):
+    image = matplotlib.image.imread(path)
+    height, width = image.shape[:2]
+    assert width >= 1200
+    assert height >= 600
+    colours = image[..., :3]
+    assert (colours.std(axis=-1) > 0.1).mean() > least_share_of_ink  # coloured, not grey
+
+
+def test_the_files_of_the_contract(case6):
+    report = write_report(case6)
+    assert report.record == case6 / "record.md"
+    assert [path.name for path in report.plots] == [f"case6_{name}.png" for name in PLOTS]
+    assert sorted(path.name for path in case6.iterdir() if path.is_file()) == sorted(
+        ["record.md", *(path.name for path in report.plots)]
+    )
+    record = report.record.read_text()
+    for path in report.plots:
+        assert f"]({path.name})" in record
+        assert_drawn(path)
+
+
+def test_every_arm_is_in_the_tables_in_the_order_of_numbers(case6):
+    record = write_report(case6).record.read_text()
+    for header in (("status", "tokens/s"), ("valid acc", "epoch"), ("validated at step",)):
+        assert list(rows_by_arm(table_with(record, *header))) == ["layers2", "layers3", "layers10"]
+
+
+def test_what_differs_and_what_is_common(case6):
+    record = write_report(case6).record.read_text()
+    assert record.startswith("# case6: depth\n")
+    differing = table_with(record, "setting", "`layers10`")
+    assert differing == [["`bertds.model.num_hidden_layers`", "2", "3", "10"]]
+    common = {row[0]: row[1] for row in table_with(record, "common to all arms")}
+    assert common["parameters"] == "22,900,123"
+    assert common["training data"] == "288,435 sequences, 4,700,001 tokens"
+    assert common["validation data"] == "en 32,048 sequences, 519,002 tokens"
+    assert common["micro-batch × accumulation × ranks"] == "64 × 2 × 2"
+    assert common["steps an epoch"] == "1,126"
+    assert common["started"] == "2026-02-01 09:30"
+    assert common["device"] == "NVIDIA H200"
+    assert common["versions"] == "torch 2.13.0"
+    assert common["`optimizer`"] == "type Adam, params.lr 0.0005, params.weight_decay 0.0001"
+    assert common["`bertds.model`"] == "hidden_size 512"
+    assert common["`train_batch_size`"] == "256"
+
+
+def test_final_and_best_figures(tmp_path):
+    lines = lines_of(20)
+    for line in lines:
+        if "loss/valid" in line:  # best at step 10, worse since
+            line["loss/valid"] = 3.0 + abs(line["step"] - 10) / 100
+            line["acc/valid"] = 0.5 - abs(line["step"] - 15) / 100
+    write_run(tmp_path, "case1", "layers4", lines)
+    record = write_report(tmp_path / "case1").record.read_text()
+    (end,) = table_with(record, "status")
+    train = lines[-2]["loss/train"]
+    assert end == [
+        *("`layers4`", "20", "2.00", "8,000", f"{train:.3f}", "3.100", f"{1 / train:.4f}"),
+        *("0.4500", "10 s", "800", "done"),
+    ]
+    (best,) = table_with(record, "valid acc", "epoch")
+    assert best == ["`layers4`", "3.000", "10", "1.00", "0.5000", "15", "1.50"]
+
+
+def test_arms_are_compared_at_the_last_step_that_all_reached(case6):
+    record = write_report(case6).record.read_text()
+    assert (
+        "**The arms end at different steps** (`layers2` 40, `layers3` 30, `layers10` 20)" in record
+    )
+    rows = rows_by_arm(table_with(record, "validated at step"))
+    for layers in (2, 3, 10):
+        falling = 2 + layers / 10 + 6 * math.exp(-20 / 5)
+        row = rows[f"layers{layers}"]
+        assert row[1:4] == ["2.00", f"{falling:.3f}", f"{falling + 0.25:.3f}"]
+        assert row[-1] == "20"
+
+
+def test_arms_that_end_at_one_step_are_not_warned_of(tmp_path):
+    for arm in ("a", "b"):
+        write_run(tmp_path, "case2", arm, lines_of(20))
+    assert "different steps" not in write_report(tmp_path / "case2").record.read_text()
+
+
+def test_one_run_is_drawn_in_both_cases(case6):
+    root = case6.parent
+    write_run(root, "case7", "decay1e-5", lines_of(30), config=config("weight decay"))
+    write_same(root, "case7", "decay1e-4", "case6/layers3")
+    write_same(root, "case8", "merges30k", "case7/decay1e-4")  # over two cases
+    first, second = write_report(case6), write_report(root / "case7")
+    of_case6 = rows_by_arm(table_with(first.record.read_text(), "status"))["layers3"]
+    record = second.record.read_text()
+    of_case7 = rows_by_arm(table_with(record, "status"))["decay1e-4"]
+    assert of_case7[0] == "`decay1e-4` (= case6/layers3)"
+    assert of_case7[1:] == of_case6[1:]
+    assert record.startswith("# case7: weight decay\n")
+    assert "bertds.title" not in record
+    (arm,) = load_arms(root / "case8")
+    assert len(arm.lines) == 36
+
+
+def test_a_run_of_another_case_that_is_missing(tmp_path):
+    write_run(tmp_path, "case7", "decay1e-5", lines_of(20))
+    write_same(tmp_path, "case7", "decay1e-4", "case6/layers3")
+    report = write_report(tmp_path / "case7")
+    row = rows_by_arm(table_with(report.record.read_text(), "status"))["decay1e-4"]
+    assert row[0] == "`decay1e-4` (= case6/layers3)"
+    assert row[-1] == "not trained yet"
+    assert len(report.plots) == len(PLOTS)
+
+
+@pytest.mark.parametrize("target", ["../../etc/passwd", "case6", "case6/..", "/abs/olute", "a/b/c"])
+def test_a_run_outside_the_cases_is_not_followed(tmp_path, target):
+    write_same(tmp_path, "case7", "decay1e-4", target)
+    with pytest.raises(ValueError, match="same_as is"):
+        write_report(tmp_path / "case7")
+
+
+def test_a_circle_of_cases(tmp_path):
+    write_same(tmp_path, "case7", "a", "case8/b")
+    write_same(tmp_path, "case8", "b", "case7/a")
+    with pytest.raises(ValueError, match="leads back"):
+        write_report(tmp_path / "case7")
+
+
+def test_a_written_verdict_is_kept(case6):
+    record = write_report(case6).record
+    assert record.read_text().endswith("## Verdict\n\n**Verdict:** *to be written.*\n")
+    verdict = "**Verdict:** at equal steps 2 and 3 alike.\r\n\n한국어 | and\n\n## A note\nof mine"
+    text = record.read_text()
+    record.write_bytes((text[: text.index("**Verdict:**")] + verdict).encode())
+    with (case6 / "layers2" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 41, "loss/train": 1.0}\n')
+    again = write_report(case6).record.read_bytes().decode()
+    assert again.endswith("\n\n" + verdict)
+    assert again != text
+    assert again.count("**Verdict:**") == 1
+
+
+def test_the_same_files_give_the_same_bytes(case6):
+    report = write_report(case6)
+    paths = [report.record, *report.plots]
+    before = [path.read_bytes() for path in paths]
+    write_report(case6)
+    assert [path.read_bytes() for path in paths] == before
+    assert not list(case6.glob(".tmp-*"))
+
+
+def test_a_torn_last_line_changes_nothing(case6):
+    paths = [(report := write_report(case6)).record, *report.plots]
+    before = [path.read_bytes() for path in paths]
+    with (case6 / "layers3" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 31, "loss/tra')
+    write_report(case6)
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "status.json"])
+def test_a_run_without_a_file_is_told_apart(case6, missing):
+    (case6 / "layers3" / missing).unlink()
+    row = rows_by_arm(table_with(write_report(case6).record.read_text(), "status"))["layers3"]
+    assert row[1] == ("–" if missing == "metrics.jsonl" else "30")
+    assert row[-1] == ("done" if missing == "metrics.jsonl" else "no status")
+
+
+def test_a_case_without_a_single_figure_has_a_record_and_no_plot(tmp_path):
+    status = {"state": "running", "code": 0, "message": "", "step": 0}
+    write_run(tmp_path, "case1", "layers4", [], status=status)
+    report = write_report(tmp_path / "case1")
+    assert report.plots == ()
+    assert "| running |" in report.record.read_text()
+
+
+def test_one_point_is_drawn(tmp_path):
+    write_run(tmp_path, "case1", "layers4", lines_of(1, eval_every=1))
+    for path in write_report(tmp_path / "case1").plots:
+        assert_drawn(path, least_share_of_ink=1e-6)
+
+
+def test_a_failed_arm_is_named_with_its_sentence(case6):
+    sentence = "the loss at step 12 is not a number:\nlower the | learning rate."
+    status = {"state": "failed", "code": 71, "message": sentence, "step": 12}
+    lines = [
+        {key: (None if line["step"] > 10 and "/train" in key else line[key]) for key in line}
+        for line in lines_of(12)
+    ]
+    write_run(case6.parent, "case6", "layers1", lines, status=status)
+    record = write_report(case6).record.read_text()
+    row = rows_by_arm(table_with(record, "status"))["layers1"]
+    assert row[-1] == "failed (71)"
+    assert row[4] == "NaN"
+    assert (
+        "`layers1` failed at step 12 (code 71): the loss at step 12 is not a number: lo" in record
+    )
+    # A failed arm does not shorten the comparison of the others.
+    assert "At equal steps: step 20, the last that all arms but the failed ones reached." in record
+
+
+@pytest.mark.parametrize("number", ["NaN", "null"])
+def test_numbers_that_are_not_numbers(tmp_path, number):
+    lines = lines_of(20)
+    run = write_run(tmp_path, "case1", "layers4", lines)
+    text = (run / "metrics.jsonl").read_text()
+    text = re.sub(r'("step": 1[0-5],.*"loss/\w+": )[\d.]+', rf"\g<1>{number}", text)
+    (run / "metrics.jsonl").write_text(text)
+    report = write_report(tmp_path / "case1")
+    (best,) = table_with(report.record.read_text(), "valid acc", "epoch")
+    assert best[2] == "20"
+    assert len(report.plots) == len(PLOTS)
+
+
+def test_arms_that_log_differently(tmp_path):
+    """One by the epoch without rates or times, one by the step, one with validation alone."""
+    bare = [
+        {"step": line["step"], "loss/train": line["loss/train"]}
+        for line in lines_of(100, log_every=50)
+        if "loss/train" in line
+    ]
+    valid = [line for line in lines_of(60) if "loss/valid" in line]
+    write_run(tmp_path, "case3", "bare", bare)
+    write_run(tmp_path, "case3", "dense", lines_of(90))
+    write_run(tmp_path, "case3", "valid", valid)
+    report = write_report(tmp_path / "case3")
+    rows = rows_by_arm(table_with(report.record.read_text(), "status"))
+    assert rows["bare"][1:4] == ["100", "–", "–"]
+    assert rows["valid"][4] == "–"
+    assert len(report.plots) == len(PLOTS)
+
+
+def test_several_validation_sets_have_their_own_columns_and_panels(tmp_path):
+    write_run(tmp_path, "case3", "one", lines_of(20))
+    write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")))
+    one, two = (write_report(tmp_path / case) for case in ("case3", "case4"))
+    (row,) = table_with(two.record.read_text(), "en loss", "ko acc")
+    loss = lines_of(20)[-2]["loss/train"] + 0.5
+    assert row[1:5] == [f"{loss:.3f}", f"{loss:.3f}", "0.2500", "0.2500"]
+    assert "ko loss" not in one.record.read_text()
+    heights = [matplotlib.image.imread(report.plots[0]).shape[0] for report in (one, two)]
+    assert heights[1] > 1.5 * heights[0]
+
+
+def test_seconds_go_on_over_a_restart(tmp_path):
+    lines = lines_of(20)
+    for line in lines:
+        line["seconds"] = line["step"] - (10 if line["step"] > 10 else 0)
+    write_run(tmp_path, "case1", "layers4", lines)
+    (arm,) = load_arms(tmp_path / "case1")
+    seconds = arm.series("loss/train").at["seconds"]
+    assert seconds.tolist() == list(range(1, 21))
+
+
+def test_what_is_no_case_is_refused_in_one_sentence(case6, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for directory, words in (
+        (case6 / "layers2", "one arm's run"),
+        (tmp_path / "empty", "holds no run"),
+        (tmp_path / "missing", "holds no run"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            write_report(directory)
+        assert "\n" not in str(error.value)
+        assert not list(directory.glob("record.md"))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("name", ["case.json", "status.json"])
+def test_a_broken_file_is_named(case6, name, content):
+    (case6 / "layers3" / name).write_text(content)
+    with pytest.raises(ValueError, match=f"layers3/{name} is not a JSON object"):
+        write_report(case6)
+
+
+def test_a_relative_directory(case6, monkeypatch):
+    write_same(case6.parent, "case7", "decay1e-4", "case6/layers3")
+    monkeypatch.chdir(case6.parent / "case7")
+    assert write_report(Path()).plots[0].name == "case7_loss.png"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-5, 5) | st.just(math.nan), min_size=1, max_size=40),
+    half=st.integers(0, 6),
+)
+def test_the_running_mean_is_a_mean_of_neighbours(values, half):
+    array = np.array(values)
+    means = running_mean(array, 2 * half + 1)
+    for index, value in enumerate(array):
+        reach = min(half, index)
+        near = array[index - reach : index + reach + 1]
+        wanted = np.nanmean(near) if np.isfinite(value) else math.nan
+        assert means[index] == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+
+
+def test_short_curves_are_not_smoothed_and_long_ones_by_an_odd_width():
+    widths = [smoothing_window(count) for count in range(200_000)]
+    assert set(widths[:60]) == {1}
+    assert max(widths) == 101
+    assert all(width % 2 for width in widths)
+    assert widths == sorted(widths)
+
+
+def test_a_first_fall_and_a_spike_do_not_squash_the_curves():
+    """The same curves with an outlier at the first step give the same picture elsewhere."""
+    x = np.arange(1.0, 501.0)
+    calm = 2.0 + np.exp(-x / 50)
+    wild = calm.copy()
+    wild[0], wild[300] = 1e4, 1e3
+    images = []
+    for y in (calm, wild):
+        curve = Curve(label="arm", arm=0, x=x, y=y, failed=False)
+        panel = Panel(title="validation", curves=(curve,))
+        images.append(draw_panels([panel], x="steps", y="figures", y_label="loss"))
+    pixels = [matplotlib.image.imread(io.BytesIO(image)) for image in images]
+    assert pixels[0].shape == pixels[1].shape
+    assert np.mean(np.abs(pixels[0] - pixels[1]) > 0.2) < 0.02
+
+
+def test_more_arms_than_colours_are_all_told_apart(tmp_path):
+    for number in range(12):
+        write_run(tmp_path, "case5", f"arm{number}", lines_of(20, loss=number))
+    report = write_report(tmp_path / "case5")
+    assert len(rows_by_arm(table_with(report.record.read_text(), "status"))) == 12
+    assert_drawn(report.plots[0])
+
+
+def test_torch_is_not_imported():
+    code = "import sys, bertds.report; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
