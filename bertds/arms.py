@@ -94,7 +94,7 @@ def _load_arm(directory: Path) -> Arm:
         same_as=same_as,
         case=_read_object(source / "case.json"),
         status=_read_object(source / "status.json"),
-        lines=_count_on(read_metrics(source / "metrics.jsonl")),
+        lines=_counted_on(read_metrics(source / "metrics.jsonl")),
     )
 
 
@@ -125,17 +125,14 @@ def _read_object(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is not a JSON object: restore it from a copy, or remove the run.")
 
 
-def _count_on(lines: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Makes `seconds` ascend where a restarted run began to count from 0 again."""
+def _counted_on(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The same lines, their `seconds` made to ascend where a restarted run counted from 0 again."""
     before, offset = 0.0, 0.0
-    counted = []
     for line in lines:
         if "seconds" in line:
             offset = before if line["seconds"] + offset < before else offset
-            before = line["seconds"] + offset
-            line = {**line, "seconds": before}
-        counted.append(line)
-    return counted
+            before = line["seconds"] = line["seconds"] + offset
+    return lines
 
 
 def _column(lines: list[dict[str, float]], key: str) -> Floats:

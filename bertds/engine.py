@@ -32,6 +32,7 @@ from bertds.deepspeed_blocks import Chosen
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
 from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of, torch_scheduler
 from bertds.world import World
+from bertds.zero_state import undo_initial_step
 
 logger = logging.getLogger("bertds")
 Value = TypeVar("Value")
@@ -205,6 +206,7 @@ class Engine:
             dist_init_required=False,
             **arguments,
         )
+        undo_initial_step(engine)
         _limit_waiting(case.bertds.run.collective_timeout_s)
         return cls(engine, world, device, split, case.bertds.run.seed)
 
@@ -242,7 +244,9 @@ class Engine:
         plain = isinstance(self.deepspeed.optimizer, torch.optim.Optimizer)
         if plain:  # ZeRO 0 in fp32: DeepSpeed knows no norm
             gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
-            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+            # In 64 bits: torch's own sums of squares in 32 are 1e-5 off on a CPU.
+            norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
+            self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
 
     @torch.no_grad()
     def evaluate(self, packs: Iterable[Pack]) -> Sums:

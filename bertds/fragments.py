@@ -199,7 +199,7 @@ def _file_chunks(fragments: Mapping[str, torch.Tensor]) -> Iterable[bytes | memo
     yield len(text).to_bytes(8, "little") + text
     for tensor in fragments.values():
         stored = tensor.detach().to("cpu", _stored_dtype(tensor)).contiguous()
-        data = memoryview(stored.numpy()).cast("B")
+        data = memoryview(stored.numpy().data).cast("B")
         for start in range(0, len(data), _CHUNK_BYTES):
             yield data[start : start + _CHUNK_BYTES]
 

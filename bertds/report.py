@@ -180,18 +180,15 @@ def _legend(arms: Sequence[Arm]) -> str:
     """How to read the plots, with the widths that were smoothed over."""
     points = [len(arm.series("loss/train").values) for arm in arms if arm.lines]
     windows = sorted({smoothing_window(count) for count in points} - {1})
-    smoothed = (
-        " to ".join(dict.fromkeys(str(width) for width in (windows[0], windows[-1])))
-        if windows
-        else ""
+    text = "Curves are as logged. "
+    if windows:
+        width = " to ".join(dict.fromkeys(str(width) for width in (windows[0], windows[-1])))
+        text = (
+            f"Training curves are running means over {width} log points, the raw curve faint "
+            "behind them; validation curves are as measured. "
+        )
+    cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
+    return (
+        f"{text}A ring marks each arm's best validation figure{cross}. The axes leave out the "
+        "first fall of the curves."
     )
-    sentences = [
-        f"Training curves are running means over {smoothed} log points, the raw curve faint behind "
-        "them; validation curves are as measured."
-        if smoothed
-        else "All curves are as logged.",
-        "A ring marks each arm's best validation figure"
-        + (", a cross the end of a failed arm." if any(arm.failed for arm in arms) else "."),
-        "The axes leave out each curve's first fall.",
-    ]
-    return " ".join(sentences)

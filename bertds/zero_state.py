@@ -33,6 +33,7 @@ _FAMILIES = {
     "FusedLion": "Lion",
     "DeepSpeedCPULion": "Lion",
 }
+_NOT_ELEMENTWISE = {"Adafactor", "LBFGS", "SparseAdam"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +183,8 @@ def refresh_weights(ds_engine: Any) -> None:
         optimizer.update_lp_params()
     else:
         for slot in slots(ds_engine):
-            slot.parameter.detach().view(-1).copy_(slot.view(slot.master))
+            if slot.master is not slot.parameter:
+                slot.parameter.detach().view(-1).copy_(slot.view(slot.master))
 
 
 def undo_initial_step(ds_engine: Any) -> None:
@@ -205,13 +207,13 @@ def _inner(ds_engine: Any) -> torch.optim.Optimizer:
     return inner
 
 
+def _partial_offload(optimizer: Any) -> float:
+    """The share of stage 3's optimizer states that is offloaded, if any is."""
+    return optimizer.partial_offload if getattr(optimizer, "offload_optimizer", False) else 1.0
+
+
 def _stage3_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[Slot]:
     """Each process has an equal piece of each parameter, the last ones padded."""
-    if optimizer.swap_optimizer or getattr(optimizer, "partial_offload", 1.0) != 1.0:
-        raise CheckpointError(
-            "Optimizer states on NVMe, or offloaded in part, cannot be written to a checkpoint: set "
-            "zero_optimization.offload_optimizer to device cpu with ratio 1, or remove it."
-        )
     for index, sub_group in enumerate(optimizer.fp16_groups):
         offset = 0
         for parameter in sub_group:

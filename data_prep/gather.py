@@ -8,7 +8,7 @@ tokens. A group of buckets is one task; what it holds in memory is about five ti
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -88,7 +88,8 @@ def gather(task: GatherTask) -> None:
         member = is_valid(rows.table["hash"][order], task.valid_fraction) == (split == "valid")
         dropped = rows.table[order[member & ~kept]]
         chosen = rows.take(order[member & kept])
-        facts[split] = _write_split(task, split, chosen, int((dropped["piece"] == 0).sum()))
+        written = _write_split(task, split, chosen, int((dropped["piece"] == 0).sum()))
+        facts[split] = asdict(written)
     with replacing(facts_path(task.group)) as file:
         file.write(json.dumps(facts).encode())
 

@@ -24,12 +24,14 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from bertds.data.shard_writer import replacing
-from data_prep.sources import Source, clean_lines, read_chunks
+from data_prep.made import is_made, record_made
+from data_prep.sources import Source, clean_lines, open_sources, read_chunks
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD_MARK = "▁"
+FORMAT = 1  # raised when the same text would give another vocabulary
 MIN_PAIR_COUNT = 2  # a pair seen once is no regularity
-_SPECIAL = re.compile("|".join(map(re.escape, [*SPECIALS, *(s.lower() for s in SPECIALS)])))
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIALS)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,43 @@ class Vocabulary:
         return list(tokens), merges
 
 
+def make_tokenizer(spec: str, num_merges: int, path: Path, lowercase: bool, min_count: int) -> None:
+    """Train and write a tokenizer.json; a finished one is kept.
+
+    Raises:
+        ValueError: The text has too few merges; nothing is written.
+        FileExistsError: The path holds another file.
+    """
+    made = path.with_name(f"{path.stem}.made.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_sources(spec, path.parent) as sources:
+        recipe = recipe_of(sources, num_merges, lowercase, min_count)
+        if is_made(made, [path], recipe):
+            print(f"{path}: finished already, nothing to do")
+            return
+        vocabulary = learn(sources, num_merges, lowercase, min_count)
+        write(path, build(vocabulary, num_merges, lowercase))
+        num_characters = len(vocabulary.characters)
+        record_made(made, recipe, {"characters": num_characters})
+    print(
+        f"{path}: {len(SPECIALS)} special tokens, {num_characters:,} characters, "
+        f"{num_merges:,} merges: {len(SPECIALS) + num_characters + num_merges:,} ids"
+    )
+
+
+def recipe_of(
+    sources: list[Source], num_merges: int, lowercase: bool, min_count: int
+) -> dict[str, Any]:
+    """All that a tokenizer's bytes depend on."""
+    return {
+        "format": FORMAT,
+        "merges": num_merges,
+        "lowercase": lowercase,
+        "min_count": min_count,
+        "sources": [source.identity for source in sources],
+    }
+
+
 def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: int) -> Vocabulary:
     """Learn at least `num_merges` merges from text, or as many as it has.
 
@@ -74,8 +113,7 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
         raise ValueError(f"--merges is {num_merges}, at least 1 is wanted")
     if min_count < 1:
         raise ValueError(f"--min_count is {min_count}, at least 1 is wanted")
-    normalizer = _normalizer(lowercase)
-    characters = _frequent_characters(sources, normalizer, min_count)
+    characters = _frequent_characters(sources, lowercase, min_count)
     if not characters:
         raise ValueError(f"no character of the text is seen {min_count} times: give more text")
     backend = tokenizers.Tokenizer(models.BPE())
@@ -86,7 +124,7 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
         initial_alphabet=characters,
         min_frequency=MIN_PAIR_COUNT,
     )
-    backend.train_from_iterator(_marked_words(sources, normalizer, characters), trainer)
+    backend.train_from_iterator(_marked_words(sources, lowercase, characters), trainer)
     model = json.loads(backend.to_str())["model"]
     return Vocabulary(
         characters=characters, merges=[(left, right) for left, right in model["merges"]]
@@ -127,42 +165,40 @@ def _normalizer(lowercase: bool) -> normalizers.Normalizer:
     return normalizers.Sequence(steps)
 
 
-def _texts(sources: list[Source], normalizer: normalizers.Normalizer, title: str) -> Iterator[str]:
-    """Clean, normalised text, some thousand lines at a time."""
+def _texts(sources: list[Source], lowercase: bool, title: str) -> Iterator[str]:
+    """Clean text as the tokenizer's normaliser leaves it, some thousand lines at a time."""
     total = sum(source.size for source in sources)
     before = 0
     with tqdm(total=total, desc=title, unit="B", unit_scale=True) as bar:
         for source in sources:
             for chunk, position in read_chunks(source):
-                lines = clean_lines(chunk, source.kind, Counter())
-                yield normalizer.normalize_str("\n".join(lines))
+                text = "\n".join(clean_lines(chunk, source.kind, Counter()))
+                # The library lowers each character alone, so a final sigma is no other letter.
+                yield text.replace("Σ", "σ").lower() if lowercase else text
                 bar.update(before + position - bar.n)
             before += source.size
 
 
-def _frequent_characters(
-    sources: list[Source], normalizer: normalizers.Normalizer, min_count: int
-) -> list[str]:
-    """The characters seen often enough, in order of code point; each word has a word mark."""
+def _frequent_characters(sources: list[Source], lowercase: bool, min_count: int) -> list[str]:
+    """The characters seen often enough, in order of code point; a blank is a word mark."""
     counts: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
-    for text in _texts(sources, normalizer, "characters"):
+    for text in _texts(sources, lowercase, "characters"):
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         counts += np.bincount(points, minlength=len(counts))
-        counts[ord(WORD_MARK)] += len(text.split())
+    counts[ord(WORD_MARK)] += counts[ord(" ")] + counts[ord("\n")] + 1
     counts[[ord("\n"), ord(" ")]] = 0
     return [chr(point) for point in np.flatnonzero(counts >= min_count)]
 
 
-def _marked_words(
-    sources: list[Source], normalizer: normalizers.Normalizer, characters: list[str]
-) -> Iterator[str]:
-    """Text with word marks, broken by blanks at what is not in the alphabet."""
+def _marked_words(sources: list[Source], lowercase: bool, characters: list[str]) -> Iterator[str]:
+    """Lines of marked words, broken by blanks at what is not in the alphabet."""
     others = re.compile(f"[^{re.escape(''.join(characters))} \n]")
-    for text in _texts(sources, normalizer, "merges"):
-        known = others.sub(" ", _mark(_SPECIAL.sub(" ", text)))
+    for text in _texts(sources, lowercase, "merges"):
+        known = others.sub(" ", _SPECIAL.sub(" ", _marked(text)))
         yield from known.split("\n")
 
 
-def _mark(text: str) -> str:
-    """A word mark before every word, unless it has one."""
-    return re.sub(r"(?<![^ \n])(?=[^ \n▁])", WORD_MARK, text)
+def _marked(text: str) -> str:
+    """A word mark before every word; one inside a word begins another, as in the tokenizer."""
+    marked = WORD_MARK + text.replace(" ", f" {WORD_MARK}").replace("\n", f"\n{WORD_MARK}")
+    return re.sub(f"(?<=[^ \n]){WORD_MARK}", f" {WORD_MARK}", marked) if "▁" in text else marked

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertds.arms import load_arms
-from bertds.plots import Curve, Panel, draw_panels, running_mean, smoothing_window
+from bertds.plots import Curve, Panel, _thinned, draw_panels, running_mean, smoothing_window
 from bertds.report import write_report
 
 PLOTS = ("loss", "acc", "lr", "loss_relative", "acc_relative")
@@ -413,7 +413,8 @@ def test_the_running_mean_is_a_mean_of_neighbours(values, half):
 def test_short_curves_are_not_smoothed_and_long_ones_by_an_odd_width():
     widths = [smoothing_window(count) for count in range(200_000)]
     assert set(widths[:60]) == {1}
-    assert max(widths) == 101
+    assert widths[20_000] == 101
+    assert max(widths) == 999
     assert all(width % 2 for width in widths)
     assert widths == sorted(widths)
 
@@ -432,6 +433,18 @@ def test_a_first_fall_and_a_spike_do_not_squash_the_curves():
     pixels = [matplotlib.image.imread(io.BytesIO(image)) for image in images]
     assert pixels[0].shape == pixels[1].shape
     assert np.mean(np.abs(pixels[0] - pixels[1]) > 0.2) < 0.02
+
+
+def test_a_curve_of_many_points_is_drawn_with_its_extremes_in_little_time():
+    x = np.arange(300_000.0)
+    y = np.sin(x / 1e4)
+    y[123_456], y[200_000], y[5:50] = 3.0, -3.0, np.nan
+    thin_x, thin_y = _thinned(x, y)
+    assert len(thin_x) == len(thin_y) < 10_000
+    assert (np.nanmax(thin_y), np.nanmin(thin_y)) == (3.0, -3.0)
+    assert abs(thin_x[np.nanargmax(thin_y)] - 123_456) < 200
+    assert (thin_x[-1], thin_y[-1]) == (x[-1], y[-1])
+    assert (np.diff(thin_x) >= 0).all()
 
 
 def test_more_arms_than_colours_are_all_told_apart(tmp_path):

@@ -55,5 +55,13 @@ def hash_array(key: int | Uint64s, counters: npt.NDArray[np.integer]) -> Uint64s
 
 
 def permutation(key: int, size: int) -> npt.NDArray[np.int64]:
-    """A permutation of range(size) that depends on the key alone."""
-    return np.argsort(hash_array(key, np.arange(size)), kind="stable")
+    """A permutation of range(size) that depends on the key alone; size is below 2**32."""
+    # A number rides in the low bits of its hash: one sort of integers, far faster than an argsort.
+    low = np.uint64((1 << max(1, size - 1).bit_length()) - 1)
+    numbers = np.arange(size, dtype=np.uint64)
+    keys = hash_array(key, numbers)
+    keys &= ~low
+    keys |= numbers
+    keys.sort()
+    keys &= low
+    return keys.view(np.int64)

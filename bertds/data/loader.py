@@ -18,14 +18,12 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from bertds.config import DataConfig
 from bertds.data.order import Order, Window
 from bertds.data.packing import Pack, Sequences, pack
-from bertds.data.sets import MaskedSet, Rows, join
+from bertds.data.sets import MaskedSet, Part, Rows, join
 
-Int64s = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 
 
@@ -66,11 +64,11 @@ class TrainLoader:
         """
         # An entry is one pass over one set; the order runs over the blocks of all entries.
         self._entries = [(s, k) for s in sets for k in range(s.part.weight)]
-        counts = [s.part.block_sequences for s, _ in self._entries]
-        self._first_block = np.cumsum([0, *[c.size for c in counts]])
+        counts = [s.part.block_sequences() for s, _ in self._entries]
+        self._first_block = np.cumsum([0, *[sum(map(len, c)) for c in counts]])
         lanes = data.lanes or default_lanes(batch_size)
         self.order = Order(
-            np.concatenate(counts),
+            list(itertools.chain.from_iterable(counts)),
             batch_size=batch_size,
             lanes=lanes,
             window=data.window,
@@ -154,10 +152,9 @@ def valid_packs(masked_set: MaskedSet, share: Share) -> Iterator[Pack]:
     start = total * share.rank // share.world_size
     stop = total * (share.rank + 1) // share.world_size
     cuts = [start + (stop - start) * i // num_packs for i in range(num_packs + 1)]
-    ends = np.concatenate([[0], np.cumsum(masked_set.part.block_sequences)])
     read = lru_cache(maxsize=2)(masked_set.read)
     for first, last in itertools.pairwise(cuts):
-        yield share.pack(join([*_stretch(read, ends, first, last), _NOTHING]))
+        yield share.pack(join([*_stretch(masked_set.part, read, first, last), _NOTHING]))
 
 
 _NOTHING = Rows(
@@ -166,13 +163,14 @@ _NOTHING = Rows(
 
 
 def _stretch(
-    read: Callable[[int, int], Rows], ends: Int64s, first: int, last: int
+    part: Part, read: Callable[[int, int], Rows], first: int, last: int
 ) -> Iterator[Rows]:
     """Sequences first to last - 1 of a set, block by block."""
     while first < last:
-        block = int(np.searchsorted(ends, first, side="right")) - 1
-        stop = min(last, int(ends[block + 1]))
-        yield read(block, 0).cut(first - int(ends[block]), stop - int(ends[block]))
+        block = part.block_of(first)
+        start = part.shards.first_sequence(block)
+        stop = min(last, part.shards.first_sequence(block + 1))
+        yield read(block, 0).cut(first - start, stop - start)
         first = stop
 
 

@@ -14,7 +14,9 @@ together. Cost: one sort of at most a million numbers an epoch, one of a window'
 window.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +30,7 @@ Ints = npt.NDArray[np.int64]
 # The streams of randomness that the order draws from.
 _UNITS, _ROWS, _WINDOW = 10, 11, 12
 _MAX_UNITS = 1 << 20
+_SUMS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Order:
 
     def __init__(
         self,
-        block_sequences: npt.NDArray[np.integer],
+        block_sequences: Sequence[npt.NDArray[np.integer]],
         *,
         batch_size: int,
         lanes: int,
@@ -72,7 +75,8 @@ class Order:
         """Prepare the arithmetic.
 
         Args:
-            block_sequences: (num_blocks,) sequences of each block.
+            block_sequences: Sequences of each block, in arrays that are taken end to end; they
+                may be mapped files and are never copied.
             batch_size: B, sequences of a global batch.
             lanes: Parallel readers; divides B.
             window: Blocks that a lane shuffles together.
@@ -82,10 +86,9 @@ class Order:
             ValueError: There are fewer sequences than one batch has.
         """
         assert batch_size % lanes == 0
-        self._block_sequences = block_sequences
-        self._blocks_per_unit = max(1, math.ceil(block_sequences.size / _MAX_UNITS))
-        first_blocks = np.arange(0, block_sequences.size, self._blocks_per_unit)
-        self._unit_sequences = np.add.reduceat(block_sequences, first_blocks, dtype=np.int64)
+        self._counts = _Counts(block_sequences)
+        self._blocks_per_unit = max(1, math.ceil(self._counts.size / _MAX_UNITS))
+        self._unit_sequences = self._counts.sums(self._blocks_per_unit)
         self.num_sequences = int(self._unit_sequences.sum())
         self.batch_size, self.lanes, self._seed = batch_size, lanes, seed
         self._window = max(1, window // self._blocks_per_unit)
@@ -111,7 +114,9 @@ class Order:
         length = self.steps_per_epoch * self.per_lane
         start, stop = lane * length, (lane + 1) * length
         assert 0 <= position < length
-        first, place = np.searchsorted(places.ends, [start, start + position], side="right").tolist()
+        first, place = np.searchsorted(
+            places.ends, [start, start + position], side="right"
+        ).tolist()
         # Windows of the lanes end at different steps, so that reading is spread over time.
         phase = self._window - 1 - lane * self._window // self.lanes
         number = (place - first + phase) // self._window
@@ -150,7 +155,37 @@ class Order:
     def _unit(self, unit: int) -> tuple[Ints, Ints]:
         """Block and row of every sequence of a unit."""
         first = unit * self._blocks_per_unit
-        counts = np.asarray(self._block_sequences[first : first + self._blocks_per_unit], np.int64)
+        counts = self._counts.between(first, first + self._blocks_per_unit)
         blocks = np.repeat(np.arange(first, first + counts.size), counts)
         rows = np.arange(blocks.size) - np.repeat(np.cumsum(counts) - counts, counts)
         return blocks, rows
+
+
+class _Counts:
+    """The numbers of several arrays that are taken end to end, without a copy of all."""
+
+    def __init__(self, arrays: Sequence[npt.NDArray[np.integer]]) -> None:
+        self._arrays = arrays
+        self._starts = list(itertools.accumulate((array.size for array in arrays), initial=0))
+
+    @property
+    def size(self) -> int:
+        return self._starts[-1]
+
+    def between(self, first: int, stop: int) -> Ints:
+        """Numbers first to stop - 1, or to the last."""
+        pieces = [
+            array[max(first - start, 0) : max(stop - start, 0)]
+            for array, start in zip(self._arrays, self._starts, strict=False)
+        ]
+        return np.concatenate(pieces).astype(np.int64)
+
+    def sums(self, width: int) -> Ints:
+        """The sum of every `width` numbers."""
+        stride = width * _SUMS_AT_ONCE
+        sums = [
+            np.add.reduceat(numbers, np.arange(0, numbers.size, width))
+            for first in range(0, self.size, stride)
+            for numbers in [self.between(first, first + stride)]
+        ]
+        return np.concatenate(sums)

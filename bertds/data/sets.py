@@ -1,5 +1,6 @@
 """The shard sets of a case: which sequences are used, and their blocks read and masked."""
 
+import bisect
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +24,8 @@ class Part:
 
     name: str
     shards: ShardSet
-    block_sequences: Int64s
-    """(blocks,) sequences used of each block that is used."""
+    num_sequences: int
+    """Sequences that are used: the first ones."""
     weight: int = 1
     """Passes over the part in one epoch."""
 
@@ -43,16 +44,18 @@ class Part:
                 f"fraction {fraction} of the {shards.num_sequences} sequences of {root / name} "
                 "is none: raise it"
             )
-        ends = np.cumsum(shards.block_sequences, dtype=np.int64)
-        used = int(np.searchsorted(ends, limit)) + 1
-        counts = shards.block_sequences[:used].astype(np.int64)
-        counts[-1] -= ends[used - 1] - limit
-        return cls(name, shards, counts, weight)
+        return cls(name, shards, limit, weight)
 
-    @property
-    def num_sequences(self) -> int:
-        """Sequences that are used."""
-        return int(self.block_sequences.sum())
+    def block_of(self, sequence: int) -> int:
+        """The block that holds a sequence of the set."""
+        blocks = range(self.shards.num_blocks)
+        return bisect.bisect_right(blocks, sequence, key=self.shards.first_sequence) - 1
+
+    def block_sequences(self) -> list[npt.NDArray[np.integer]]:
+        """Sequences used of each block that is used, in two arrays: all but the last, the last."""
+        last = self.block_of(self.num_sequences - 1)
+        rest = self.num_sequences - self.shards.first_sequence(last)
+        return [self.shards.block_sequences[:last], np.array([rest])]
 
 
 @dataclass(frozen=True, slots=True)

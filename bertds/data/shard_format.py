@@ -113,6 +113,11 @@ class Index:
         """How many pre-masked copies each block holds."""
         return 0 if self.masking is None else self.masking.copies
 
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes on disk for each token, lengths and tar headers included."""
+        return sum(shard.bytes for shard in self.shards) / self.tokens
+
 
 _INDEX_JSON = TypeAdapter(Index)
 

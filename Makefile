@@ -1,0 +1,46 @@
+# `make train` and `make test` do everything, each alone: environment, data, job. Both may be repeated.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# All GPUs, or two processes where there are none.
+LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/python -c \
+	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
+	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
+
+.PHONY: install train sample-data test lint test-fast test-slow clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet 'torch>=2.11,<2.14' # first: what follows builds against it
+	$(BIN)/pip install --quiet --editable . --group dev
+	touch $@
+
+train: install sample-data
+	PATH="$(abspath $(BIN)):$$PATH" $(LAUNCH) launch/train.py --ds_config ds_configs/sample.json
+
+sample-data: install
+	$(BIN)/python -m data_prep sample --out data/sample/text
+	$(BIN)/python -m data_prep tokenizer --input data/sample/text/ko.txt,data/sample/text/en.txt \
+		--merges 1000 --lowercase --out data/sample/tokenizer.json
+	$(BIN)/python -m data_prep shard --input data/sample/text/ko.txt,data/sample/text/en.txt \
+		--tokenizer data/sample/tokenizer.json --nospecial_tokens --out data/sample
+
+test: lint test-fast
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-fast: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600
+
+clean:
+	rm -rf $(VENV) data/sample runs/sample

@@ -1,0 +1,193 @@
+"""`python -m data_prep`: raw text to a tokenizer and shards, and a look at them."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from bertds.command_line import Command, run
+from bertds.data.shards import ShardError, ShardSet, verify_frame, verify_shard
+from data_prep import train_tokenizer
+from data_prep.make_shards import make_shards
+from data_prep.record import make_record, table
+from data_prep.sample import write_sample
+from data_prep.shard_options import ShardOptions, masking_of
+from data_prep.tasks import default_workers
+
+RECORD_MERGES = "50000,30000,20000,10000,5000"
+
+
+def sample(out: Path, sentences: int = 20_000, seed: int = 0) -> None:
+    """Write a generated Korean-English parallel corpus that a small encoder can learn.
+
+    Args:
+        out: Directory for ko.txt and en.txt.
+        sentences: Lines of each; line i of one is the translation of line i of the other.
+        seed: Another seed, other sentences.
+    """
+    write_sample(out, sentences, seed)
+
+
+def tokenizer(
+    input: str,
+    merges: int,
+    out: Path,
+    lowercase: bool = False,
+    min_count: int = 5,
+) -> None:
+    """Train a BPE tokenizer: special tokens, characters, then so many merges.
+
+    Args:
+        input: Text: F[,F...], each a path, a glob or - (.gz, .zst, .jsonl too).
+        merges: The vocabulary's merges; its size is known only when the characters are.
+        out: The tokenizer.json to write.
+        lowercase: Whether the tokenizer lower-cases.
+        min_count: Characters seen less often are left to [UNK].
+    """
+    train_tokenizer.make_tokenizer(input, merges, out, lowercase, min_count)
+
+
+def shard(
+    input: str,
+    tokenizer: Path,
+    out: Path,
+    valid_fraction: float = 0.1,
+    seq_len: int = 256,
+    special_tokens: bool = True,
+    join: Literal["none", "documents"] = "none",
+    masking: Literal["none", "static"] = "none",
+    copies: int = 1,
+    mask_ratio: float = 0.15,
+    mask_unit: Literal["token", "word"] = "token",
+    mask_seed: int = 0,
+    dedup: bool = True,
+    workers: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Turn text into shard sets: OUT/train and OUT/valid.
+
+    Args:
+        input: Text: F[,F...], each a path, a glob or - (.gz, .zst, .jsonl too).
+        tokenizer: A tokenizer.json with a mask and a pad token.
+        out: The directory to write; an interrupted run is continued.
+        valid_fraction: Share of the lines that goes to OUT/valid; 0 for none.
+        seq_len: The most tokens of a sequence; longer lines are cut into pieces.
+        special_tokens: Whether [CLS] and [SEP] frame each sequence.
+        join: With documents, short lines share a sequence, [SEP] between them.
+        masking: With static, masked copies are stored beside the tokens.
+        copies: How many of them.
+        mask_ratio: Share of the tokens to predict in a copy.
+        mask_unit: What is chosen to be masked.
+        mask_seed: The masking's own seed.
+        dedup: Whether a line that came before, but for case, is dropped.
+        workers: Processes; all cores if not given. The bytes do not depend on it.
+        seed: Of the order of the sequences.
+    """
+    options = ShardOptions(
+        valid_fraction=valid_fraction,
+        seq_len=seq_len,
+        special_tokens=special_tokens,
+        join=join,
+        masking=masking_of(masking, copies, mask_ratio, mask_unit, mask_seed),
+        dedup=dedup,
+        seed=seed,
+    )
+    made = make_shards(input, tokenizer, out, options, _workers(workers))
+    for split, index in made.items():
+        print(
+            f"{out / split}: {index.sequences:,} sequences of {index.lines:,} lines, "
+            f"{index.tokens:,} tokens, {len(index.shards)} shards"
+        )
+
+
+def record(
+    ko: str, en: str, out: Path, workers: int | None = None, merges: str = RECORD_MERGES
+) -> None:
+    """Make every vocabulary and shard set that the eleven cases name.
+
+    Args:
+        ko: The Korean text, one sentence a line: F[,F...].
+        en: The English text.
+        out: The directory to write, the --data of the training.
+        workers: Processes; all cores if not given.
+        merges: Other vocabularies, the largest first, for texts too small for 50,000 merges.
+    """
+    print(table(make_record(ko, en, out, _merge_counts(merges), _workers(workers))))
+
+
+def verify(directory: Path) -> int:
+    """Check every byte of a shard set, or of all the sets below a directory.
+
+    Args:
+        directory: Where to look.
+
+    Returns:
+        0, or 3 after naming each fault.
+    """
+    faults: list[str] = []
+    sets = _sets_below(directory)
+    for each in sets:
+        faults += _faults(each)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if not faults:
+        print(f"{directory}: {len(sets)} shard sets, no fault")
+    return ShardError.code if faults else 0
+
+
+def show(directory: Path) -> None:
+    """Print a shard set's counts, lengths and first sequences, and draw the lengths.
+
+    Args:
+        directory: The set: the directory with index.json.
+    """
+    from data_prep.show import describe  # the drawing takes a while to import, here alone
+
+    print(describe(ShardSet.open(directory)))
+
+
+def _workers(workers: int | None) -> int:
+    return default_workers() if workers is None else workers
+
+
+def _merge_counts(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ValueError(f"--merges is {text!r}, wanted are whole numbers: {RECORD_MERGES}")
+    counts = [int(word) for word in words]
+    if counts != sorted(set(counts), reverse=True):
+        raise ValueError(f"--merges is {text!r}, wanted is the largest number first, each once")
+    return counts
+
+
+def _sets_below(directory: Path) -> list[Path]:
+    """The sets in a directory: itself, or those that have an index or shards below it."""
+    found = {path.parent for name in ("index.json", "*.tar") for path in directory.rglob(name)}
+    if not found:
+        raise ShardError(f"{directory} has no shard set in it: the --out of `shard` is wanted")
+    return sorted(found)
+
+
+def _faults(directory: Path) -> list[str]:
+    try:
+        shards = ShardSet.open(directory)
+    except ShardError as error:
+        return [str(error)]
+    faults = verify_frame(shards)
+    for number in tqdm(range(len(shards.index.shards)), desc=str(directory)):
+        faults += verify_shard(shards, number)
+    return faults
+
+
+COMMANDS: dict[str, Command] = {
+    "sample": sample,
+    "tokenizer": tokenizer,
+    "shard": shard,
+    "record": record,
+    "verify": verify,
+    "show": show,
+}
+
+if __name__ == "__main__":
+    sys.exit(run("python -m data_prep", COMMANDS))

@@ -1,0 +1,147 @@
+"""What several tests need: the real corpus where there is one, a tokenizer, small real shard sets."""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from bertds.data.masking import Masker, MaskRule, sequence_keys
+from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtype
+from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
+from bertds.data.shards import ShardSet
+from bertds.data.tokenizer import Tokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SYLLABLES = {
+    "en": ["ba", "co", "der", "fin", "go", "hal", "ith", "jun", "kel", "lo", "mar", "ness"],
+    "ko": ["가", "나", "달", "래", "모", "빛", "소", "어", "지", "하", "는", "을"],
+}
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The directory with {ko,en}.{train,valid}.txt.gz."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+    path = Path(os.environ.get("BERTDS_CORPUS", beside))
+    if not (path / "ko.train.txt.gz").is_file():
+        pytest.skip("no corpus: point BERTDS_CORPUS at a directory with {ko,en}.train.txt.gz")
+    return path
+
+
+def make_lines(language: str, count: int) -> list[str]:
+    """Lines of 1 to 20 invented words, always the same ones, no two alike."""
+    generator = random.Random(language)
+    words = ["".join(generator.choices(SYLLABLES[language], k=1 + i % 4)) for i in range(150)]
+    lengths = [1 + generator.randrange(20) for _ in range(count)]
+    return [f"{i} " + " ".join(generator.choices(words, k=n)) for i, n in enumerate(lengths)]
+
+
+@pytest.fixture(scope="session")
+def lines() -> dict[str, list[str]]:
+    """A few hundred lines of each language."""
+    return {language: make_lines(language, 400) for language in SYLLABLES}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(lines: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A byte-pair vocabulary of those lines that marks where words start."""
+    backend = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)
+    backend.train_from_iterator([*lines["ko"], *lines["en"]], trainer)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    backend.save(str(path))
+    return Tokenizer.load(path)
+
+
+@pytest.fixture(scope="session")
+def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
+    """Writes sequences as a set of small blocks, pre-masked where a masking is given."""
+
+    def write(
+        directory: Path,
+        rows: list[list[int]],
+        *,
+        set_key: int,
+        block_sequences: Sequence[int],
+        masking: StoredMasking | None = None,
+    ) -> ShardSet:
+        directory.mkdir(parents=True)
+        facts = SetFacts(
+            tokenizer=tokenizer, seq_len=64, special_tokens=False, set_key=set_key, masking=masking
+        )
+        blocks, start = [], 0
+        while start < len(rows):
+            size = block_sequences[len(blocks) % len(block_sequences)]
+            blocks.append(_block(rows[start : start + size], start, facts))
+            start += size
+        half = (len(blocks) + 1) // 2
+        written = [
+            write_shard(directory / shard_name(number), first, blocks[first : first + half])
+            for number, first in enumerate(range(0, len(blocks), half))
+        ]
+        write_index(directory, written, facts)
+        return ShardSet.open(directory)
+
+    return write
+
+
+def _block(rows: list[list[int]], first: int, facts: SetFacts) -> Block:
+    tokens = np.concatenate([np.array(row, id_dtype(facts.tokenizer.vocab_size)) for row in rows])
+    lengths = np.array([len(row) for row in rows], length_dtype(facts.seq_len))
+    if facts.masking is None:
+        return Block(tokens=tokens, lengths=lengths)
+    stored = facts.masking
+    rule = MaskRule(
+        seed=stored.seed,
+        ratio=stored.ratio,
+        mask_share=stored.mask_share,
+        random_share=stored.random_share,
+        unit=stored.unit,
+    )
+    masker = Masker(
+        rule,
+        vocab_size=facts.tokenizer.vocab_size,
+        mask_id=facts.tokenizer.special_ids["mask"],
+        unmaskable_ids=facts.tokenizer.unmaskable_ids,
+        word_starts=facts.tokenizer.word_starts(),
+    )
+    ordinals = first + np.arange(len(rows))
+    copies = [
+        masker.mask(tokens, lengths, sequence_keys(stored.seed, facts.set_key, copy, ordinals))
+        for copy in range(stored.copies)
+    ]
+    return Block(
+        tokens=tokens,
+        lengths=lengths,
+        inputs=tuple(inputs for inputs, _ in copies),
+        positions=tuple(positions.astype(np.uint32) for _, positions in copies),
+    )
+
+
+@pytest.fixture(scope="session")
+def data_root(
+    lines: dict[str, list[str]],
+    tokenizer: Tokenizer,
+    write_shards: Callable[..., ShardSet],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The sets `ko` and `en` in two shards of small, uneven blocks, and `ko_masked`: `ko` with
+    two pre-masked copies."""
+    root = tmp_path_factory.mktemp("data")
+    rows = {name: tokenizer.encode_batch(lines[name]) for name in ("ko", "en")}
+    sizes = (7, 12, 3, 20)
+    write_shards(root / "ko", rows["ko"], set_key=11, block_sequences=sizes)
+    write_shards(root / "en", rows["en"], set_key=12, block_sequences=sizes)
+    masking = StoredMasking(
+        seed=5, ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", copies=2
+    )
+    write_shards(
+        root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking
+    )
+    return root
