@@ -1,20 +1,35 @@
 """The `bertds` block of a case file: every key, its unit and its meaning.
 
 A case file is a DeepSpeed configuration plus this block. JSON holds no comments, so this page is
-its dictionary; `bertds.case_file` reads the file, and DeepSpeed's own keys stand where DeepSpeed
-documents them. Unknown keys are refused, and no value is coerced: `"1e-4"` is not a number.
+its dictionary; DeepSpeed's own keys are in `bertds.deepspeed_keys` and `bertds.deepspeed_blocks`.
+Unknown keys are refused, and no value is coerced: `"1e-4"` is not a number.
 """
 
+import json
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-# A count of steps, or a text such as "1 epoch" or "0.5 epochs".
-Interval = Count | Annotated[str, Field(pattern=r"^\d+(\.\d+)? epochs?$")]
+# A name that may stand in a file name and in a figure's key.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Preset = Literal["bert", "bert-prenorm", "modernbert"]
+
+
+def _check_interval(value: object) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    is_epochs = isinstance(value, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6})? epochs?", value)
+    if isinstance(value, str) and is_epochs and float(value.split()[0]) > 0:
+        return value
+    raise ValueError(f'{json.dumps(value)} is neither a count of steps nor a text like "1 epoch"')
+
+
+# A count of steps, or a text such as "1 epoch" or "0.5 epochs".
+Interval = Annotated[int | str, PlainValidator(_check_interval)]
 
 
 class Block(BaseModel):
@@ -157,7 +172,7 @@ class DataConfig(Block):
 
     train: Annotated[tuple[TrainSet, ...], Field(min_length=1, strict=False)]
     """Shard sets, mixed in every batch."""
-    valid: dict[str, ValidSet] = {}
+    valid: dict[Name, ValidSet] = {}
     """Validation sets by the name under which their figures are logged."""
     seq_len: Count = 256
     """Longest sequence in tokens; also the length of the rows that packs are laid in."""

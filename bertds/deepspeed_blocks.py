@@ -1,9 +1,9 @@
-"""DeepSpeed's own keys in a case file, checked before a process group exists.
+"""Optimizers and schedulers: what stands in `params`, by `type`.
 
-DeepSpeed ignores a misspelt top-level key and only meets a misspelt optimizer or scheduler
-parameter hours later, on every rank; some of its defaults surprise (clipping at 1.0, a
-logarithmic warm-up, an "Adam" that is AdamW). Here each key is known, and what would be left to
-such a default must be said. A test compares the tables with the installed DeepSpeed.
+DeepSpeed meets a misspelt parameter only after all processes have started, and some of its defaults
+surprise (a logarithmic warm-up, an "Adam" that is AdamW). Here each parameter is known, and what
+would be left to such a default must be said. A test compares the tables with the installed
+DeepSpeed.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -18,109 +18,21 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
-# Top-level keys that are passed on as they are; nested ones are checked by DeepSpeed's own models.
-PASSED_ON: dict[str, tuple[str, ...] | None] = {
-    "activation_checkpointing": None,
-    "aio": None,
-    "bf16": (
-        "enabled",
-        "immediate_grad_update",
-        "check_grad_overflow",
-        "bf16_master_weights_and_grads",
-        "bf16_optimizer_states",
-    ),
-    "comet": (
-        "enabled",
-        "samples_log_interval",
-        "project",
-        "workspace",
-        "api_key",
-        "experiment_name",
-        "experiment_key",
-        "online",
-        "mode",
-    ),
-    "comms_logger": ("enabled", "prof_all", "prof_ops", "verbose", "debug"),
-    "communication_data_type": None,
-    "csv_monitor": ("enabled", "output_path", "job_name"),
-    "data_types": ("grad_accum_dtype",),
-    "flops_profiler": (
-        "enabled",
-        "recompute_fwd_factor",
-        "profile_step",
-        "module_depth",
-        "top_modules",
-        "detailed",
-        "output_file",
-    ),
-    "fp16": (
-        "enabled",
-        "auto_cast",
-        "loss_scale",
-        "initial_scale_power",
-        "loss_scale_window",
-        "hysteresis",
-        "consecutive_hysteresis",
-        "min_loss_scale",
-        "fp16_master_weights_and_grads",
-    ),
-    "gradient_clipping": None,
-    "gradient_predivide_factor": None,
-    "memory_breakdown": None,
-    "prescale_gradients": None,
-    "steps_per_print": None,
-    "tensorboard": ("enabled", "output_path", "job_name"),
-    "train_batch_size": None,
-    "wall_clock_breakdown": None,
-    "wandb": ("enabled", "group", "team", "project"),
-    "zero_allow_untested_optimizer": None,
-    "zero_force_ds_cpu_optimizer": None,
-    "zero_optimization": (
-        "stage",
-        "contiguous_gradients",
-        "reduce_scatter",
-        "reduce_bucket_size",
-        "use_multi_rank_bucket_allreduce",
-        "allgather_partitions",
-        "allgather_bucket_size",
-        "overlap_comm",
-        "load_from_fp32_weights",
-        "offload_param",
-        "offload_optimizer",
-        "sub_group_size",
-        "prefetch_bucket_size",
-        "param_persistence_threshold",
-        "model_persistence_threshold",
-        "max_live_parameters",
-        "max_reuse_distance",
-        "round_robin_gradients",
-        "zero_hpz_partition_size",
-        "zero_quantized_weights",
-        "zero_quantized_gradients",
-        "ignore_unused_parameters",
-    ),
-}
-# Keys that DeepSpeed knows and a case file may not set, with what to do instead.
-REFUSED: dict[str, str] = {
-    "train_micro_batch_size_per_gpu": "it follows from run.max_micro_batch_size; delete it",
-    "gradient_accumulation_steps": "it follows from run.max_micro_batch_size; delete it",
-    "checkpoint": "checkpoints are written in a form of our own; delete it",
-    "amp": "DeepSpeed 0.19 has removed it; use bf16",
-    "curriculum_learning": "DeepSpeed 0.19 has removed it; delete it",
-    "progressive_layer_drop": "DeepSpeed 0.19 has removed it; delete it",
-    "elasticity": "DeepSpeed 0.19 has removed it; any world size resumes here, delete it",
-}
 
-
-class AdamParams(Block):
-    """`"type": "Adam"`. With `adam_w_mode: false` the decay is coupled L2, as torch's Adam."""
+class OptimizerParams(Block):
+    """What all optimizers have."""
 
     lr: Positive
     """Peak learning rate, per update."""
-    betas: Betas = (0.9, 0.999)
-    eps: Positive = 1e-8
     weight_decay: Rate
     """Decay; must be given, the defaults of the implementations differ."""
+
+
+class AdamParams(OptimizerParams):
+    """`"type": "Adam"`. With `adam_w_mode: false` the decay is coupled L2, as torch's Adam."""
+
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
     adam_w_mode: bool
     """false: coupled L2 (Kingma and Ba, 2015); true: decoupled (AdamW). DeepSpeed's hidden
     default makes "Adam" an AdamW, so it must be given."""
@@ -129,39 +41,34 @@ class AdamParams(Block):
     """torch's implementation instead of DeepSpeed's fused one (always so on CPU)."""
 
 
-class AdamWParams(Block):
+class AdamWParams(OptimizerParams):
     """`"type": "AdamW"`: decoupled decay (Loshchilov and Hutter, 2019)."""
 
-    lr: Positive
     betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
-    weight_decay: Rate
     adam_w_mode: Literal[True] = True
     bias_correction: bool = True
     torch_adam: bool = False
 
 
-class LionParams(Block):
+class LionParams(OptimizerParams):
     """`"type": "Lion"` (Chen et al., 2023); DeepSpeed has it on GPU only."""
 
-    lr: Positive
-    betas: Betas = (0.9, 0.99)
-    weight_decay: Rate
+    betas: Betas = (0.9, 0.999)
+    """DeepSpeed's default; the paper has (0.9, 0.99)."""
 
 
-class LambParams(Block):
+class LambParams(OptimizerParams):
     """`"type": "Lamb"` (You et al., 2020); DeepSpeed has it on GPU only."""
 
-    lr: Positive
     betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
-    weight_decay: Rate
     bias_correction: bool = True
     max_coeff: Positive = 10.0
     min_coeff: Positive = 0.01
 
 
-OPTIMIZERS: dict[str, type[Block]] = {
+OPTIMIZERS: dict[str, type[OptimizerParams]] = {
     "Adam": AdamParams,
     "AdamW": AdamWParams,
     "Lion": LionParams,
@@ -196,7 +103,7 @@ class WarmupAndTotal(Warmup):
 
 
 class DeepSpeedWarmup(Block):
-    """DeepSpeed's warm-ups: the first two updates run at the minimum rate."""
+    """DeepSpeed's warm-ups: the first two updates run at the minimum rate; one step becomes two."""
 
     warmup_type: Literal["linear", "log"]
     """Must be given: DeepSpeed's hidden default is logarithmic."""
@@ -239,6 +146,15 @@ class OneCycle(Block):
     cycle_min_mom: Beta = 0.8
     cycle_max_mom: Beta = 0.9
     decay_mom_rate: Rate = 0.0
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.cycle_min_lr > self.cycle_max_lr:
+            raise ValueError(
+                f"cycle_min_lr {self.cycle_min_lr} is above cycle_max_lr {self.cycle_max_lr}: "
+                "exchange them"
+            )
+        return self
 
 
 class WarmupLinearLR(WarmupAndTotal):
@@ -307,14 +223,3 @@ class Chosen(Block):
 
     type: str
     params: dict[str, Any]
-
-
-class Top(Block):
-    """The top-level keys whose values are checked here."""
-
-    train_batch_size: Count
-    """Sequences of one optimizer update, over all processes."""
-    gradient_clipping: Rate
-    """Largest norm of the gradient; 0 is off. Must be given: DeepSpeed's hidden default is 1."""
-    optimizer: Chosen
-    scheduler: Chosen | None = None

@@ -39,6 +39,19 @@ Value = TypeVar("Value")
 _DROPOUT = 20  # the stream of the run's seed that dropout draws from
 
 
+def check_schedule(case: Case, lengths: Lengths) -> None:
+    """Refuse a schedule that does not fit the run, before a process group exists.
+
+    Raises:
+        CaseError: Its parts are longer than the whole.
+    """
+    scheduler, peak = _scheduler(case), case.deepspeed["optimizer"]["params"]["lr"]
+    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
+        deepspeed_block(scheduler, lengths, peak)
+    else:
+        factor_of(scheduler, lengths, peak)
+
+
 def check_device(case: Case) -> None:
     """Refuse what this machine cannot do, before a process group exists.
 
@@ -194,10 +207,11 @@ class Engine:
             ValueError: The schedule does not fit the run.
         """
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
-        optimizer = Chosen.model_validate(case.deepspeed["optimizer"])
         arguments: dict[str, Any] = {}
         if "scheduler" not in config:
-            factor = factor_of(_scheduler(case), lengths, optimizer.params["lr"])
+            factor = factor_of(
+                _scheduler(case), lengths, case.deepspeed["optimizer"]["params"]["lr"]
+            )
             arguments["lr_scheduler"] = lambda basic: torch_scheduler(basic, factor)
         engine, *_ = deepspeed.initialize(
             model=model,
@@ -341,6 +355,7 @@ def deepspeed_config(
     if params.get("torch_adam") and not params.pop("bias_correction", True):
         raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
     config["optimizer"] = {**config["optimizer"], "params": params}
+    config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
     scheduler = _scheduler(case)
     config.pop("scheduler", None)
     if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:

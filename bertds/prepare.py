@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from bertds.case_file import BatchSplit, Case, CaseError, split_batch
+from bertds.checkpoint_files import folders
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.engine import check_device
+from bertds.engine import check_device, check_schedule
 from bertds.evaluate import masked_valid, open_valid
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
@@ -52,6 +53,7 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         ValueError: A shard set is missing or damaged.
     """
     check_device(case)
+    _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     block = case.bertds
     train = [Part.open(root, one.name, one.fraction, one.weight) for one in block.data.train]
@@ -73,6 +75,8 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         batch_size=case.train_batch_size,
         seed=block.run.seed,
     )
+    lengths = _lengths(case, loader.order.steps_per_epoch)
+    check_schedule(case, lengths)
     return Prepared(
         case=case,
         run_dir=run_dir,
@@ -83,9 +87,24 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         valid={name: masked_valid(case, part, vocabulary) for name, part in valid.items()},
         vocabulary=vocabulary,
         share=share,
-        lengths=_lengths(case, loader.order.steps_per_epoch),
+        lengths=lengths,
         changes=check_unchanged(run_dir, case.resolved),
     )
+
+
+def _check_resume(case: Case, run_dir: Path) -> None:
+    """A run never starts from step 0 in silence where its case says otherwise."""
+    resume, found = case.bertds.run.resume, folders(run_dir)
+    if resume == "required" and not found:
+        raise CaseError(
+            f'run.resume is "required", but {run_dir} holds no checkpoint: check --out, or set it '
+            'to "auto"'
+        )
+    if resume == "never" and found:
+        raise CaseError(
+            f'run.resume is "never", but {run_dir} holds the checkpoint {found[0].name}: train '
+            'into another --out, or set it to "auto"'
+        )
 
 
 def _lengths(case: Case, steps_per_epoch: int) -> Lengths:

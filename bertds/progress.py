@@ -5,8 +5,6 @@ engine at hand, and decay, betas and the limits of the loss scale are its own. S
 file takes effect on resume, while a checkpoint's stale rate never does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,7 +13,7 @@ _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
 def progress(ds_engine: Any) -> dict[str, Any]:
-    """The engine's place, as plain JSON, alike in all processes."""
+    """Say where the engine is, as plain JSON, alike in all processes."""
     counters = {name: int(getattr(ds_engine, name)) for name in _COUNTERS}
     return {
         "counters": counters,
@@ -26,7 +24,7 @@ def progress(ds_engine: Any) -> dict[str, Any]:
 
 
 def restore_progress(ds_engine: Any, saved: dict[str, Any]) -> None:
-    """Puts the engine at a place that `progress` described; the next micro-step starts a step."""
+    """Put the engine at a place that `progress` described; the next micro-step starts a step."""
     for name in _COUNTERS:
         setattr(ds_engine, name, saved["counters"][name])
     ds_engine.micro_steps = ds_engine.global_steps * ds_engine.gradient_accumulation_steps()
@@ -49,7 +47,7 @@ def _updates(scheduler: Any, counters: dict[str, int]) -> int:
 
 
 def _move_schedule(scheduler: Any, updates: int) -> None:
-    """Sets the rate (and OneCycle's betas) that the next step uses."""
+    """Set the rate (and OneCycle's betas) that the next step uses."""
     if scheduler is None:
         return
     if hasattr(scheduler, "last_batch_iteration"):

@@ -32,9 +32,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): delete it, it is written anew") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is no JSON block: delete it, it is written anew")
     return value
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bertds.case_error import CaseError
 from bertds.deepspeed_blocks import (
     SCHEDULERS,
     Chosen,
@@ -54,7 +55,7 @@ def factor_of(scheduler: Chosen | None, lengths: Lengths, peak_lr: float) -> Fac
         peak_lr: The optimizer's learning rate.
 
     Raises:
-        ValueError: Warm-up and decay are longer than the whole.
+        CaseError: Warm-up and decay are longer than the whole.
     """
     if scheduler is None:
         return constant
@@ -110,7 +111,7 @@ def _warmup_and_total(params: WarmupAndTotal, lengths: Lengths) -> tuple[int, in
 
 def _check_fits(part: int, total: int, what: str) -> None:
     if part > total:
-        raise ValueError(
+        raise CaseError(
             f"scheduler.params: {what} takes {part} steps, more than the whole schedule's {total}: "
             "shorten it or lengthen the run"
         )
@@ -159,11 +160,9 @@ def cosine_restarts(step: int, *, first: int, multiplier: int, minimum: float) -
     if multiplier == 1:
         length, place = first, step % first
     else:
-        # Cycles 0..n-1 take first * (multiplier**n - 1) / (multiplier - 1) steps.
-        cycle, length, begin = 0, first, 0
-        while step >= begin + length:
-            begin, length, cycle = begin + length, length * multiplier, cycle + 1
-        place = step - begin
+        length, place = first, step
+        while place >= length:
+            place, length = place - length, length * multiplier
     return minimum + (1 - minimum) * (1 + math.cos(math.pi * place / length)) / 2
 
 
@@ -171,7 +170,7 @@ def deepspeed_block(scheduler: Chosen, lengths: Lengths, peak_lr: float) -> dict
     """A block for one of DeepSpeed's own schedulers, with its lengths in steps.
 
     Raises:
-        ValueError: The warm-up is longer than the whole.
+        CaseError: The warm-up is longer than the whole.
     """
     params = SCHEDULERS[scheduler.type].model_validate(scheduler.params)
     values = params.model_dump(exclude_none=True)

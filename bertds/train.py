@@ -161,21 +161,10 @@ def _build(run: Prepared, device: torch.device) -> Engine:
 
 
 def _resume(run: Prepared, engine: Engine) -> TrainState:
-    """Go on from the newest complete checkpoint, as `run.resume` says."""
-    resume = run.case.bertds.run.resume
+    """Go on from the newest complete checkpoint, if there is one."""
     found = checkpoint.find_newest(engine, run.run_dir)
     if found is None:
-        if resume == "required":
-            raise CaseError(
-                f'run.resume is "required", but {run.run_dir} holds no checkpoint: check --out, '
-                'or set it to "auto"'
-            )
         return TrainState()
-    if resume == "never":
-        raise CaseError(
-            f'run.resume is "never", but {run.run_dir} holds the checkpoint {found.path.name}: '
-            'train into another --out, or set it to "auto"'
-        )
     for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:
         logger.warning("%s", sentence)
     state = checkpoint.load(engine, found)

@@ -28,18 +28,20 @@ class World:
         Raises:
             ValueError: A variable is not a number, or they contradict one another.
         """
-        values = {}
-        for field, name in (("rank", "RANK"), ("local_rank", "LOCAL_RANK")):
-            values[field] = _number(environment, name, "0")
-        size = _number(environment, "WORLD_SIZE", "1")
-        if not 0 <= values["rank"] < size:
+        size = _number(environment, "1", "WORLD_SIZE")
+        rank = _number(environment, "0", "RANK")
+        if rank >= size:
             raise ValueError(
-                f"the environment says RANK={values['rank']} of WORLD_SIZE={size}: start with "
-                "`deepspeed`, `torchrun`, or neither variable set"
+                f"the environment says RANK={rank} of WORLD_SIZE={size}: start with `deepspeed`, "
+                "`torchrun`, or neither variable set"
             )
-        # deepspeed says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
-        local_size = environment.get("LOCAL_SIZE", environment.get("LOCAL_WORLD_SIZE", str(size)))
-        return cls(**values, local_size=int(local_size), world_size=size)
+        return cls(
+            rank=rank,
+            local_rank=_number(environment, "0", "LOCAL_RANK"),
+            # deepspeed says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
+            local_size=_number(environment, str(size), "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
+            world_size=size,
+        )
 
     @property
     def is_main(self) -> bool:
@@ -47,7 +49,9 @@ class World:
         return self.rank == 0
 
 
-def _number(environment: Mapping[str, str], name: str, default: str) -> int:
+def _number(environment: Mapping[str, str], default: str, *names: str) -> int:
+    """The first of these variables that is set."""
+    name = next((name for name in names if name in environment), names[0])
     text = environment.get(name, default)
     if not text.isdecimal():
         raise ValueError(f"the environment variable {name} is {text!r}, wanted a number from 0")

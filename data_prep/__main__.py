@@ -9,6 +9,7 @@ from tqdm import tqdm
 from bertds.command_line import Command, run
 from bertds.data.shards import ShardError, ShardSet, verify_frame, verify_shard
 from data_prep import train_tokenizer
+from data_prep.made import MADE_NAME, counts_of
 from data_prep.make_shards import make_shards
 from data_prep.record import make_record, table
 from data_prep.sample import write_sample
@@ -94,6 +95,8 @@ def shard(
         seed=seed,
     )
     made = make_shards(input, tokenizer, out, options, _workers(workers))
+    counts = ", ".join(f"{count:,} {what}" for what, count in counts_of(out / MADE_NAME).items())
+    print(f"{out}: {counts}")
     for split, index in made.items():
         print(
             f"{out / split}: {index.sequences:,} sequences of {index.lines:,} lines, "
@@ -137,14 +140,15 @@ def verify(directory: Path) -> int:
 
 
 def show(directory: Path) -> None:
-    """Print a shard set's counts, lengths and first sequences, and draw the lengths.
+    """Print counts, lengths and first sequences of a set, or of all below a directory, and draw.
 
     Args:
-        directory: The set: the directory with index.json.
+        directory: Where to look.
     """
     from data_prep.show import describe  # the drawing takes a while to import, here alone
 
-    print(describe(ShardSet.open(directory)))
+    for each in _sets_below(directory):
+        print(f"{each}\n{describe(ShardSet.open(each))}\n")
 
 
 def _workers(workers: int | None) -> int:

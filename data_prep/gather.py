@@ -125,6 +125,8 @@ def frame(tokens: Ids, lengths: Int64s, framing: Framing) -> tuple[Ids, Int64s]:
     Returns:
         Ids and lengths of the sequences.
     """
+    if not len(lengths):
+        return tokens, lengths
     first = _sequence_starts(lengths, framing)
     special = framing.cls_id is not None
     prefix = first & special
@@ -138,7 +140,7 @@ def frame(tokens: Ids, lengths: Int64s, framing: Framing) -> tuple[Ids, Int64s]:
         framed[starts[prefix]] = framing.cls_id
     if framing.sep_id is not None:
         framed[(starts + widths - 1)[suffix]] = framing.sep_id
-    return framed, np.add.reduceat(widths, np.flatnonzero(first)) if len(widths) else widths
+    return framed, np.add.reduceat(widths, np.flatnonzero(first))
 
 
 def _first_of_equals(table: Table) -> npt.NDArray[np.bool_]:

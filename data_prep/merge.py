@@ -71,7 +71,7 @@ def plan_shards(
         spans = tuple(
             Span(group=group, sequences=count, start=max(0, start - at), stop=min(count, end - at))
             for group, count, at in zip(groups, counts, ends[:-1].tolist(), strict=True)
-            if start < at + count and at < end
+            if count and start < at + count and at < end
         )
         yield number * blocks_per_shard, start, spans
         start = end

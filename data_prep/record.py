@@ -39,7 +39,12 @@ def make_record(ko: str, en: str, out: Path, merges: list[int], workers: int) ->
         out: Where to.
         merges: The vocabularies, the largest first: it gets both languages, the others English.
         workers: Processes.
+
+    Raises:
+        ValueError: A text is missing, or has fewer merges than the largest vocabulary wants.
     """
+    if "-" in f"{ko},{en}".split(","):
+        raise ValueError("`record` reads its text several times: give files, not standard input")
     out.mkdir(parents=True, exist_ok=True)
     with open_sources(f"{ko},{en}", out) as sources:
         make_vocabularies(sources, out, merges)

@@ -34,7 +34,7 @@ def main(
     arm: str = "",
     data: Path = Path("data"),
     out: Path = Path("runs"),
-    set: str = "",  # noqa: A002 - the name of the flag
+    set: str = "",
 ) -> int:
     """Train a case.
 
@@ -99,8 +99,8 @@ def _train_one(run: Prepared, device: torch.device, request: StopRequest) -> int
     try:
         return train(run, device, request)
     except (CaseError, CheckpointError, NumbersError) as error:
-        logger.exception("%s/%s failed", run.case.name, run.case.arm)
         if run.world.is_main:
+            logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)
             step = read_json(run.run_dir / "status.json").get("step", 0)
             write_status(run.run_dir, "failed", error.code, str(error), step)
         return error.code

@@ -141,7 +141,5 @@ def data_root(
     masking = StoredMasking(
         seed=5, ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", copies=2
     )
-    write_shards(
-        root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking
-    )
+    write_shards(root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking)
     return root

@@ -40,14 +40,16 @@ class Window:
     start: int
     """First position in the lane."""
     blocks: Ints
-    """(n,) block of the sequence at each position."""
+    """(blocks,) that are read for it."""
+    owners: Ints
+    """(n,) for each position, which of these blocks holds its sequence."""
     rows: Ints
-    """(n,) its number in the block."""
+    """(n,) and the sequence's number in the block."""
 
     @property
     def stop(self) -> int:
         """One past the last position."""
-        return self.start + self.blocks.size
+        return self.start + self.rows.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,10 @@ class Order:
         number = (place - first + phase) // self._window
         begin = max(first, first + number * self._window - phase)
         end = min(first + (number + 1) * self._window - phase, places.ends.size)
-        blocks, rows = self._sequences(epoch, places, range(begin, end), start, stop)
-        shuffle = permutation(key_of(self._seed, _WINDOW, epoch, lane, number), blocks.size)
+        blocks, owners, rows = self._sequences(epoch, places, range(begin, end), start, stop)
+        shuffle = permutation(key_of(self._seed, _WINDOW, epoch, lane, number), rows.size)
         before = int(places.ends[begin - 1]) if begin else 0
-        return Window(max(before, start) - start, blocks[shuffle], rows[shuffle])
+        return Window(max(before, start) - start, blocks, owners[shuffle], rows[shuffle])
 
     def _permute(self, epoch: int) -> _Epoch:
         units = permutation(key_of(self._seed, _UNITS, epoch), self._unit_sequences.size)
@@ -133,32 +135,36 @@ class Order:
 
     def _sequences(
         self, epoch: int, places: _Epoch, span: range, start: int, stop: int
-    ) -> tuple[Ints, Ints]:
+    ) -> tuple[Ints, Ints, Ints]:
         """The sequences between list positions start and stop of the places in `span`."""
-        blocks, rows = [], []
+        blocks, owners, rows = [], [], []
+        num_blocks = 0
         for place in span:
             unit, end = int(places.units[place]), int(places.ends[place])
             begin = end - int(self._unit_sequences[unit])
             if begin >= stop:
                 break
-            unit_blocks, unit_rows = self._unit(unit)
+            unit_blocks, unit_owners, unit_rows = self._unit(unit)
             if begin < start or end > stop:
                 # A lane's edge cuts the unit: which of its sequences fall on which side (or off
                 # the epoch's end) must differ between epochs.
                 mixed = permutation(key_of(self._seed, _ROWS, epoch, unit), unit_rows.size)
                 kept = mixed[max(start - begin, 0) : stop - begin]
-                unit_blocks, unit_rows = unit_blocks[kept], unit_rows[kept]
+                unit_owners, unit_rows = unit_owners[kept], unit_rows[kept]
             blocks.append(unit_blocks)
+            owners.append(unit_owners + num_blocks)
             rows.append(unit_rows)
-        return np.concatenate(blocks), np.concatenate(rows)
+            num_blocks += unit_blocks.size
+        return np.concatenate(blocks), np.concatenate(owners), np.concatenate(rows)
 
-    def _unit(self, unit: int) -> tuple[Ints, Ints]:
-        """Block and row of every sequence of a unit."""
+    def _unit(self, unit: int) -> tuple[Ints, Ints, Ints]:
+        """A unit's blocks, and for every sequence which of them holds it, and where in it."""
         first = unit * self._blocks_per_unit
         counts = self._counts.between(first, first + self._blocks_per_unit)
-        blocks = np.repeat(np.arange(first, first + counts.size), counts)
-        rows = np.arange(blocks.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        return blocks, rows
+        numbers = np.arange(counts.size)
+        owners = np.repeat(numbers, counts)
+        rows = np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        return first + numbers, owners, rows
 
 
 class _Counts:

@@ -65,55 +65,53 @@ def pack(sequences: Sequences, *, row_length: int, pad_id: int, multiple: int = 
         multiple: T' is rounded up to it where row_length is 0.
     """
     lengths = sequences.lengths
-    total = int(lengths.sum())
-    if row_length:
-        row, column, num_rows = first_fit_decreasing(lengths, row_length)
-        starts, size = row * row_length + column, max(1, num_rows) * row_length
-        fills = np.full(max(1, num_rows), row_length)
-        np.subtract.at(fills, row, lengths)
-        fill_starts = np.arange(1, fills.size + 1) * row_length - fills
-    else:
-        starts, size = np.cumsum(lengths) - lengths, -(-max(1, total) // multiple) * multiple
-        fills, fill_starts = np.array([size - total]), np.array([total])
-    return _place(sequences, starts, fills, fill_starts, size, row_length, pad_id)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if ends.size else 0
+    if row_length == 0:
+        size = -(-max(1, total) // multiple) * multiple
+        return _place(sequences, ends - lengths, np.array([total]), size, row_length, pad_id)
+    row, column, num_rows = first_fit_decreasing(lengths, row_length)
+    row_starts = np.arange(max(1, num_rows)) * row_length
+    fill_starts = row_starts + np.bincount(row, weights=lengths, minlength=row_starts.size)
+    size = row_starts.size * row_length
+    return _place(
+        sequences, row * row_length + column, fill_starts.astype(np.int64), size, row_length, pad_id
+    )
 
 
 def _place(
     sequences: Sequences,
     starts: Int64s,
-    fills: Int64s,
     fill_starts: Int64s,
     size: int,
     row_length: int,
     pad_id: int,
 ) -> Pack:
-    all_starts = np.concatenate([starts, fill_starts[fills > 0]])
-    all_lengths = np.concatenate([sequences.lengths, fills[fills > 0]])
-    by_place = np.argsort(all_starts, kind="stable")
-    ordered = all_lengths[by_place]
-    segments = np.repeat(np.arange(ordered.size), ordered)
-    cumulative = np.concatenate([[0], np.cumsum(ordered)])
+    """Lay sequences at their starts; the filler of a row goes from `fill_starts` to its end."""
+    lengths = sequences.lengths
+    row_ends = np.arange(1, fill_starts.size + 1) * (row_length or size)
+    filled = np.sort(np.concatenate([starts, fill_starts[fill_starts < row_ends]]))
+    cumulative = np.append(filled, size).astype(np.int32)
+    before = np.cumsum(lengths) - lengths
+    token = np.arange(sequences.inputs.size)
+    destination = token + np.repeat(starts - before, lengths)
     inputs = np.full(size, pad_id, dtype=np.int64)
-    destination = _ranges(starts, sequences.lengths)
     inputs[destination] = sequences.inputs
+    # Filler has position 0: a table of positions may be shorter than the filler is.
+    positions = np.zeros(size, dtype=np.int64)
+    positions[destination] = token - np.repeat(before, lengths)
+    segment_lengths = np.diff(cumulative)
     return Pack(
         inputs=inputs,
-        positions=np.arange(size) - cumulative[segments],
-        segments=segments.astype(np.int32),
-        cumulative=cumulative.astype(np.int32),
+        positions=positions,
+        segments=np.repeat(np.arange(filled.size, dtype=np.int32), segment_lengths),
+        cumulative=cumulative,
         masked=destination[sequences.masked],
         labels=sequences.labels.astype(np.int64),
         row_length=row_length,
-        num_tokens=int(sequences.lengths.sum()),
-        max_length=int(ordered.max()),
+        num_tokens=sequences.inputs.size,
+        max_length=int(segment_lengths.max()),
     )
-
-
-def _ranges(starts: Int64s, lengths: Int64s) -> Int64s:
-    """All of range(start, start + length), one after the other."""
-    ends = np.cumsum(lengths)
-    shifts: Int64s = np.repeat(starts - (ends - lengths), lengths)
-    return shifts + np.arange(shifts.size)
 
 
 def first_fit_decreasing(lengths: Int64s, capacity: int) -> tuple[Int64s, Int64s, int]:
@@ -127,15 +125,18 @@ def first_fit_decreasing(lengths: Int64s, capacity: int) -> tuple[Int64s, Int64s
         (S,) bin of each item, (S,) its offset in the bin, and the number of bins; at most
         11/9 of the least possible, plus one (Johnson, 1973).
     """
-    bins = np.empty(lengths.size, dtype=np.int64)
-    offsets = np.empty(lengths.size, dtype=np.int64)
-    room = np.full(lengths.size, capacity, dtype=np.int64)
-    count = 0
+    bins, offsets = np.empty((2, lengths.size), dtype=np.int64)
+    sizes = lengths.tolist()
+    room: list[int] = []
+    size = chosen = 0
     for item in np.argsort(-lengths, kind="stable").tolist():
-        length = lengths[item]
-        chosen = int(np.argmax(room[: count + 1] >= length))
-        assert room[chosen] >= length
+        # A bin without room for an item has none for the next of equal size.
+        size, chosen = sizes[item], chosen if sizes[item] == size else 0
+        while chosen < len(room) and room[chosen] < size:
+            chosen += 1
+        if chosen == len(room):
+            assert size <= capacity
+            room.append(capacity)
         bins[item], offsets[item] = chosen, capacity - room[chosen]
-        room[chosen] -= length
-        count = max(count, chosen + 1)
-    return bins, offsets, count
+        room[chosen] -= size
+    return bins, offsets, len(room)

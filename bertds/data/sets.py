@@ -46,6 +46,11 @@ class Part:
             )
         return cls(name, shards, limit, weight)
 
+    @property
+    def mean_length(self) -> float:
+        """Tokens a sequence."""
+        return self.shards.index.tokens / self.shards.index.sequences
+
     def block_of(self, sequence: int) -> int:
         """The block that holds a sequence of the set."""
         blocks = range(self.shards.num_blocks)
@@ -125,37 +130,49 @@ def rule_of(config: MaskingConfig) -> MaskRule:
 class Rows:
     """Masked sequences end to end, ready to be cut."""
 
-    tokens: npt.NDArray[np.integer]
+    tokens: Ints
     """(T,) the ids that stood there."""
-    inputs: npt.NDArray[np.integer]
+    inputs: Ints
     """(T,) ids with masks applied."""
     is_masked: npt.NDArray[np.bool_]
     """(T,) whether to predict the token."""
+    lengths: Int64s
+    """(S,) tokens of each sequence."""
     ends: Int64s
     """(S + 1,) where each sequence starts, and T."""
+
+    @classmethod
+    def of(
+        cls, tokens: Ints, inputs: Ints, is_masked: npt.NDArray[np.bool_], lengths: Ints
+    ) -> "Rows":
+        """Sequences of these lengths."""
+        ends = np.zeros(lengths.size + 1, dtype=np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        return cls(tokens, inputs, is_masked, lengths.astype(np.int64), ends)
 
     def cut(self, start: int, stop: int) -> "Rows":
         """Sequences start to stop - 1."""
         a, b = int(self.ends[start]), int(self.ends[stop])
-        ends = self.ends[start : stop + 1] - a
-        return Rows(self.tokens[a:b], self.inputs[a:b], self.is_masked[a:b], ends)
+        lengths, ends = self.lengths[start:stop], self.ends[start : stop + 1] - a
+        return Rows(self.tokens[a:b], self.inputs[a:b], self.is_masked[a:b], lengths, ends)
 
     def pick(self, sequences: Int64s) -> "Rows":
         """The sequences of these numbers, in their order."""
-        lengths = np.diff(self.ends)[sequences]
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        gather = np.arange(int(ends[-1])) + np.repeat(self.ends[sequences] - ends[:-1], lengths)
-        return Rows(self.tokens[gather], self.inputs[gather], self.is_masked[gather], ends)
+        lengths = self.lengths[sequences]
+        shifts = self.ends[sequences] - (np.cumsum(lengths) - lengths)
+        gather = np.repeat(shifts, lengths)
+        gather += np.arange(gather.size)
+        tokens, inputs = self.tokens.take(gather), self.inputs.take(gather)
+        return Rows.of(tokens, inputs, self.is_masked.take(gather), lengths)
 
 
 def join(rows: list[Rows]) -> Rows:
     """All sequences of several, one after the other."""
-    lengths = np.concatenate([[0], *[np.diff(part.ends) for part in rows]])
-    return Rows(
+    return Rows.of(
         np.concatenate([part.tokens for part in rows]),
         np.concatenate([part.inputs for part in rows]),
         np.concatenate([part.is_masked for part in rows]),
-        np.cumsum(lengths),
+        np.concatenate([part.lengths for part in rows]),
     )
 
 
@@ -183,8 +200,7 @@ class MaskedSet:
         inputs, positions = self._masked(block, content, copy)
         is_masked = np.zeros(content.tokens.size, dtype=bool)
         is_masked[positions] = True
-        ends = np.concatenate([[0], np.cumsum(content.lengths, dtype=np.int64)])
-        return Rows(content.tokens, inputs, is_masked, ends)
+        return Rows.of(content.tokens, inputs, is_masked, content.lengths)
 
     def _masked(self, number: int, block: Block, copy: int) -> tuple[Ints, Ints]:
         """A block's ids with masks applied, and where they are: stored ones, or made here."""

@@ -13,10 +13,9 @@ byte 0, each the same members in the same order:
 `blocks.npy`, uint32 of shape (2, blocks), has each block's sequences and bytes. Nothing is decoded
 but `.npy` of the expected type and size: no pickle, no member that the index does not name. A
 block that was decoded is a block that holds: its counts, lengths and ids were checked, which
-together costs 0.1 ms a block.
+together costs 0.04 ms a block.
 """
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ TOKENIZER_NAME = "tokenizer.json"
 BLOCK_TOKENS = 32_768  # a block holds at most so many tokens, or one longer sequence
 END_OF_TAR = bytes(1024)
 MAX_INDEX_BYTES = 256 << 20  # a million shards
+NPY_HEADER_BYTES = 128
 _RECORD = 512  # the unit of a tar
 
 _Count = Annotated[int, Field(ge=0)]
@@ -106,7 +106,7 @@ class Index:
     max_length: _Positive
     dropped: dict[str, _Count]
     blocks_sha256: _Sha256
-    shards: tuple[Shard, ...]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
 
     @property
     def copies(self) -> int:
@@ -218,24 +218,29 @@ def decode_block(content: bytes, key: int, index: Index) -> Block:
 
 
 def encode_npy(array: npt.NDArray[Any]) -> bytes:
-    """An array as the bytes of a `.npy` file, little-endian, version 1.0."""
-    stream = io.BytesIO()
+    """An array as the bytes of a `.npy` file, little-endian, C order, the same for ever."""
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
+    return npy_header(array.dtype.name, array.shape) + array.tobytes()
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The header of a `.npy` file, version 1.0 (NumPy Enhancement Proposal 1), in 128 bytes.
+
+    Ours, not the library's: that one pads as its version likes, and its reader evaluates Python.
+    """
+    kind = np.dtype(dtype).newbyteorder("<").str
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
+    length = NPY_HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{text:<{length - 1}}\n".encode()
 
 
 def _decode_npy(content: memoryview, dtype: str) -> npt.NDArray[Any]:
     """A one-dimensional array of exactly this type and size: a view of `content`."""
-    stream = io.BytesIO(content[:_RECORD])
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("a member is not .npy version 1.0")
-    shape, _, found = np.lib.format.read_array_header_1_0(stream)
-    body = content[stream.tell() :]
     wanted = np.dtype(dtype).newbyteorder("<")
-    if found != wanted or shape != (len(body) // wanted.itemsize,) or len(body) % wanted.itemsize:
-        raise ValueError(f"a member is {found} of shape {shape}, not {len(body)} bytes of {dtype}")
-    return np.frombuffer(body, dtype=wanted)
+    count, rest = divmod(len(content) - NPY_HEADER_BYTES, wanted.itemsize)
+    if count < 0 or rest or content[:NPY_HEADER_BYTES] != npy_header(dtype, (count,)):
+        raise ValueError(f"a member is no .npy of {dtype}")
+    return np.frombuffer(content, dtype=wanted, offset=NPY_HEADER_BYTES)
 
 
 def _check_lengths(block: Block, seq_len: int) -> None:

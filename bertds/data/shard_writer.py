@@ -3,8 +3,7 @@
     lengths --cut_blocks--> blocks --write_shard--> tar files --write_index--> index.json, last
 
 Every file is written as `.tmp-NAME`, synced, then renamed; the index comes last, so a directory
-with an index is a whole set. The bytes depend on the blocks alone. `write_set` does all of it for
-a set that one process makes in one go.
+with an index is a whole set. The bytes depend on the blocks alone.
 """
 
 import contextlib
@@ -35,11 +34,10 @@ from bertds.data.shard_format import (
     encode_index,
     encode_npy,
     id_dtype,
-    length_dtype,
 )
 from bertds.data.tokenizer import Tokenizer
 
-SHARD_BYTES = 256 << 20
+SHARD_BYTES = 256 << 20  # about the size of a shard, unless asked otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,35 +159,3 @@ def write_index(directory: Path, written: list[WrittenShard], facts: SetFacts) -
 def shard_name(number: int) -> str:
     """The file name of a shard."""
     return f"shard-{number:06d}.tar"
-
-
-def write_set(
-    directory: Path,
-    sequences: Iterable[list[int]],
-    facts: SetFacts,
-    shard_bytes: int = SHARD_BYTES,
-) -> Index:
-    """Write a whole set of sequences, in their order, from this process; held in memory.
-
-    Raises:
-        FileExistsError: The directory exists and has files.
-    """
-    if directory.exists() and any(directory.iterdir()):
-        raise FileExistsError(f"{directory} has files in it already: name another directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = list(sequences)
-    lengths = np.array([len(row) for row in rows], dtype=length_dtype(facts.seq_len))
-    dtype = id_dtype(facts.tokenizer.vocab_size)
-    blocks, start = [], 0
-    for end in cut_blocks(lengths):
-        tokens = np.concatenate([np.array(row, dtype=dtype) for row in rows[start:end]])
-        blocks.append(Block(tokens=tokens, lengths=lengths[start:end]))
-        start = end
-    per_shard = max(1, shard_bytes // (BLOCK_TOKENS * np.dtype(dtype).itemsize))
-    written = [
-        write_shard(
-            directory / shard_name(first // per_shard), first, blocks[first : first + per_shard]
-        )
-        for first in range(0, len(blocks), per_shard)
-    ]
-    return write_index(directory, written, facts)

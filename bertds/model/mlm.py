@@ -87,7 +87,8 @@ class MaskedLanguageModel(nn.Module):
     def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
         """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
         logits_MV = self.logits(pack)
-        loss = F.cross_entropy(logits_MV.float(), pack.labels_M, reduction="sum")
+        wide = torch.promote_types(logits_MV.dtype, torch.float32)  # a sum in 16 bits would drift
+        loss = F.cross_entropy(logits_MV.to(wide), pack.labels_M, reduction="sum")
         correct = (logits_MV.detach().argmax(-1) == pack.labels_M).sum()
         return loss, correct
 

@@ -20,7 +20,7 @@ def batch_of(order: Order, epoch: int, step: int) -> list[Slot]:
         for position in range(step * order.per_lane, (step + 1) * order.per_lane):
             window = order.window_at(epoch, lane, position)
             place = position - window.start
-            slots.append((int(window.blocks[place]), int(window.rows[place])))
+            slots.append((int(window.blocks[window.owners[place]]), int(window.rows[place])))
     return slots
 
 
@@ -32,7 +32,8 @@ def epoch_of(order: Order, epoch: int) -> list[list[Slot]]:
         while len(slots) < order.steps_per_epoch * order.per_lane:
             window = order.window_at(epoch, lane, len(slots))
             assert window.start == len(slots)
-            slots += zip(window.blocks.tolist(), window.rows.tolist(), strict=True)
+            blocks = window.blocks[window.owners].tolist()
+            slots += zip(blocks, window.rows.tolist(), strict=True)
         lanes.append(slots)
     size = order.per_lane
     return [
@@ -136,7 +137,7 @@ def test_lanes_read_few_blocks_at_once():
         position, length = 0, order.steps_per_epoch * order.per_lane
         while position < length:
             window = order.window_at(0, lane, position)
-            assert 1 <= np.unique(window.blocks).size <= 4
+            assert 1 <= window.blocks.size <= 4
             position = window.stop
         assert position == length
 
@@ -156,7 +157,7 @@ def test_two_languages_stay_mixed_in_every_batch():
         for batch in epoch_of(order, epoch)
     ]
     assert abs(np.mean(shares) - 2 / 3) < 0.01
-    assert 0.45 < min(shares) and max(shares) < 0.87  # +- 7 standard deviations of 256 free draws
+    assert min(shares) > 0.45 and max(shares) < 0.87  # +- 7 standard deviations of 256 free draws
 
 
 def test_neighbours_in_the_corpus_are_apart():
@@ -176,7 +177,11 @@ def test_fewer_sequences_than_a_batch_are_refused():
 
 def test_golden_order():
     order = make([5, 9, 2, 7, 7, 1], batch_size=8, lanes=2, window=2, seed=42)
-    assert epoch_of(order, 1) == GOLDEN_EPOCH
+    assert epoch_of(order, 1) == [
+        [(3, 0), (3, 6), (3, 2), (3, 1), (1, 0), (1, 8), (2, 0), (2, 1)],
+        [(3, 3), (3, 4), (3, 5), (1, 5), (1, 6), (1, 3), (1, 1), (4, 3)],
+        [(1, 4), (5, 0), (1, 7), (1, 2), (4, 2), (4, 4), (4, 6), (4, 5)],
+    ]
 
 
 def test_a_billion_sequences_at_any_position_at_once():
@@ -193,7 +198,7 @@ def test_a_billion_sequences_at_any_position_at_once():
     later = time.perf_counter()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert window.blocks.size == window.rows.size > 0
+    assert window.owners.size == window.rows.size > 0
     assert later - first < 0.1
-    assert first - began < 5, (ready - began, first - ready)  # about 0.3 s on an idle core
+    assert first - began < 1, (ready - began, first - ready)  # 0.1 s on an idle core
     assert peak < 100e6

@@ -1,0 +1,270 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertds.data.masking import Masker, MaskRule, sequence_keys
+
+VOCAB = 200
+SPECIAL = (0, 1, 2, 3, 4)
+PAD, UNK, CLS, SEP, MASK = SPECIAL
+# Every third id begins a word, as do the special ones.
+WORD_STARTS = (np.arange(VOCAB) % 3 == 0) | (np.arange(VOCAB) < 5)
+
+
+def make_masker(ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", seed=0) -> Masker:
+    rule = MaskRule(
+        seed=seed, ratio=ratio, mask_share=mask_share, random_share=random_share, unit=unit
+    )
+    return Masker(
+        rule, vocab_size=VOCAB, mask_id=MASK, unmaskable_ids=SPECIAL, word_starts=WORD_STARTS
+    )
+
+
+def keys_of(count: int, *, seed=0, set_key=9, pass_number=0, first=0) -> np.ndarray:
+    return sequence_keys(seed, set_key, pass_number, first + np.arange(count))
+
+
+def text(lengths, *, special_share=0.0, seed=0, dtype=np.uint16):
+    """Random ids of sequences of these lengths, some of them special."""
+    generator = np.random.default_rng(seed)
+    total = int(np.sum(lengths))
+    tokens = generator.integers(5, VOCAB, total)
+    special = generator.random(total) < special_share
+    tokens[special] = generator.choice([UNK, CLS, SEP], int(special.sum()))
+    return tokens.astype(dtype), np.asarray(lengths, np.uint16)
+
+
+def per_sequence(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, np.cumsum(lengths)[:-1])
+
+
+def masked_flags(positions: np.ndarray, size: int) -> np.ndarray:
+    flags = np.zeros(size, bool)
+    flags[positions] = True
+    return flags
+
+
+lengths_lists = st.lists(st.integers(1, 70), min_size=1, max_size=40)
+units = st.sampled_from(["token", "word"])
+
+
+@given(
+    lengths_lists,
+    st.floats(0.01, 0.99),
+    st.sampled_from([0.0, 0.2, 0.9]),
+    st.sampled_from([np.uint16, np.uint32, np.int64]),
+)
+def test_exactly_so_many_maskable_tokens_are_chosen(lengths, ratio, special_share, dtype):
+    tokens, lengths = text(lengths, special_share=special_share, dtype=dtype)
+    inputs, positions = make_masker(ratio).mask(tokens, lengths, keys_of(lengths.size))
+    assert inputs.dtype == tokens.dtype and inputs.shape == tokens.shape
+    assert (np.diff(positions) > 0).all()
+    flags = masked_flags(positions, tokens.size)
+    assert not np.isin(tokens[flags], SPECIAL).any()
+    assert np.array_equal(inputs[~flags], tokens[~flags])
+    ids, chosen = per_sequence(tokens, lengths), per_sequence(flags, lengths)
+    for row, row_flags in zip(ids, chosen, strict=True):
+        maskable = int((~np.isin(row, SPECIAL)).sum())
+        wanted = max(1, math.floor(ratio * maskable + 0.5)) if maskable else 0
+        assert row_flags.sum() == wanted
+
+
+@given(lengths_lists, units, st.integers(0, 40), st.data())
+def test_a_mask_depends_on_its_own_sequence_alone(lengths, unit, first, data):
+    tokens, lengths = text(lengths, special_share=0.1)
+    masker = make_masker(unit=unit)
+    keys = keys_of(lengths.size, first=first)
+    inputs, positions = masker.mask(tokens, lengths, keys)
+    whole = per_sequence(inputs, lengths)
+    flags = per_sequence(masked_flags(positions, tokens.size), lengths)
+    order = np.array(data.draw(st.permutations(range(lengths.size))))[: lengths.size // 2 + 1]
+    picked = np.concatenate([per_sequence(tokens, lengths)[i] for i in order]).astype(np.uint32)
+    inputs, positions = masker.mask(picked, lengths[order].astype(np.int64), keys[order])
+    parts = per_sequence(inputs, lengths[order])
+    part_flags = per_sequence(masked_flags(positions, picked.size), lengths[order])
+    for number, part, part_flag in zip(order, parts, part_flags, strict=True):
+        assert np.array_equal(part, whole[number])
+        assert np.array_equal(part_flag, flags[number])
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_sequences_without_a_maskable_token_are_left_alone(unit):
+    masker = make_masker(unit=unit)
+    hopeless = np.array([CLS, UNK, SEP], np.uint16)
+    row, _ = text([7])
+    for first in (hopeless, row), (row, hopeless), (hopeless, hopeless), (hopeless, row, hopeless):
+        tokens = np.concatenate(first)
+        lengths = np.array([part.size for part in first])
+        inputs, positions = masker.mask(tokens, lengths, keys_of(lengths.size))
+        counts = [
+            int(flags.sum())
+            for flags in per_sequence(masked_flags(positions, tokens.size), lengths)
+        ]
+        assert counts == [0 if part is hopeless else counts[i] for i, part in enumerate(first)]
+        assert all(count for count, part in zip(counts, first, strict=True) if part is row)
+        assert np.array_equal(inputs[np.isin(tokens, SPECIAL)], tokens[np.isin(tokens, SPECIAL)])
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_no_sequences_at_all(unit):
+    nothing = np.empty(0, np.uint16)
+    inputs, positions = make_masker(unit=unit).mask(nothing, nothing, keys_of(0))
+    assert inputs.dtype == np.uint16 and inputs.size == positions.size == 0
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_eighty_ten_ten(unit):
+    tokens, lengths = text(np.full(20_000, 50))
+    inputs, positions = make_masker(unit=unit).mask(tokens, lengths, keys_of(lengths.size))
+    count = positions.size
+    masked = np.mean(inputs[positions] == MASK)
+    same = np.mean(inputs[positions] == tokens[positions])
+    drawable = VOCAB - len(SPECIAL)
+    for share, expected in [(masked, 0.8), (same, 0.1 + 0.1 / drawable)]:
+        assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / count)
+    changed = inputs[positions][(inputs[positions] != MASK)]
+    assert not np.isin(changed, SPECIAL).any()
+
+
+def test_random_ids_are_uniform_and_independent_of_place_and_token():
+    tokens, lengths = text(np.full(20_000, 50))
+    masker = make_masker(mask_share=0.0, random_share=1.0)
+    inputs, positions = masker.mask(tokens, lengths, keys_of(lengths.size))
+    drawn = inputs[positions].astype(int)
+    counts = np.bincount(drawn, minlength=VOCAB)
+    assert counts[list(SPECIAL)].sum() == 0
+    expected = drawn.size / (VOCAB - len(SPECIAL))
+    chi_square = ((counts[5:] - expected) ** 2 / expected).sum()
+    degrees = VOCAB - len(SPECIAL) - 1
+    assert abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
+    bound = 5 / np.sqrt(drawn.size)
+    assert abs(np.corrcoef(drawn, tokens[positions])[0, 1]) < bound
+    assert abs(np.corrcoef(drawn, positions % 50)[0, 1]) < bound
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < bound
+
+
+@pytest.mark.parametrize(("length", "ratio"), [(2, 0.15), (7, 0.3), (30, 0.15), (64, 0.5)])
+def test_every_place_and_every_pair_of_places_is_as_likely(length, ratio):
+    tries = 40_000
+    tokens, lengths = text(np.full(tries, length))
+    _, positions = make_masker(ratio).mask(tokens, lengths, keys_of(tries))
+    flags = masked_flags(positions, tokens.size).reshape(tries, length).astype(float)
+    wanted = max(1, math.floor(ratio * length + 0.5))
+    share = wanted / length
+    assert np.abs(flags.mean(0) - share).max() < 5 * np.sqrt(share * (1 - share) / tries)
+    pairs = flags.T @ flags / tries
+    both = share * (wanted - 1) / (length - 1)
+    off_diagonal = pairs[~np.eye(length, dtype=bool)]
+    assert np.abs(off_diagonal - both).max() < 6 * np.sqrt(max(both, 1e-4) / tries)
+
+
+def test_what_becomes_of_a_token_does_not_depend_on_its_place():
+    tokens, lengths = text(np.full(40_000, 10))
+    inputs, positions = make_masker(0.3, 0.5, 0.0).mask(tokens, lengths, keys_of(lengths.size))
+    hidden = inputs[positions] == MASK
+    for place in range(10):
+        here = hidden[positions % 10 == place]
+        assert abs(here.mean() - 0.5) < 5 * 0.5 / np.sqrt(here.size)
+
+
+def test_passes_sets_seeds_and_sequences_have_other_masks():
+    tokens, lengths = text(np.full(2000, 40))
+    base = {"seed": 1, "set_key": 2, "pass_number": 3, "first": 4}
+    masker = make_masker()
+
+    def flags(**changed):
+        keys = keys_of(lengths.size, **{**base, **changed})
+        return masked_flags(masker.mask(tokens, lengths, keys)[1], tokens.size)
+
+    first = flags()
+    assert np.array_equal(first, flags())
+    for changed in ({"seed": 2}, {"set_key": 3}, {"pass_number": 4}, {"first": 5}):
+        both = np.mean(first & flags(**changed))
+        assert abs(both - 0.15**2) < 5 * 0.15 / np.sqrt(tokens.size)
+
+
+def words_of(row: np.ndarray) -> list[range]:
+    """Runs of maskable tokens from one that begins a word to the next."""
+    words, start = [], None
+    for place, token in enumerate(row):
+        if start is not None and (WORD_STARTS[token] or token in SPECIAL):
+            words.append(range(start, place))
+            start = None
+        if start is None and token not in SPECIAL:
+            start = place
+    return words if start is None else [*words, range(start, len(row))]
+
+
+@given(lengths_lists, st.floats(0.01, 0.9), st.sampled_from([0.0, 0.2, 0.9]))
+def test_whole_words_are_masked_or_none_of_it(lengths, ratio, special_share):
+    tokens, lengths = text(lengths, special_share=special_share)
+    _, positions = make_masker(ratio, unit="word").mask(tokens, lengths, keys_of(lengths.size))
+    flags = per_sequence(masked_flags(positions, tokens.size), lengths)
+    for row, chosen in zip(per_sequence(tokens, lengths), flags, strict=True):
+        words = words_of(row)
+        taken = [word for word in words if chosen[word.start]]
+        for word in words:
+            assert chosen[list(word)].all() or not chosen[list(word)].any()
+        assert chosen.sum() == sum(map(len, taken))
+        assert bool(taken) == bool(words)
+        if words:
+            budget = max(1, math.floor(ratio * sum(map(len, words)) + 0.5))
+            longest = max(map(len, words))
+            assert len(taken) == 1 or abs(int(chosen.sum()) - budget) <= longest / 2
+
+
+def test_whole_words_keep_the_ratio():
+    tokens, lengths = text(np.full(20_000, 60))
+    _, positions = make_masker(unit="word").mask(tokens, lengths, keys_of(lengths.size))
+    assert abs(positions.size / tokens.size - 0.15) < 0.003
+
+
+def test_whole_words_need_a_vocabulary_that_marks_them():
+    rule = MaskRule(seed=0, ratio=0.15, mask_share=0.8, random_share=0.1, unit="word")
+    with pytest.raises(ValueError, match="does not mark where a word starts"):
+        Masker(rule, vocab_size=VOCAB, mask_id=MASK, unmaskable_ids=SPECIAL)
+
+
+def test_more_than_a_million_sequences_in_one_call():
+    lengths = np.tile(np.array([1, 2, 3], np.uint16), 400_000)
+    tokens, _ = text(lengths)
+    keys = keys_of(lengths.size)
+    masker = make_masker()
+    inputs, positions = masker.mask(tokens, lengths, keys)
+    assert positions.size == lengths.size  # one each
+    owner = np.searchsorted(np.cumsum(lengths), positions, side="right")
+    assert np.array_equal(owner, np.arange(lengths.size))
+    tail, last = int(lengths[:-9].sum()), slice(lengths.size - 9, None)
+    alone, at = masker.mask(tokens[tail:], lengths[last], keys[last])
+    assert np.array_equal(alone, inputs[tail:])
+    assert np.array_equal(at + tail, positions[-9:])
+
+
+def test_long_sequences():
+    tokens, lengths = text([60_000])
+    _, positions = make_masker().mask(tokens, lengths, keys_of(1))
+    assert positions.size == 9000
+    assert abs(np.mean(positions) - 30_000) < 5 * 60_000 / np.sqrt(12 * 9000)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_golden_masks(unit):
+    tokens = np.arange(10, 50, dtype=np.uint16)
+    lengths = np.array([4, 25, 1, 10])
+    inputs, positions = make_masker(0.3, unit=unit).mask(tokens, lengths, keys_of(4, first=100))
+    assert (positions.tolist(), inputs[positions].tolist()) == GOLDEN[unit]
+
+
+GOLDEN = {
+    "token": (
+        [0, 5, 6, 13, 14, 17, 18, 23, 28, 29, 35, 36, 37],
+        [4, 4, 4, 4, 4, 4, 4, 33, 20, 4, 45, 4, 4],
+    ),
+    "word": (
+        [0, 1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 29, 35, 36, 37],
+        [4, 4, 4, 4, 7, 4, 4, 4, 4, 97, 4, 4, 45, 4, 4],
+    ),
+}

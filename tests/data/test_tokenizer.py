@@ -1,0 +1,193 @@
+"""The view of a tokenizer.json: roles, word starts, literal special tokens, refusals."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from bertds.data.tokenizer import MAX_BYTES, Tokenizer
+
+
+def save(path, backend):
+    path.write_text(backend.to_str())
+    return Tokenizer.load(path)
+
+
+def word_piece(path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sing", "##ing", "##s", "a"]
+    ids = {token: number for number, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(tokens[:5])
+    return save(path, backend)
+
+
+def byte_level(path, specials=("<s>", "<pad>", "</s>", "<unk>", "<mask>")):
+    tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġa", "ab"]
+    ids = {token: number for number, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(ids, [("Ġ", "a"), ("a", "b")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in specials])
+    return save(path, backend)
+
+
+def metaspace(path, normalizer=None, **options):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁", "a", "b", "▁a", "▁ab"]
+    ids = {token: number for number, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(ids, [("▁", "a"), ("▁a", "b")], unk_token="[UNK]"))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(**{"prepend_scheme": "always", **options})
+    backend.decoder = decoders.Metaspace()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in tokens[:5]])
+    return save(path, backend)
+
+
+def test_roles_of_the_common_families(tmp_path):
+    wanted = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert word_piece(tmp_path / "a").special_ids == wanted
+    assert metaspace(tmp_path / "b").special_ids == wanted
+    roberta = byte_level(tmp_path / "c")
+    assert roberta.special_ids == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
+    assert roberta.unmaskable_ids == (0, 1, 2, 3, 4)
+
+
+def test_identity_and_size(tmp_path):
+    found = metaspace(tmp_path / "t.json")
+    assert found.fingerprint == hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
+    assert found.content == (tmp_path / "t.json").read_bytes()
+    assert found.vocab_size == 10
+
+
+def test_special_tokens_past_the_vocabulary_count(tmp_path):
+    backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
+    backend.add_special_tokens(["[PAD]", "[MASK]", "[EXTRA]"])
+    found = save(tmp_path / "t.json", backend)
+    assert found.vocab_size == 5
+    assert found.unmaskable_ids == (0, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "starts"),
+    [
+        (metaspace, {"▁", "▁a", "▁ab"}),
+        (word_piece, {"sing", "a"}),
+        (byte_level, {"Ġ", "Ġa"}),
+    ],
+)
+def test_word_starts(tmp_path, make, starts):
+    found = make(tmp_path / "t.json")
+    marked = found.word_starts()
+    assert marked.shape == (found.vocab_size,)
+    assert marked.dtype == np.bool_
+    names = found.tokens(range(found.vocab_size))
+    special = set(found.unmaskable_ids)
+    assert {name for i, name in enumerate(names) if marked[i] and i not in special} == starts
+    assert all(marked[number] for number in special)
+
+
+def test_a_vocabulary_without_word_starts_says_so(tmp_path):
+    backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
+    backend.add_special_tokens(["[PAD]", "[MASK]"])
+    with pytest.raises(ValueError, match="does not mark where a word begins"):
+        save(tmp_path / "t.json", backend).word_starts()
+
+
+@pytest.mark.parametrize("make", [metaspace, word_piece, byte_level])
+def test_text_never_makes_a_special_token(tmp_path, make):
+    found = make(tmp_path / "t.json")
+    names = found.tokens(found.unmaskable_ids)
+    unknown = found.special_ids["unk"]
+    for ids in found.encode_batch(names + [f"a {name} b" for name in names]):
+        assert set(ids) & set(found.unmaskable_ids) <= {unknown}
+
+
+def test_marked_text_makes_them(tmp_path):
+    found = byte_level(tmp_path / "t.json")
+    assert found.special_ids["mask"] in found.encode_marked("ab<mask>ab")
+    assert found.special_ids["mask"] not in found.encode_batch(["ab<mask>ab"])[0]
+
+
+def test_decoding_inverts_encoding(tmp_path):
+    found = metaspace(tmp_path / "t.json")
+    (ids,) = found.encode_batch(["ab a bab"])
+    assert found.decode(ids) == "ab a bab"
+    assert found.tokens(ids)[0] == "▁ab"
+    assert found.tokens([99]) == ["<99>"]
+
+
+@pytest.mark.parametrize(
+    ("options", "independent"),
+    [
+        ({}, True),
+        ({"normalizer": normalizers.NFC()}, True),
+        ({"normalizer": normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])}, True),
+        ({"normalizer": normalizers.Sequence([normalizers.NFC(), normalizers.Strip()])}, False),
+        ({"normalizer": normalizers.NFKC()}, False),
+        ({"prepend_scheme": "first"}, False),
+        ({"split": False}, False),
+    ],
+)
+def test_when_words_are_independent(tmp_path, options, independent):
+    found = metaspace(tmp_path / "t.json", **options)
+    assert found.words_are_independent is independent
+    if independent:
+        words = ["ab", "b", "abab", "a"]
+        joined = [number for ids in found.encode_batch(words) for number in ids]
+        assert found.encode_batch([" ".join(words)]) == [joined]
+
+
+def test_byte_level_words_are_not_independent(tmp_path):
+    assert not byte_level(tmp_path / "a").words_are_independent
+    assert not word_piece(tmp_path / "b").words_are_independent
+
+
+def test_padding_and_truncation_of_the_file_are_ignored(tmp_path):
+    backend = tokenizers.Tokenizer.from_buffer(metaspace(tmp_path / "a").content)
+    backend.enable_padding(length=8)
+    backend.enable_truncation(2)
+    assert save(tmp_path / "b", backend).encode_batch(["a a a"]) == [[8, 8, 8]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "it has no model"),
+        (b'{"a": 1}', "it has no model"),
+        (b'{"model": {"type": "BPE"}}', "is not a Hugging Face tokenizer.json"),
+        (b'{"version": "1.0", "model": null}', "is not a Hugging Face tokenizer.json"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        Tokenizer.load(path)
+    assert "tokenizer.json" in str(caught.value)
+
+
+def test_missing_and_giant_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        Tokenizer.load(tmp_path / "gone.json")
+    with pytest.raises(ValueError, match="does not exist"):
+        Tokenizer.load(tmp_path)
+    giant = tmp_path / "giant.json"
+    with giant.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(ValueError, match="at most 268,435,456"):
+        Tokenizer.load(giant)
+
+
+@pytest.mark.parametrize(("missing", "role"), [("[MASK]", "mask"), ("[PAD]", "pad")])
+def test_a_tokenizer_without_mask_or_pad_is_refused(tmp_path, missing, role):
+    content = json.loads(metaspace(tmp_path / "a").content)
+    text = json.dumps(content).replace(missing, "[OTHER]")
+    (tmp_path / "b").write_text(text)
+    with pytest.raises(ValueError, match=f"has no {role} token"):
+        Tokenizer.load(tmp_path / "b")

@@ -1,0 +1,201 @@
+"""The vocabulary: exactly what was asked for, the same bytes each time, nothing false in it."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertds.data.tokenizer import Tokenizer
+from data_prep import train_tokenizer
+from data_prep.sources import open_sources
+from data_prep.train_tokenizer import SPECIALS, make_tokenizer
+
+
+def make(directory, text, merges, *, lowercase=True, min_count=5, name="tokenizer.json"):
+    """The parsed tokenizer.json of a text."""
+    (directory / "text.txt").write_text(text)
+    path = directory / name
+    make_tokenizer(str(directory / "text.txt"), merges, path, lowercase, min_count)
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def text(lines):
+    return "\n".join([*lines["ko"], *(line.title() for line in lines["en"])] * 2)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("merges", [1, 100, 400])
+def test_the_vocabulary_is_specials_characters_merges(tmp_path, text, lowercase, merges):
+    content = make(tmp_path, text, merges, lowercase=lowercase)
+    vocabulary = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    seen = Counter(text.lower() if lowercase else text)
+    del seen["\n"], seen[" "]
+    characters = sorted(key for key, count in (seen | {"▁": 99}).items() if count >= 5)
+    assert tuple(vocabulary[:5]) == SPECIALS
+    assert vocabulary[5 : 5 + len(characters)] == characters
+    assert len(vocabulary) == 5 + len(characters) + merges
+    merged = ["".join(pair) for pair in content["model"]["merges"]]
+    assert list(dict.fromkeys(merged)) == vocabulary[5 + len(characters) :]
+
+
+def test_the_file_is_a_hugging_face_tokenizer(tmp_path, text):
+    make(tmp_path, text, 200)
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert tokenizer.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert tokenizer.unmaskable_ids == (0, 1, 2, 3, 4)
+    assert tokenizer.words_are_independent
+    line = text.split("\n")[0]
+    (ids,) = tokenizer.encode_batch([line])
+    assert tokenizer.decode(ids) == line.lower()
+    assert tokenizer.word_starts()[ids].sum() == len(line.split())
+    masked = tokenizer.tokens(tokenizer.encode_marked("12 [MASK] 13"))
+    assert masked.count("[MASK]") == 1
+    assert "▁" not in masked  # the blank before a mask is the mask's
+
+
+def test_rare_characters_are_unknown(tmp_path):
+    content = make(tmp_path, "abab baba Ω\n" * 4 + "abab ΩZ\n", 1, min_count=5)
+    assert set(content["model"]["vocab"]) == {*SPECIALS, "▁", "a", "b", "ω", "ab"}
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    (ids,) = tokenizer.encode_batch(["abzω"])
+    assert tokenizer.tokens(ids) == ["▁", "ab", "[UNK]", "ω"]
+
+
+def test_rare_characters_make_no_false_merges(tmp_path):
+    """`q` and `x` never touch: a rare character stands between them each time."""
+    rare = [chr(0x4E00 + number) for number in range(60)]
+    text = "\n".join(f"q{character}x ab ab" for character in rare)
+    content = make(tmp_path, text, 3, min_count=5)
+    assert not any("q" in token and "x" in token for token in content["model"]["vocab"])
+    with pytest.raises(ValueError, match="the text has 3 merges"):
+        make(tmp_path, text, 50, min_count=5, name="more.json")
+
+
+def test_words_are_those_of_the_tokenizer(tmp_path, text):
+    """What merges are learned from is what the tokenizer will cut text into."""
+    odd = text + "\n▁a b▁c ▁▁ x\nΑΣ ΑΣΑ İI ﬃ É é\n" * 6
+    make(tmp_path, odd, 50)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with open_sources(str(tmp_path / "text.txt"), tmp_path) as sources:
+        characters = train_tokenizer._frequent_characters(sources, True, 1)
+        words = Counter(
+            word
+            for line in train_tokenizer._marked_words(sources, True, characters)
+            for word in line.split()
+        )
+    wanted = Counter(
+        word
+        for line in odd.split("\n")
+        if line
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(
+            backend.normalizer.normalize_str(" ".join(line.split()))
+        )
+    )
+    # A mark that the text itself begins a word with is the one difference: `▁a` or `▁`, `▁a`.
+    for word in ("▁", "▁a", "▁▁"):
+        words.pop(word, 0), wanted.pop(word, 0)
+    assert words == wanted
+
+
+def test_lower_case_is_that_of_the_library():
+    points = map(chr, range(1, 0x110000))  # those that this Python's Unicode knows
+    everything = "".join(x for x in points if unicodedata.category(x) not in ("Cn", "Cs"))
+    library = tokenizers.normalizers.Lowercase().normalize_str(everything)
+    assert everything.replace("Σ", "σ").lower() == library
+
+
+def test_too_few_merges_are_counted_and_nothing_is_written(tmp_path, text):
+    with pytest.raises(ValueError, match="ask for at most") as caught:
+        make(tmp_path, text, 100_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    most = int(re.search(r"the text has ([\d,]+) merges", str(caught.value))[1].replace(",", ""))
+    content = make(tmp_path, text, most)
+    found = {"".join(pair) for pair in content["model"]["merges"]}
+    assert len(found) == most
+
+
+def test_small_vocabularies_are_the_first_merges_of_large_ones(tmp_path, text):
+    (tmp_path / "text").write_text(text)
+    with open_sources(str(tmp_path / "text"), tmp_path) as sources:
+        large = train_tokenizer.learn(sources, 500, lowercase=True, min_count=5)
+        for merges in (1, 50, 200, 499, 500):
+            small = train_tokenizer.learn(sources, merges, lowercase=True, min_count=5)
+            alone = train_tokenizer.build(small, merges, lowercase=True)
+            assert train_tokenizer.build(large, merges, lowercase=True) == alone
+
+
+@pytest.mark.slow
+def test_so_they_are_on_real_text(tmp_path, corpus):
+    spec = f"{corpus}/tiny/ko.txt,{corpus}/tiny/en.txt"
+    with open_sources(spec, tmp_path) as sources:
+        large = train_tokenizer.learn(sources, 8000, lowercase=True, min_count=5)
+        for merges in (1000, 3000, 5000):
+            small = train_tokenizer.learn(sources, merges, lowercase=True, min_count=5)
+            alone = train_tokenizer.build(small, merges, lowercase=True)
+            assert train_tokenizer.build(large, merges, lowercase=True) == alone
+
+
+def test_the_bytes_depend_on_the_text_alone(tmp_path, text):
+    make(tmp_path, text, 200)
+    wanted = (tmp_path / "tokenizer.json").read_bytes()
+    lines = text.split("\n")
+    (tmp_path / "x.txt").write_text("\n".join(lines[500:]))
+    (tmp_path / "y.txt").write_text("\n".join(lines[:500]))
+    for number, names in enumerate([("x.txt", "y.txt"), ("y.txt", "x.txt")]):
+        path = tmp_path / f"{number}.json"
+        make_tokenizer(",".join(str(tmp_path / name) for name in names), 200, path, True, 5)
+        assert path.read_bytes() == wanted
+
+
+@given(st.lists(st.text("ab[MASK]UN▁ ", max_size=20), min_size=1, max_size=5))
+def test_literal_special_tokens_make_no_merge(tmp_path_factory, lines):
+    directory = tmp_path_factory.mktemp("special")
+    (directory / "a").write_text("\n".join([*lines, "ab", "x[MASK]y"] * 9))
+    with open_sources(str(directory / "a"), directory) as sources:
+        learnt = train_tokenizer.learn(sources, 60, lowercase=False, min_count=1)
+    merged = {"".join(merge) for merge in learnt.merges}
+    assert not merged & set(SPECIALS)
+
+
+def test_a_finished_tokenizer_is_kept(tmp_path, text, capsys):
+    make(tmp_path, text, 100)
+    stamp = (tmp_path / "tokenizer.json").stat().st_mtime_ns
+    capsys.readouterr()
+    make(tmp_path, text, 100)
+    assert "finished already" in capsys.readouterr().out
+    assert (tmp_path / "tokenizer.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    "change", [{"merges": 99}, {"lowercase": False}, {"min_count": 6}, {"text": "other text\n" * 9}]
+)
+def test_another_one_in_the_way_is_refused(tmp_path, text, change):
+    make(tmp_path, text, 100)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"tokenizer.json is there already"):
+        make(tmp_path, **({"text": text, "merges": 100} | change))
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"mine.json is there already"):
+        make(tmp_path, text, 100, name="mine.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"merges": 0}, "--merges is 0"),
+        ({"min_count": 0}, "--min_count is 0"),
+        ({"text": "abc\n"}, "no character of the text is seen 5 times"),
+        ({"text": "\n\n\n"}, "no character of the text is seen 5 times"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, text, options, part):
+    with pytest.raises(ValueError, match=part):
+        make(tmp_path, **({"text": text, "merges": 10} | options))
+    assert not (tmp_path / "tokenizer.json").exists()

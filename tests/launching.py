@@ -1,0 +1,75 @@
+"""Starting the real programs from tests."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, so that several tests' processes share two cores."""
+    binaries = str(Path(sys.executable).parent)
+    path = os.pathsep.join([binaries, os.environ["PATH"]])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "TQDM_MININTERVAL": "60"}
+
+
+def command(processes: int, *arguments: str) -> list[str]:
+    """`launch/train.py` by the deepspeed launcher, or (0 processes) by plain python."""
+    program = [str(ROOT / "launch" / "train.py"), *arguments]
+    if processes == 0:
+        return [sys.executable, *program]
+    deepspeed = shutil.which("deepspeed", path=environment()["PATH"])
+    assert deepspeed is not None
+    port = f"--master_port={free_port()}"
+    return [deepspeed, f"--num_accelerators={processes}", port, *program]
+
+
+def start(processes: int, *arguments: str) -> subprocess.Popen[str]:
+    """In a process group of its own, which `kill_group` ends as a whole."""
+    return subprocess.Popen(
+        command(processes, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    os.killpg(process.pid, number)
+
+
+def run(processes: int, *arguments: str, timeout: float = 240) -> tuple[int, str]:
+    """The exit code and all output; nothing outlives the time-out."""
+    process = start(processes, *arguments)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+            process.wait()
+    return process.returncode, output
+
+
+def lines_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def figures_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines without what depends on the clock."""
+    timed = {"seconds", "tokens_per_s", "data_wait", "mfu"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines_of(run_dir)]

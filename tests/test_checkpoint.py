@@ -1,0 +1,209 @@
+"""A checkpoint is complete or absent, and any damage is found and named."""
+
+import itertools
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.checkpoint_files import (
+    Checkpoint,
+    draft_of,
+    folder_of,
+    folders,
+    let_name,
+    named,
+    open_checkpoint,
+    prune,
+    read_weights,
+    seal,
+    write_json,
+)
+from bertds.fragments import CheckpointError, FragmentReader, file_name, key_of, write_fragments
+from tests.gloo import Workers, run
+
+WORKER = Path(__file__).with_name("checkpoint_worker.py")
+NUMEL = 1000
+
+
+def write(run_dir: Path, step: int, cuts: tuple[int, ...] = (400,)) -> Path:
+    """A checkpoint of one parameter, 0 1 2 ..., in pieces of several processes."""
+    folder = folder_of(run_dir, step)
+    draft = draft_of(folder)
+    draft.mkdir(parents=True)
+    values = torch.arange(NUMEL, dtype=torch.float32)
+    ends = (0, *cuts, NUMEL)
+    files = [write_json(draft / "state.json", {"state": {"step": step}})]
+    for rank, (start, end) in enumerate(itertools.pairwise(ends)):
+        pieces = {
+            key_of("weight", "a.b", start): values[start:end],
+            key_of("exp_avg", "a.b", start): -values[start:end],
+        }
+        files.append(write_fragments(draft / file_name(rank), pieces))
+    facts = {"step": step, "world_size": len(files) - 1, "parameters": {"a.b": [10, 100]}}
+    seal(draft, folder, facts, files)
+    return folder
+
+
+def test_ranges_are_read_across_files(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write(tmp_path, 1, cuts=(1, 400, 401, 999)))
+    generator = random.Random(0)
+    with FragmentReader(checkpoint.tensor_files) as reader:
+        assert reader.kinds("a.b") == {"weight", "exp_avg"}
+        for _ in range(50):
+            start, end = sorted(generator.randrange(NUMEL + 1) for _ in range(2))
+            out = torch.empty(end - start)
+            reader.read_into("exp_avg", "a.b", start, out)
+            assert torch.equal(out, -torch.arange(start, end, dtype=torch.float32))
+
+
+def test_a_hole_is_found(tmp_path: Path) -> None:
+    pieces = {key_of("weight", "a", 0): torch.ones(5), key_of("weight", "a", 7): torch.ones(3)}
+    write_fragments(tmp_path / file_name(0), pieces)
+    with FragmentReader([tmp_path / file_name(0)]) as reader:
+        reader.read_into("weight", "a", 7, torch.empty(3))
+        with pytest.raises(CheckpointError, match="no weight of a from element 5"):
+            reader.read_into("weight", "a", 0, torch.empty(10))
+        with pytest.raises(CheckpointError, match="no weight of b"):
+            reader.read_into("weight", "b", 0, torch.empty(1))
+
+
+def test_weights_are_whole_and_shaped(tmp_path: Path) -> None:
+    weights = read_weights(write(tmp_path, 1))
+    assert torch.equal(weights["a.b"], torch.arange(NUMEL, dtype=torch.float32).view(10, 100))
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "state.json", "rank_00000.safetensors", "rank_00001.safetensors"]
+)
+def test_any_damage_is_found_and_named(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path, 1) / name
+    whole = file.read_bytes()
+    generator = random.Random(name)
+    places = [0, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(20))]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << generator.randrange(8)
+        file.write_bytes(data)
+        if is_same_json(name, whole, bytes(data)):
+            continue
+        with pytest.raises(CheckpointError, match=name):
+            open_checkpoint(file.parent)
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=name):
+            open_checkpoint(file.parent)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        open_checkpoint(file.parent)
+    file.write_bytes(whole)
+    open_checkpoint(file.parent)
+
+
+def is_same_json(name: str, whole: bytes, damaged: bytes) -> bool:
+    """A blank of the manifest may become another kind of blank, which changes nothing."""
+    return name == "manifest.json" and whole.split() == damaged.split()
+
+
+def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 1)
+    draft = draft_of(folder)
+    draft.mkdir(parents=True)
+    written = write_json(tmp_path / "state.json", {})
+    seal(draft, folder, {}, [written._replace(name="../../state.json")])
+    with pytest.raises(CheckpointError, match="strange file"):
+        open_checkpoint(folder)
+
+
+def test_a_step_saved_again_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path, 1, cuts=(10,))
+    folder = write(tmp_path, 1, cuts=(10, 20, 30))
+    assert open_checkpoint(folder).manifest["world_size"] == 4
+    prune(folder, keep_last=1)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5, 9):
+        write(tmp_path, step)
+    let_name(tmp_path, "best", folder_of(tmp_path, 2))
+    (tmp_path / "checkpoints" / "step_0000000003.tmp-dead").mkdir()
+    prune(folder_of(tmp_path, 5), keep_last=2)
+    assert [path.name[-1] for path in folders(tmp_path)] == ["5", "4", "2"]
+    assert named(tmp_path, "best") == folder_of(tmp_path, 2)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 4
+
+
+@pytest.mark.parametrize("text", ["", "step_0000000007", "../checkpoints", "/etc"])
+def test_a_stale_or_strange_name_names_nothing(tmp_path: Path, text: str) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "checkpoints" / "latest").write_text(text)
+    assert named(tmp_path, "latest") is None
+    assert named(tmp_path, "best") is None
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert folders(tmp_path) == []
+    assert named(tmp_path, "latest") is None
+
+
+@pytest.mark.dist
+def test_a_fault_in_one_process_is_the_same_in_all(tmp_path: Path) -> None:
+    one, other = run(WORKER, 2, "faults", tmp_path / "run", scratch=tmp_path)
+    assert one == other
+    first, second = "step_0000000001", "step_0000000002"
+    assert one["full disk"].startswith("4 checkpoint step_0000000003 was not written")
+    assert "process 1: File too large" in one["full disk"]
+    assert "bytes to write" in one["full disk"]
+    assert "JSON compliant" in one["not JSON"]
+    assert one["left"] == ["latest", first, second]
+    assert one["stale latest"] == [second]
+    assert one["damaged"][0] == first
+    assert "rank_00001.safetensors is damaged" in one["damaged"][1]
+    assert "holds another model" in one["other model"]
+    assert "moments of AdamW, the case asks for SGD" in one["other optimizer"]
+    assert "state.json is missing" in one["all damaged"]
+    assert one["none"] == []
+
+
+def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:
+    """Kills at any moment: what was saved is never lost, and what is resumed is what was saved."""
+    generator = random.Random(stage)
+    states: dict[int, str] = {}
+    saved = 0
+    for _ in range(kills):
+        with Workers(WORKER, 2, "endless", tmp_path / "run", stage, scratch=tmp_path) as workers:
+            give_up = time.monotonic() + 60
+            while not any(line["what"] == "saved" for line in workers.emitted()):
+                assert time.monotonic() < give_up, workers.results(0)
+                time.sleep(0.05)
+            time.sleep(generator.uniform(0, 0.2))
+            generator.choice(workers.processes).kill()
+            workers.kill()
+            said = workers.emitted()
+        for line in said:
+            assert states.setdefault(line["step"], line["state"]) == line["state"]
+        if said[0]["what"] == "resumed":
+            assert said[0]["step"] >= saved
+        else:
+            assert saved == 0
+        saved = max(line["step"] for line in said if line["what"] == "saved")
+    newest = folders(tmp_path / "run")[0]
+    assert isinstance(open_checkpoint(newest), Checkpoint)
+    shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.dist
+def test_kills_while_saving_lose_nothing(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=3, stage=1)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", [0, 3])
+def test_many_kills_while_saving_lose_nothing(tmp_path: Path, stage: int) -> None:
+    kill_and_resume(tmp_path, kills=25, stage=stage)

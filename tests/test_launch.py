@@ -1,0 +1,280 @@
+"""The real program: launcher, processes, arms, signals, refusals."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import ROOT, figures_of, kill_group, lines_of, run, start
+
+from bertds.case_file import list_arms
+from bertds.checkpoint import folders
+from bertds.checkpoint_files import read_weights
+from bertds.run_dir import read_json
+
+BASE: dict[str, Any] = {
+    "train_batch_size": 32,
+    "gradient_clipping": 0,
+    "optimizer": {
+        "type": "AdamW",
+        "params": {"lr": 2e-3, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.01},
+    },
+    "scheduler": {"type": "WarmupLinearLR", "params": {"warmup_num_steps": 5}},
+    "zero_optimization": {"stage": 2},
+    "bertds": {
+        "title": "A test",
+        "model": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+        },
+        "data": {
+            "train": [{"name": "ko"}, {"name": "en"}],
+            "valid": {"ko": {"name": "ko", "fraction": 0.1}, "en": {"name": "en"}},
+            "seq_len": 64,
+        },
+        "run": {"max_steps": 30, "log_every": 1, "eval_every": 10, "save_every": 10},
+    },
+}
+TINY = (
+    "model.hidden_size=16,model.num_hidden_layers=1,model.num_attention_heads=2,"
+    "model.intermediate_size=16,run.max_steps=3,run.log_every=1,run.eval_every=3"
+)
+
+
+@pytest.fixture
+def train(tmp_path: Path, data_root: Path) -> Callable[..., tuple[int, str]]:
+    """Runs the base case in `processes`, with changes by --set, into out/case/main."""
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+
+    def run_case(processes: int, out: str, settings: str = "") -> tuple[int, str]:
+        return run(processes, *arguments(path, data_root, tmp_path / out, settings))
+
+    return run_case
+
+
+def arguments(path: Path, data: Path, out: Path, settings: str = "") -> list[str]:
+    flags = ["--ds_config", str(path), "--data", str(data), "--out", str(out)]
+    return [*flags, "--set", settings] if settings else flags
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(280)
+def test_one_two_and_four_processes_train_alike(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """Losses, norms and validation are those of one process, at any accumulation and stage."""
+    settings = "run.max_steps=8,run.eval_every=8,model.hidden_dropout_prob=0.0"
+    worlds = {
+        1: "zero_optimization.stage=0",
+        2: "zero_optimization.stage=2,run.max_micro_batch_size=4",
+        4: "zero_optimization.stage=3,run.max_micro_batch_size=2",
+    }
+    figures = {}
+    for world_size, changes in worlds.items():
+        code, output = train(world_size, str(world_size), f"{settings},{changes}")
+        assert code == 0, output
+        figures[world_size] = figures_of(tmp_path / str(world_size) / "case" / "main")
+    assert len(figures[1]) == 9
+    for world_size in (2, 4):
+        for ours, reference in zip(figures[world_size], figures[1], strict=True):
+            exact = {"padding"}  # the rows of smaller micro-batches are filled otherwise
+            assert {k: v for k, v in ours.items() if k not in exact} == pytest.approx(
+                {k: v for k, v in reference.items() if k not in exact}, rel=1e-5
+            )
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(280)
+def test_a_stopped_run_goes_on_to_the_bit(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
+) -> None:
+    """SIGTERM: saved, code 75, pre-empted; again: figures and weights of the run never stopped."""
+    settings = "run.max_steps=200,run.eval_every=100,run.save_every=80,run.log_every=7"
+    code, output = train(2, "straight", settings)
+    assert code == 0, output
+    stopped = tmp_path / "stopped" / "case" / "main"
+    process = start(
+        2, *arguments(tmp_path / "case.json", data_root, tmp_path / "stopped", settings)
+    )
+    try:
+        wait_for_line(stopped / "metrics.jsonl")
+        kill_group(process, signal.SIGTERM)
+        process.communicate(timeout=100)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+    status = wait_for_state(stopped, "pre-empted")
+    assert status["code"] == 75
+    assert 0 < status["step"] < 200
+    assert int(folders(stopped)[0].name[5:]) == status["step"]
+    code, output = train(2, "stopped", settings)
+    assert code == 0, output
+    straight = tmp_path / "straight" / "case" / "main"
+    assert figures_of(stopped) == figures_of(straight)
+    assert read_json(stopped / "status.json")["state"] == "done"
+    ours, reference = (read_weights(folders(each)[0]) for each in (stopped, straight))
+    assert ours.keys() == reference.keys()
+    assert all(ours[name].equal(reference[name]) for name in ours)
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(280)
+def test_a_killed_run_goes_on_at_its_checkpoint_in_another_world(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
+) -> None:
+    """SIGKILL after a checkpoint of 2 processes; 1 process and another stage finish the run."""
+    settings = "run.max_steps=120,run.save_every=20,model.hidden_dropout_prob=0.0"
+    run_dir = tmp_path / "killed" / "case" / "main"
+    process = start(2, *arguments(tmp_path / "case.json", data_root, tmp_path / "killed", settings))
+    try:
+        wait_for_line(run_dir / "checkpoints" / "latest")
+    finally:
+        kill_group(process)
+        process.communicate()
+    assert read_json(run_dir / "status.json")["state"] == "running"
+    code, output = train(1, "killed", f"{settings},zero_optimization.stage=0")
+    assert code == 0, output
+    assert "going on from step" in output
+    lines = [line for line in lines_of(run_dir) if "loss/train" in line]
+    assert [line["step"] for line in lines] == list(range(1, 121))
+    code, output = train(1, "whole", settings)
+    assert code == 0, output
+    whole = [x for x in lines_of(tmp_path / "whole" / "case" / "main") if "loss/train" in x]
+    losses = [line["loss/train"] for line in lines]
+    assert losses == pytest.approx([line["loss/train"] for line in whole], rel=1e-4)
+
+
+def wait_for_line(path: Path, seconds: float = 100) -> None:
+    end = time.monotonic() + seconds
+    while not (path.is_file() and path.read_text().strip()):
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.05)
+
+
+def wait_for_state(run_dir: Path, state: str, seconds: float = 60) -> dict[str, Any]:
+    """The launcher may end before its processes do."""
+    end = time.monotonic() + seconds
+    while (status := read_json(run_dir / "status.json")).get("state") != state:
+        assert time.monotonic() < end, status
+        time.sleep(0.1)
+    return status
+
+
+@pytest.mark.dist
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    settings = "scheduler=null,run.max_steps=4"
+    assert train(0, "out", settings)[0] == 0
+    run_dir = tmp_path / "out" / "case" / "main"
+    before = (run_dir / "metrics.jsonl").stat().st_mtime_ns
+    code, output = train(0, "out", settings)
+    assert code == 0
+    assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+    assert "always the most frequent token" in output
+    assert train(0, "out", "scheduler=null,run.max_steps=6")[0] == 0
+    assert max(line["step"] for line in lines_of(run_dir)) == 6
+
+
+@pytest.mark.dist
+def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """`required` never starts from step 0, `never` never goes on, a fixed key never changes."""
+    code, output = train(0, "out", "run.resume=required,run.max_steps=2")
+    assert code == 2, output
+    assert "holds no checkpoint" in output
+    assert train(0, "out", "run.max_steps=2")[0] == 0
+    code, output = train(0, "out", "run.resume=never,run.max_steps=4")
+    assert code == 2, output
+    assert "holds the checkpoint" in output
+    code, output = train(0, "out", "run.max_steps=4,masking.ratio=0.3")
+    assert code == 2, output
+    assert "bertds.masking.ratio" in output
+    assert max(line["step"] for line in lines_of(tmp_path / "out" / "case" / "main")) == 2
+
+
+@pytest.mark.dist
+def test_a_loss_that_is_not_finite_ends_the_arm_and_keeps_the_checkpoint(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    settings = "optimizer.params.lr=1e30,scheduler=null,run.save_every=1,run.keep_last=100"
+    code, output = train(0, "out", settings)
+    run_dir = tmp_path / "out" / "case" / "main"
+    assert code == 71, output
+    assert read_json(run_dir / "status.json")["state"] == "failed"
+    assert "not finite" in read_json(run_dir / "status.json")["message"] or "nan" in output
+
+
+WRONG = {
+    "flag": (["--ds_confg", "x.json"], "--ds_config"),
+    "file": (["--ds_config", "ds_configs/case12x.json"], "case12x.json"),
+    "arm": (["--ds_config", "ds_configs/case11.json", "--arm", "batch256"], "batch256_cosine"),
+    "key": (["--ds_config", "ds_configs/case11.json", "--set", "run.max_step=3"], "max_steps"),
+    "value": (["--ds_config", "ds_configs/case11.json", "--set", "run.seed=x"], "bertds.run.seed"),
+    "data": (["--ds_config", "ds_configs/case11.json", "--data", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_sentence_and_touches_nothing(name: str, tmp_path: Path) -> None:
+    flags, words = WRONG[name]
+    flags = [str(ROOT / f) if f.startswith("ds_configs") else f for f in flags]
+    code, output = run(0, *flags, "--out", str(tmp_path / "out"))
+    said = [line for line in output.splitlines() if "WARNING" not in line]
+    assert code in (2, 3)
+    assert len(said) == 1, output
+    assert words in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def link_sets(data_root: Path, root: Path) -> Path:
+    """The names of shard sets in the case files, all leading to the small ones."""
+    for merges in ("50k", "30k", "20k", "10k", "5k"):
+        for language in ("ko", "en"):
+            for split in ("train", "valid"):
+                target = root / merges / language / split
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(data_root / language, target)
+    return root
+
+
+@pytest.mark.dist
+@pytest.mark.timeout(280)
+def test_a_case_trains_its_arms_and_draws_them(data_root: Path, tmp_path: Path) -> None:
+    """Case 11 with two processes: five arms, one of them another case's run, one record."""
+    data = link_sets(data_root, tmp_path / "data")
+    settings = f'{TINY},data.train=[{{"name":"5k/en/train"}}]'
+    path = ROOT / "ds_configs" / "case11.json"
+    code, output = run(2, *arguments(path, data, tmp_path / "out", settings))
+    assert code == 0, output
+    record = (tmp_path / "out" / "case11" / "record.md").read_text()
+    for arm in list_arms(path):
+        assert arm.name in record
+        assert read_json(tmp_path / "out" / arm.same_as / "status.json")["state"] == "done"
+    assert (tmp_path / "out" / "case11" / "case11_loss.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", range(1, 12))
+def test_every_arm_of_every_case_runs(
+    number: int, processes: int, data_root: Path, tmp_path: Path
+) -> None:
+    data = link_sets(data_root, tmp_path / "data")
+    path = ROOT / "ds_configs" / f"case{number}.json"
+    settings = f"{TINY},train_batch_size=16" if number != 11 else TINY
+    if number >= 10:
+        settings += ',data.train=[{"name":"5k/en/train"}]'
+    code, output = run(processes, *arguments(path, data, tmp_path / "out", settings), timeout=900)
+    assert code == 0, output
+    for arm in list_arms(path):
+        assert read_json(tmp_path / "out" / arm.same_as / "status.json")["state"] == "done"

@@ -1,0 +1,66 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertds.world import World
+
+
+def test_without_a_launcher_there_is_one_process():
+    world = World.detect({})
+    assert world == World()
+    assert world.is_main
+    assert (world.rank, world.local_rank, world.local_size, world.world_size) == (0, 0, 1, 1)
+
+
+def test_deepspeeds_environment_on_the_second_of_two_machines():
+    environment = {"RANK": "5", "LOCAL_RANK": "1", "LOCAL_SIZE": "4", "WORLD_SIZE": "8"}
+    world = World.detect(environment)
+    assert world == World(rank=5, local_rank=1, local_size=4, world_size=8)
+    assert not world.is_main
+
+
+def test_torchruns_environment():
+    environment = {"RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
+    assert World.detect(environment).local_size == 2
+
+
+def test_processes_of_one_machine_are_all_processes_if_nothing_else_is_said():
+    assert World.detect({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}).local_size == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
+        ({"RANK": "1"}, "RANK=1 of WORLD_SIZE=1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK is ''"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(environment, named):
+    with pytest.raises(ValueError, match=named) as refused:
+        World.detect(environment)
+    assert "\n" not in str(refused.value)
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        World().rank = 1  # type: ignore[misc]
+
+
+def test_it_reads_the_environment_of_the_process():
+    program = "from bertds.world import World; print(World.detect().rank)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"RANK": "1", "WORLD_SIZE": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert done.stdout.strip() == "1"
