@@ -1,6 +1,7 @@
 # `make train` and `make test` do everything, each alone: environment, data, job. Both may be repeated.
 PYTHON ?= python3
 VENV ?= .venv
+DATA ?= data
 BIN := $(VENV)/bin
 # All GPUs, or two processes where there are none.
 LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/python -c \
@@ -19,14 +20,14 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 train: install sample-data
-	PATH="$(abspath $(BIN)):$$PATH" $(LAUNCH) launch/train.py --ds_config ds_configs/sample.json
+	PATH="$(abspath $(BIN)):$$PATH" $(LAUNCH) launch/train.py --ds_config ds_configs/sample.json --data $(DATA)
 
 sample-data: install
-	$(BIN)/python -m data_prep sample --out data/sample/text
-	$(BIN)/python -m data_prep tokenizer --input data/sample/text/ko.txt,data/sample/text/en.txt \
-		--merges 1000 --lowercase --out data/sample/tokenizer.json
-	$(BIN)/python -m data_prep shard --input data/sample/text/ko.txt,data/sample/text/en.txt \
-		--tokenizer data/sample/tokenizer.json --nospecial_tokens --out data/sample
+	$(BIN)/python -m data_prep sample --out $(DATA)/sample/text
+	$(BIN)/python -m data_prep tokenizer --input $(DATA)/sample/text/ko.txt,$(DATA)/sample/text/en.txt \
+		--merges 1000 --lowercase --out $(DATA)/sample/tokenizer.json
+	$(BIN)/python -m data_prep shard --input $(DATA)/sample/text/ko.txt,$(DATA)/sample/text/en.txt \
+		--tokenizer $(DATA)/sample/tokenizer.json --nospecial_tokens --out $(DATA)/sample
 
 test: lint test-fast
 
@@ -43,4 +44,4 @@ test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600
 
 clean:
-	rm -rf $(VENV) data/sample runs/sample
+	rm -rf $(VENV) $(DATA)/sample runs/sample

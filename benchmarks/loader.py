@@ -1,6 +1,6 @@
 """Tokens a core-second from a shard set to packs, beside reading the same bytes and nothing else.
 
-    python benchmarks/loader.py DIR [--batch 256] [--row_length 0] [--seconds 5]
+python benchmarks/loader.py DIR [--batch 256] [--row_length 0] [--seconds 5]
 """
 
 import argparse

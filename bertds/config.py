@@ -175,7 +175,7 @@ class DataConfig(Block):
     valid: dict[Name, ValidSet] = {}
     """Validation sets by the name under which their figures are logged."""
     seq_len: Count = 256
-    """Longest sequence in tokens; also the length of the rows that packs are laid in."""
+    """Longest sequence in tokens that is taken; shards with longer ones are refused."""
     lanes: Count | None = None
     """Parallel readers of the epoch's order; must divide the batch. Default: the largest divisor
     of train_batch_size up to 64. Part of the order: never changes in a run."""

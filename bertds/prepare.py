@@ -64,7 +64,7 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         rank=world.rank,
         world_size=world.world_size,
         micro_batch_size=split.micro_batch_size,
-        row_length=0 if _takes_varlen(case) else block.data.seq_len,
+        row_length=0 if _takes_varlen(case) else _longest([*train, *valid.values()]),
         pad_id=vocabulary.pad_id,
     )
     masker = vocabulary.masker(block.masking)
@@ -119,6 +119,11 @@ def _takes_varlen(case: Case) -> bool:
     """The varlen kernel needs CUDA, 16 bits, and no dropout on attention weights."""
     has_dropout = case.bertds.model.attention_probs_dropout_prob > 0
     return torch.cuda.is_available() and case.precision != "fp32" and not has_dropout
+
+
+def _longest(parts: list[Part]) -> int:
+    """Tokens of a row: the longest sequence there is, since shorter rows cost less attention."""
+    return max(part.shards.index.max_length for part in parts)
 
 
 def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:

@@ -36,7 +36,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): delete it, it is written anew") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is no JSON block: delete it, it is written anew")
+        raise ValueError(  # noqa: TRY004 - the user's file is at fault
+            f"{path} is no JSON block: delete it, it is written anew"
+        )
     return value
 
 

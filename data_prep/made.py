@@ -35,7 +35,10 @@ def is_made(record: Path, outputs: Iterable[Path], recipe: Recipe) -> bool:
 
 
 def record_made(record: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None:
-    """Say what was made, after all else is written."""
+    """Say what is made: before the first output, so that one without a note is someone else's.
+
+    Shards, whose unfinished work has a note of its own, get it last.
+    """
     with replacing(record) as file:
         file.write(as_json({"recipe": recipe, "counts": counts}))
 

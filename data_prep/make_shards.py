@@ -5,7 +5,7 @@
 Every arrow is many independent tasks; what a task makes appears under its name when it is whole,
 in `DIR/.work`, so the same command continues an interrupted run. The split and the order follow
 from a hash of each line; the bytes depend on text, tokenizer, seed and options alone. Memory is
-some 300 MiB a worker, disk about three times the shards while it runs.
+some 400 MiB a worker, disk about three times the shards while it runs.
 """
 
 import contextlib

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bertds.data.shard_format import Index
 from data_prep import train_tokenizer
-from data_prep.made import is_made, record_made
+from data_prep.made import MADE_NAME, is_made, record_made
 from data_prep.make_shards import make_shards
 from data_prep.shard_options import ShardOptions
 from data_prep.sources import Source, open_sources
@@ -72,15 +72,15 @@ def make_vocabularies(sources: list[Source], out: Path, merges: list[int]) -> No
     paths = {count: out / vocabulary_name(count) / "tokenizer.json" for count in merges}
     recipe = train_tokenizer.recipe_of(sources, max(merges), lowercase=True, min_count=MIN_COUNT)
     recipe["merges"] = merges
-    if is_made(out / "made.json", paths.values(), recipe):
+    if is_made(out / MADE_NAME, paths.values(), recipe):
         return
     vocabulary = train_tokenizer.learn(sources, max(merges), lowercase=True, min_count=MIN_COUNT)
     contents = {
         paths[count]: train_tokenizer.build(vocabulary, count, lowercase=True) for count in merges
     }
+    record_made(out / MADE_NAME, recipe, {"characters": len(vocabulary.characters)})
     for path, content in contents.items():
         train_tokenizer.write(path, content)
-    record_made(out / "made.json", recipe, {"characters": len(vocabulary.characters)})
 
 
 def vocabulary_name(num_merges: int) -> str:

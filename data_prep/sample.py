@@ -97,11 +97,11 @@ def write_sample(out: Path, sentences: int, seed: int) -> None:
         print(f"{out}: finished already, nothing to do")
         return
     out.mkdir(parents=True, exist_ok=True)
+    record_made(out / MADE_NAME, recipe, {"lines": sentences})
     scenes = draw_scenes(sentences, seed)
     for language, write_sentence in {"ko": korean, "en": english}.items():
         with replacing(paths[language]) as file:
             file.writelines(f"{write_sentence(scene)}\n".encode() for scene in scenes)
-    record_made(out / MADE_NAME, recipe, {"lines": sentences})
     print(f"{paths['ko']}, {paths['en']}: {sentences:,} sentences each")
 
 

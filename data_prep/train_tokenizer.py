@@ -11,6 +11,7 @@ stood together. The text is read twice and not kept; a minute for 80 MB and 50,0
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,9 +82,10 @@ def make_tokenizer(spec: str, num_merges: int, path: Path, lowercase: bool, min_
             print(f"{path}: finished already, nothing to do")
             return
         vocabulary = learn(sources, num_merges, lowercase, min_count)
-        write(path, build(vocabulary, num_merges, lowercase))
+        content = build(vocabulary, num_merges, lowercase)
         num_characters = len(vocabulary.characters)
         record_made(made, recipe, {"characters": num_characters})
+        write(path, content)
     print(
         f"{path}: {len(SPECIALS)} special tokens, {num_characters:,} characters, "
         f"{num_merges:,} merges: {len(SPECIALS) + num_characters + num_merges:,} ids"
@@ -123,6 +125,7 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
         special_tokens=list(SPECIALS),
         initial_alphabet=characters,
         min_frequency=MIN_PAIR_COUNT,
+        show_progress=sys.stderr.isatty(),
     )
     backend.train_from_iterator(_marked_words(sources, lowercase, characters), trainer)
     model = json.loads(backend.to_str())["model"]

@@ -360,6 +360,7 @@ def faults(root: Path) -> None:
         )
         dist.barrier()
         said["left"] = sorted(path.name for path in (root / "checkpoints").iterdir())
+        dist.barrier()
         if WORLD.is_main:
             checkpoint_files.let_name(root, "latest", folders[0])
         said["stale latest"] = found(engine, root)

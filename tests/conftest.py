@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import HealthCheck, settings
 from tokenizers import models, pre_tokenizers, trainers
 
 from bertds.data.masking import Masker, MaskRule, sequence_keys
@@ -15,6 +16,10 @@ from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtyp
 from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
+
+# Machines that run tests do other things as well: no example is too slow.
+settings.register_profile("bertds", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bertds")
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = {

@@ -33,7 +33,7 @@ def key_of(*parts: int) -> int:
 
 
 def hash_array(key: int | Uint64s, counters: npt.NDArray[np.integer]) -> Uint64s:
-    """`mix64(mix64-chained key, counter)` of every counter, with one key or one for each.
+    """Output `counter` of a SplitMix64 generator seeded with `key`, for every counter.
 
     Args:
         key: One 64-bit key, or an array that broadcasts against `counters`.

@@ -1,11 +1,15 @@
 import itertools
+import multiprocessing
 import shutil
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bertds.config import DataConfig, MaskingConfig
 from bertds.data.loader import Share, TrainLoader, default_lanes, read_ahead, valid_packs
@@ -77,12 +81,10 @@ def epoch_batches(loader: TrainLoader, epoch: int) -> list[list]:
     return list(loader.batches(epoch * steps, (epoch + 1) * steps))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 @pytest.mark.parametrize("data", [{}, {"lanes": 3, "window": 2}, {"lanes": 1}, {"lanes": 24}])
 def test_a_batch_is_the_same_for_any_number_of_processes(data_root, world_size, accumulation, data):
-    if BATCH // world_size % accumulation:
-        pytest.skip("a micro-batch of a fraction")
     alone = loader_of(data_root, **data)
     ranks = [
         loader_of(data_root, rank=rank, world_size=world_size, accumulation=accumulation, **data)
@@ -93,6 +95,54 @@ def test_a_batch_is_the_same_for_any_number_of_processes(data_root, world_size, 
         parts = [loader.batch(number) for loader in ranks]
         assert {len(part) for part in parts} == {accumulation}
         assert content(flat(parts)) == content(alone.batch(number))
+
+
+@settings(max_examples=20)
+@given(
+    world_size=st.integers(1, 8),
+    accumulation=st.integers(1, 4),
+    micro=st.integers(1, 3),
+    lanes=st.integers(1, 30),
+    window=st.integers(1, 5),
+    fraction=st.sampled_from([0.31, 0.7, 1.0]),
+    epoch=st.integers(0, 3),
+)
+def test_any_split_of_an_epoch_conserves_it(
+    data_root, world_size, accumulation, micro, lanes, window, fraction, epoch
+):
+    batch_size = world_size * accumulation * micro
+    lanes = max(number for number in range(1, lanes + 1) if batch_size % number == 0)
+    sets = ({"name": "ko", "fraction": fraction}, {"name": "en"})
+    options = {"sets": sets, "batch_size": batch_size, "lanes": lanes, "window": window}
+    alone = [content(packs) for packs in epoch_batches(loader_of(data_root, **options), epoch)]
+    options |= {"world_size": world_size, "accumulation": accumulation}
+    ranks = [
+        epoch_batches(loader_of(data_root, rank=rank, **options), epoch)
+        for rank in range(world_size)
+    ]
+    known = all_tokens(data_root, sets)
+    assert {len(batches) for batches in ranks} == {sum(known.values()) // batch_size}
+    assert [content(flat(parts)) for parts in zip(*ranks, strict=True)] == alone
+    seen = Counter(one.tokens for counted in alone for one in counted.elements())
+    assert not seen - known
+    assert sum((known - seen).values()) == sum(known.values()) % batch_size
+
+
+def first_batches(root, rank: int, world_size: int) -> list[Counter]:
+    """Run in a process of its own."""
+    loader = loader_of(root, rank=rank, world_size=world_size, accumulation=2)
+    return [content(packs) for packs in loader.batches(0, 35)]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_give_the_batches_of_one(data_root, world_size):
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(world_size, mp_context=spawn) as pool:
+        jobs = [pool.submit(first_batches, data_root, n, world_size) for n in range(world_size)]
+        ranks = [job.result() for job in jobs]
+    alone = [content(packs) for packs in loader_of(data_root).batches(0, 35)]
+    assert [sum(parts, Counter()) for parts in zip(*ranks, strict=True)] == alone
 
 
 @pytest.mark.parametrize("row_length", [0, 64])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,3 +123,25 @@ def test_rows_are_cut_and_picked(data_root):
     assert equal(join([rows.cut(0, 30), middle, rows.cut(70, count)]), rows)
     assert equal(rows.pick(np.arange(30, 70)), middle)
     assert rows.cut(5, 5).tokens.size == rows.pick(np.array([], np.int64)).tokens.size == 0
+
+
+def test_whole_words_of_the_vocabulary_are_masked(data_root, tokenizer):
+    rows = read_all(data_root, "ko", MaskingConfig(unit="word"), 0)
+    first_pieces = tokenizer.word_starts()
+    longer = 0
+    for number in range(rows.lengths.size):
+        row = rows.cut(number, number + 1)
+        word = np.cumsum(first_pieces[row.tokens])
+        masked_words, counts = np.unique(word[row.is_masked], return_counts=True)
+        lengths = [int((word == one).sum()) for one in masked_words]
+        assert counts.tolist() == lengths
+        longer += sum(length > 1 for length in lengths)
+    assert longer > 100
+
+
+def test_sets_of_two_vocabularies_are_refused(data_root):
+    parts = [Part.open(data_root, name, 1.0) for name in ("ko", "en")]
+    index = parts[1].shards.index
+    parts[1].shards.index = dataclasses.replace(index, tokenizer="0" * 64)
+    with pytest.raises(ValueError, match="en was made with another tokenizer than .*ko"):
+        Vocabulary.of(parts)

@@ -1,5 +1,6 @@
 """Encoding by words gives the very ids of the library on whole lines."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -83,3 +84,16 @@ def test_other_tokenizers_get_whole_lines(tmp_path, lines):
     tokenizer = Tokenizer.load(tmp_path / "t.json")
     assert not tokenizer.words_are_independent
     check(LineEncoder(tokenizer), lines["ko"][:100])
+
+
+def test_a_vocabulary_without_the_word_mark_is_no_exception(by_word, tmp_path):
+    """An unknown mark leaves nothing to tell where a word begins."""
+    content = json.loads(by_word.content)
+    ids = content["model"]["vocab"]
+    for token in [token for token in ids if token.startswith("▁")]:
+        ids["other" + token[1:]] = ids.pop(token)
+    content["model"]["merges"] = []
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.load(tmp_path / "t.json")
+    assert tokenizer.words_are_independent
+    check(LineEncoder(tokenizer), ["a b 가", "the words of a line"])

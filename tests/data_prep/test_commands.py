@@ -1,0 +1,159 @@
+"""The commands as a user types them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertds.command_line import run
+from bertds.data.shards import ShardSet
+from data_prep.__main__ import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: object) -> int:
+    return run("python -m data_prep", COMMANDS, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def text(tmp_path, lines):
+    (tmp_path / "text.txt").write_text("\n".join([*lines["ko"], *lines["en"]]))
+    return tmp_path / "text.txt"
+
+
+@pytest.fixture
+def tokenizer_path(tmp_path, text):
+    path = tmp_path / "tokenizer.json"
+    assert command("tokenizer", "--input", text, "--merges", 200, "--out", path, "--lowercase") == 0
+    return path
+
+
+@pytest.fixture
+def shard_dir(tmp_path, text, tokenizer_path):
+    out = tmp_path / "data"
+    assert command("shard", "--input", text, "--tokenizer", tokenizer_path, "--out", out,
+                   "--workers", 1) == 0  # fmt: skip
+    return out
+
+
+def test_text_to_shards(shard_dir, capsys):
+    assert command("verify", shard_dir) == 0
+    assert "2 shard sets, no fault" in capsys.readouterr().out
+    index = ShardSet.open(shard_dir / "train").index
+    assert (index.seq_len, index.special_tokens, index.masking) == (256, True, None)
+
+
+def test_flags_reach_the_shards(tmp_path, text, tokenizer_path):
+    out = tmp_path / "other"
+    assert command("shard", f"--input={text}", f"--tokenizer={tokenizer_path}", f"--out={out}",
+                   "--valid_fraction=0", "--seq_len=16", "--nospecial_tokens", "--workers=1",
+                   "--masking=static", "--copies=2", "--mask_ratio=0.3", "--mask_unit=word",
+                   "--mask_seed=9", "--seed=4") == 0  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == ["made.json", "train"]
+    index = ShardSet.open(out / "train").index
+    assert (index.seq_len, index.special_tokens) == (16, False)
+    masking = index.masking
+    assert (masking.copies, masking.ratio, masking.unit, masking.seed) == (2, 0.3, "word", 9)
+    assert command("verify", out) == 0
+
+
+def test_standard_input(tmp_path, text, tokenizer_path):
+    arguments = [
+        sys.executable, "-m", "data_prep", "shard", "--input", "-", "--out", tmp_path / "piped",
+        "--tokenizer", tokenizer_path, "--workers=1",
+    ]  # fmt: skip
+    with text.open("rb") as file:
+        subprocess.run(arguments, stdin=file, cwd=ROOT, check=True, capture_output=True)
+    assert command("shard", "--input", text, "--out", tmp_path / "read", "--workers=1",
+                   "--tokenizer", tokenizer_path) == 0  # fmt: skip
+    for name in ("train", "valid"):
+        piped, read = tmp_path / "piped" / name, tmp_path / "read" / name
+        assert sorted(path.name for path in piped.iterdir()) == sorted(
+            path.name for path in read.iterdir()
+        )
+        for path in piped.iterdir():
+            assert path.read_bytes() == (read / path.name).read_bytes()
+
+
+def test_show_prints_and_draws(shard_dir, capsys):
+    assert command("show", shard_dir / "train") == 0
+    shown = capsys.readouterr().out
+    index = ShardSet.open(shard_dir / "train").index
+    assert re.search(rf"sequences +{index.sequences:,}\n", shown)
+    assert re.search(rf"tokens +{index.tokens:,}\n", shown)
+    assert "[CLS] " in shown
+    bars = [int(count.replace(",", "")) for count in re.findall(r"\d+ to \d+ +([\d,]+)", shown)]
+    assert sum(bars) == index.sequences
+    picture = (shard_dir / "train" / "lengths.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert command("verify", shard_dir) == 0  # the picture is no fault
+    assert command("show", shard_dir) == 0
+    assert capsys.readouterr().out.count("set key") == 2
+
+
+def test_verify_names_the_shard_and_exits_3(shard_dir, capsys):
+    shard = shard_dir / "valid" / "shard-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    assert command("verify", shard_dir) == 3
+    captured = capsys.readouterr()
+    assert str(shard) in captured.err
+    assert "train/shard" not in captured.err
+    (shard_dir / "valid" / "index.json").unlink()
+    assert command("verify", shard_dir) == 3
+    assert "is no finished shard set" in capsys.readouterr().err
+    assert command("verify", shard_dir / "nowhere") == 3
+    assert "has no shard set in it" in capsys.readouterr().err
+    assert command("show", shard_dir / "valid") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["shard", "--inptu=x"], "did you mean --input?"),
+        (["shrad", "--input=x"], "did you mean shard?"),
+        (["shard", "--input={0}/gone", "--tokenizer={0}/tokenizer.json", "--out={0}/new"], "gone"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/gone.json", "--out={0}/new"], "gone"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/text.txt", "--out={0}/new"], "not JSON"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
+          "--workers=0"], "--workers is 0"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
+          "--masking=static", "--copies=0"], "--copies is 0"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
+          "--masking=static", "--mask_ratio=1"], "--mask_ratio is 1"),
+        (["tokenizer", "--input={0}/text.txt", "--merges=99999", "--out={0}/new"], "merges, 99,999"),
+        (["tokenizer", "--input={0}", "--merges=9", "--out={0}/new"], "a file or a glob is wanted"),
+        (["sample", "--out={0}/new", "--sentences=0"], "--sentences is 0"),
+        (["record", "--ko=-", "--en={0}/text.txt", "--out={0}/new"], "not standard input"),
+        (["record", "--ko={0}/text.txt", "--en={0}/text.txt", "--out={0}/new", "--merges=5,9"],
+         "the largest number first"),
+        (["record", "--ko={0}/text.txt", "--en={0}/text.txt", "--out={0}/new", "--merges=x"],
+         "wanted are whole numbers"),
+        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json",
+          "--out={0}/text.txt/new"], "Not a directory"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence_and_touch_nothing(
+    tmp_path, tokenizer_path, capsys, arguments, part
+):
+    before = sorted(tmp_path.rglob("*"))
+    assert tokenizer_path in before
+    capsys.readouterr()
+    assert command(*(argument.format(tmp_path) for argument in arguments)) == 2
+    errors = capsys.readouterr().err
+    messages = [line for line in errors.split("\n") if line.startswith("python -m data_prep: ")]
+    assert len(messages) == 1
+    assert part in messages[0]
+    assert "Traceback" not in errors
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        assert command(name, "--help") == 0
+        captured = capsys.readouterr()
+        assert name in captured.out + captured.err
