@@ -25,48 +25,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bertds.case_file import BatchSplit, Case, CaseError
+from bertds.case_file import BatchSplit, Case
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
-from bertds.deepspeed_blocks import Chosen
+from bertds.deepspeed_config import deepspeed_config, no_decay, scheduler_of
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
-from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of, torch_scheduler
+from bertds.schedule import Lengths, factor_of, torch_scheduler
+from bertds.sums import Reading, Sums
 from bertds.world import World
 from bertds.zero_state import undo_initial_step
 
 logger = logging.getLogger("bertds")
 Value = TypeVar("Value")
 _DROPOUT = 20  # the stream of the run's seed that dropout draws from
-
-
-def check_schedule(case: Case, lengths: Lengths) -> None:
-    """Refuse a schedule that does not fit the run, before a process group exists.
-
-    Raises:
-        CaseError: Its parts are longer than the whole.
-    """
-    scheduler, peak = _scheduler(case), case.deepspeed["optimizer"]["params"]["lr"]
-    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
-        deepspeed_block(scheduler, lengths, peak)
-    else:
-        factor_of(scheduler, lengths, peak)
-
-
-def check_device(case: Case) -> None:
-    """Refuse what this machine cannot do, before a process group exists.
-
-    Raises:
-        CaseError: fp16, or an optimizer without a CPU implementation, on a CPU.
-    """
-    if torch.cuda.is_available():
-        return
-    if case.precision == "fp16":
-        raise CaseError("fp16.enabled is true, but DeepSpeed has no fp16 on CPU: use bf16 or fp32")
-    kind = case.deepspeed["optimizer"]["type"]
-    if kind not in ("Adam", "AdamW"):
-        raise CaseError(
-            f"optimizer.type is '{kind}', which DeepSpeed has on GPU only: use Adam or AdamW here"
-        )
 
 
 def start(world: World, timeout_s: float) -> torch.device:
@@ -123,60 +94,6 @@ def stop() -> None:
 
 
 @dataclass(slots=True)
-class Sums:
-    """All-reduced sums of a step or of a validation set; they add up."""
-
-    loss: float = 0.0
-    """Cross-entropy of the masked tokens, in nats."""
-    correct: float = 0.0
-    """Masked tokens whose most likely id is right."""
-    masked: float = 0.0
-    """Masked tokens."""
-    tokens: float = 0.0
-    """Real tokens."""
-    slots: float = 0.0
-    """Tokens computed, filler included."""
-    stops: float = 0.0
-    """Processes that ask to stop."""
-
-    def add(self, other: "Sums") -> None:
-        """Add figures of other tokens."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    @property
-    def mean_loss(self) -> float:
-        """Nats a masked token."""
-        return self.loss / self.masked
-
-    @property
-    def accuracy(self) -> float:
-        """Share of masked tokens that are right."""
-        return self.correct / self.masked
-
-
-class Reading:
-    """Sums on their way from the device to the host."""
-
-    def __init__(self, values: Tensor) -> None:
-        """Start the copy of (6,) sums, without waiting."""
-        self._event: torch.cuda.Event | None = None
-        if values.is_cuda:
-            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._host.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
-        else:
-            self._host = values
-
-    def sums(self) -> Sums:
-        """The sums; waits for the copy only."""
-        if self._event is not None:
-            self._event.synchronize()
-        return Sums(*self._host.tolist())
-
-
-@dataclass(slots=True)
 class Engine:
     """A model in training."""
 
@@ -210,7 +127,7 @@ class Engine:
         arguments: dict[str, Any] = {}
         if "scheduler" not in config:
             factor = factor_of(
-                _scheduler(case), lengths, case.deepspeed["optimizer"]["params"]["lr"]
+                scheduler_of(case), lengths, case.deepspeed["optimizer"]["params"]["lr"]
             )
             arguments["lr_scheduler"] = lambda basic: torch_scheduler(basic, factor)
         engine, *_ = deepspeed.initialize(
@@ -321,46 +238,6 @@ class Engine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def no_decay(case: Case) -> tuple[str, ...]:
-    """Kinds of parameters without decay: as given, else biases and norms under decoupled decay."""
-    if case.bertds.run.no_decay is not None:
-        return case.bertds.run.no_decay
-    optimizer = case.deepspeed["optimizer"]
-    coupled = optimizer["type"] == "Adam" and not optimizer["params"]["adam_w_mode"]
-    return () if coupled else ("bias", "norm")
-
-
-def _scheduler(case: Case) -> Chosen | None:
-    block = case.deepspeed.get("scheduler")
-    return None if block is None else Chosen.model_validate(block)
-
-
-def deepspeed_config(
-    case: Case, split: BatchSplit, lengths: Lengths, *, on_gpu: bool
-) -> dict[str, Any]:
-    """What DeepSpeed gets: a case's own keys, all sizes in numbers, without schedules of ours.
-
-    Raises:
-        ValueError: The schedule does not fit the run, or torch's Adam cannot do what is asked.
-    """
-    config = dict(case.deepspeed)
-    config["train_micro_batch_size_per_gpu"] = split.micro_batch_size
-    config["gradient_accumulation_steps"] = split.accumulation
-    params = dict(config["optimizer"]["params"])
-    offloaded = config.get("zero_optimization", {}).get("offload_optimizer")
-    if not on_gpu and not offloaded:
-        params["torch_adam"] = True  # DeepSpeed's own would be compiled, for two minutes
-    if params.get("torch_adam") and not params.pop("bias_correction", True):
-        raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
-    config["optimizer"] = {**config["optimizer"], "params": params}
-    config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
-    scheduler = _scheduler(case)
-    config.pop("scheduler", None)
-    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
-        config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])
-    return config
 
 
 def _limit_waiting(timeout_s: float) -> None:

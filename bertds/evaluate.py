@@ -11,7 +11,8 @@ from bertds.case_file import Case
 from bertds.config import MaskingConfig
 from bertds.data.loader import Share, valid_packs
 from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.engine import Engine, Sums
+from bertds.engine import Engine
+from bertds.sums import Sums
 
 
 def open_valid(case: Case, root: Path) -> dict[str, Part]:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from bertds import checkpoint
 from bertds.data.packing import Pack
 from bertds.data.sets import Part
-from bertds.engine import Engine, Reading, Sums
+from bertds.engine import Engine
 from bertds.evaluate import guess_figures, valid_figures, validate
 from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
 from bertds.model.mlm import count_parameters
 from bertds.prepare import Prepared
 from bertds.run_dir import now, write_json, write_status
+from bertds.sums import Reading, Sums
 
 logger = logging.getLogger("bertds")
 PREEMPTED = 75

@@ -19,13 +19,14 @@ from bertds import checkpoint
 from bertds.case_file import CaseError
 from bertds.config import interval_steps
 from bertds.data.keyed_hash import key_of
-from bertds.engine import Engine, Reading, Sums
+from bertds.engine import Engine
 from bertds.log import add_file
 from bertds.metrics import MetricsLog
 from bertds.model.mlm import MaskedLanguageModel, deterministic_kernels
 from bertds.prepare import Prepared
 from bertds.record import PREEMPTED, Record, TrainState, describe
 from bertds.run_dir import write_status
+from bertds.sums import Reading, Sums
 
 logger = logging.getLogger("bertds")
 _WEIGHTS = 30  # the stream of the run's seed that the first weights are drawn from

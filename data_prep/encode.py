@@ -1,9 +1,9 @@
 """Lines to ids, each distinct word only once.
 
 Where a tokenizer cuts at blanks, a line's ids are its words' ids end to end, and text repeats its
-words: a table of the words seen so far saves encoding them again. English takes 2 to 3 times less
-time than by the library on whole lines, Korean, with its many forms of a word, 1.5 times. Other
-tokenizers get whole lines. The ids are the library's in all cases.
+words: a table of the words seen so far saves encoding them again. Shards of English are made about
+1.9 times as fast as the library alone encodes the lines, of Korean, with its many forms of a word,
+1.2 times. Other tokenizers get whole lines. The ids are the library's in all cases.
 """
 
 import itertools

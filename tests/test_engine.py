@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from bertds import engine as engine_module
 from bertds.case_file import BatchSplit, Case, CaseError, read_case
 from bertds.data.packing import Pack, Sequences, pack
-from bertds.engine import Engine, check_device, no_decay
+from bertds.deepspeed_config import check_device, no_decay
+from bertds.engine import Engine
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
 from bertds.schedule import Lengths
 from bertds.world import World

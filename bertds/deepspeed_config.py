@@ -1,0 +1,80 @@
+"""What DeepSpeed is told, and what this machine cannot do: both known before processes start."""
+
+from typing import Any
+
+import torch
+
+from bertds.case_file import BatchSplit, Case, CaseError
+from bertds.deepspeed_blocks import Chosen
+from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of
+
+
+def check_schedule(case: Case, lengths: Lengths) -> None:
+    """Refuse a schedule that does not fit the run, before a process group exists.
+
+    Raises:
+        CaseError: Its parts are longer than the whole.
+    """
+    scheduler, peak = scheduler_of(case), case.deepspeed["optimizer"]["params"]["lr"]
+    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
+        deepspeed_block(scheduler, lengths, peak)
+    else:
+        factor_of(scheduler, lengths, peak)
+
+
+def check_device(case: Case) -> None:
+    """Refuse what this machine cannot do, before a process group exists.
+
+    Raises:
+        CaseError: fp16, or an optimizer without a CPU implementation, on a CPU.
+    """
+    if torch.cuda.is_available():
+        return
+    if case.precision == "fp16":
+        raise CaseError("fp16.enabled is true, but DeepSpeed has no fp16 on CPU: use bf16 or fp32")
+    kind = case.deepspeed["optimizer"]["type"]
+    if kind not in ("Adam", "AdamW"):
+        raise CaseError(
+            f"optimizer.type is '{kind}', which DeepSpeed has on GPU only: use Adam or AdamW here"
+        )
+
+
+def no_decay(case: Case) -> tuple[str, ...]:
+    """Kinds of parameters without decay: as given, else biases and norms under decoupled decay."""
+    if case.bertds.run.no_decay is not None:
+        return case.bertds.run.no_decay
+    optimizer = case.deepspeed["optimizer"]
+    coupled = optimizer["type"] == "Adam" and not optimizer["params"]["adam_w_mode"]
+    return () if coupled else ("bias", "norm")
+
+
+def scheduler_of(case: Case) -> Chosen | None:
+    """The scheduler block of a case, if it has one."""
+    block = case.deepspeed.get("scheduler")
+    return None if block is None else Chosen.model_validate(block)
+
+
+def deepspeed_config(
+    case: Case, split: BatchSplit, lengths: Lengths, *, on_gpu: bool
+) -> dict[str, Any]:
+    """What DeepSpeed gets: a case's own keys, all sizes in numbers, without schedules of ours.
+
+    Raises:
+        ValueError: The schedule does not fit the run, or torch's Adam cannot do what is asked.
+    """
+    config = dict(case.deepspeed)
+    config["train_micro_batch_size_per_gpu"] = split.micro_batch_size
+    config["gradient_accumulation_steps"] = split.accumulation
+    params = dict(config["optimizer"]["params"])
+    offloaded = config.get("zero_optimization", {}).get("offload_optimizer")
+    if not on_gpu and not offloaded:
+        params["torch_adam"] = True  # DeepSpeed's own would be compiled, for two minutes
+    if params.get("torch_adam") and not params.pop("bias_correction", True):
+        raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
+    config["optimizer"] = {**config["optimizer"], "params": params}
+    config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
+    scheduler = scheduler_of(case)
+    config.pop("scheduler", None)
+    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
+        config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])
+    return config
