@@ -166,7 +166,8 @@ class Engine:
                 self._before_update()
             self.deepspeed.step()
         values[5] = float(stop)
-        self.grad_norm = self.grad_norm or self.deepspeed.get_global_grad_norm()
+        if self.grad_norm is None:
+            self.grad_norm = self.deepspeed.get_global_grad_norm()
         return Reading(self._all_reduce(values))
 
     def _before_update(self) -> None:

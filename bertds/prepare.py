@@ -1,6 +1,6 @@
 """A run on paper: everything that files alone can tell of it, checked before anything starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ class Prepared:
     train: list[Part]
     valid: dict[str, MaskedSet]
     vocabulary: Vocabulary
-    share: Share
+    valid_share: Share
+    """How a validation set is divided; without a backward pass the largest micro-batch fits."""
     lengths: Lengths
     changes: list[str]
     """Settings that differ from those the run began with."""
@@ -86,7 +87,7 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         train=train,
         valid={name: masked_valid(case, part, vocabulary) for name, part in valid.items()},
         vocabulary=vocabulary,
-        share=share,
+        valid_share=replace(share, micro_batch_size=block.run.max_micro_batch_size),
         lengths=lengths,
         changes=check_unchanged(run_dir, case.resolved),
     )

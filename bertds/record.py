@@ -130,7 +130,7 @@ class Record:
         """The validation line; whether it is the best so far."""
         if not self._run.valid:
             return False
-        figures = valid_figures(validate(self._engine, self._run.valid, self._run.share))
+        figures = valid_figures(validate(self._engine, self._run.valid, self._run.valid_share))
         self._write(figures)
         self._throughput.restart(int(self._state.tokens))
         loss = figures["loss/valid"]
