@@ -25,7 +25,7 @@ train: install sample-data
 sample-data: install
 	$(BIN)/python -m data_prep sample --out $(DATA)/sample/text
 	$(BIN)/python -m data_prep tokenizer --input $(DATA)/sample/text/ko.txt,$(DATA)/sample/text/en.txt \
-		--merges 1000 --lowercase --out $(DATA)/sample/tokenizer.json
+		--merges 1200 --lowercase --out $(DATA)/sample/tokenizer.json
 	$(BIN)/python -m data_prep shard --input $(DATA)/sample/text/ko.txt,$(DATA)/sample/text/en.txt \
 		--tokenizer $(DATA)/sample/tokenizer.json --nospecial_tokens --out $(DATA)/sample
 

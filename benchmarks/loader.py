@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.config import DataConfig, MaskingConfig
+from bertds.case.config import DataConfig, MaskingConfig
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 

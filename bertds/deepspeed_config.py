@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from bertds.case_file import BatchSplit, Case, CaseError
-from bertds.deepspeed_blocks import Chosen
+from bertds.case.deepspeed_blocks import Chosen
+from bertds.case.file import BatchSplit, Case, CaseError
 from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bertds.case_file import BatchSplit, Case
+from bertds.case.file import BatchSplit, Case
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, scheduler_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bertds.case_file import Case
-from bertds.config import MaskingConfig
+from bertds.case.config import MaskingConfig
+from bertds.case.file import Case
 from bertds.data.loader import Share, valid_packs
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.engine import Engine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from bertds.case_file import BatchSplit, Case, CaseError, split_batch
+from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.checkpoint_files import folders
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary

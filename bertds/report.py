@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from bertds.arms import Arm, load_arms
-from bertds.plots import Curve, Panel, draw_panels, smoothing_window
-from bertds.tables import comparison, figures, one_line, validation_sets
+from bertds.drawing.arms import Arm, load_arms
+from bertds.drawing.plots import Curve, Panel, draw_panels, smoothing_window
+from bertds.drawing.tables import comparison, figures, one_line, validation_sets
 
 __all__ = ["Report", "write_report"]
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from bertds.case_file import CaseError
+from bertds.case.file import CaseError
 
 State = Literal["running", "done", "pre-empted", "failed"]
 # A change of these in a run that has begun would break its order, masks or shapes.

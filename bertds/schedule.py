@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from bertds.case_error import CaseError
-from bertds.deepspeed_blocks import (
+from bertds.case.deepspeed_blocks import (
     SCHEDULERS,
     Chosen,
     CosineAnnealingWarmRestarts,
@@ -25,6 +24,7 @@ from bertds.deepspeed_blocks import (
     WarmupLinearLR,
     WarmupStableDecayLR,
 )
+from bertds.case.error import CaseError
 
 Factor = Callable[[int], float]
 DEEPSPEEDS_OWN = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")

@@ -16,8 +16,8 @@ from types import FrameType
 import torch
 
 from bertds import checkpoint
-from bertds.case_file import CaseError
-from bertds.config import interval_steps
+from bertds.case.config import interval_steps
+from bertds.case.file import CaseError
 from bertds.data.keyed_hash import key_of
 from bertds.engine import Engine
 from bertds.log import add_file

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bertds import command_line, log
-from bertds.case_file import Arm, CaseError, list_arms, read_case
+from bertds.case.file import Arm, CaseError, list_arms, read_case
 from bertds.engine import start, stop
 from bertds.fragments import CheckpointError
 from bertds.metrics import read_metrics

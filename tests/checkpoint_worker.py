@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, gelu
 from torch.optim.lr_scheduler import LambdaLR
 
 from bertds import checkpoint, checkpoint_files, zero_state
-from bertds.case_file import BatchSplit
+from bertds.case.file import BatchSplit
 from bertds.engine import Engine
 from bertds.progress import progress
 from bertds.world import World

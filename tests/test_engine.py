@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from bertds import engine as engine_module
-from bertds.case_file import BatchSplit, Case, CaseError, read_case
+from bertds.case.file import BatchSplit, Case, CaseError, read_case
 from bertds.data.packing import Pack, Sequences, pack
 from bertds.deepspeed_config import check_device, no_decay
 from bertds.engine import Engine

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from launching import ROOT, figures_of, kill_group, lines_of, run, start
 
-from bertds.case_file import list_arms
+from bertds.case.file import list_arms
 from bertds.checkpoint import folders
 from bertds.checkpoint_files import read_weights
 from bertds.run_dir import read_json

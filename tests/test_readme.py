@@ -1,4 +1,4 @@
-"""The README tells every key of the `bertds` block, in the words of `config.py`."""
+"""The README tells every key of the `bertds` block, in the words of `bertds/case/config.py`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bertds import config
+from bertds.case import config
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS: list[tuple[str, type[BaseModel]]] = [

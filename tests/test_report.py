@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.arms import load_arms
-from bertds.plots import Curve, Panel, _thinned, draw_panels, running_mean, smoothing_window
+from bertds.drawing.arms import load_arms
+from bertds.drawing.plots import Curve, Panel, _thinned, draw_panels, running_mean, smoothing_window
 from bertds.report import write_report
 
 PLOTS = ("loss", "acc", "lr", "loss_relative", "acc_relative")

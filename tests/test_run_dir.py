@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from bertds.case_file import CaseError
+from bertds.case.file import CaseError
 from bertds.run_dir import check_unchanged, now, read_json, write_json, write_status
 
 CONFIG = {

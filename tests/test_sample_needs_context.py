@@ -11,7 +11,7 @@ import pytest
 import torch
 from launching import ROOT, environment, lines_of, run
 
-from bertds.case_file import Case, read_case
+from bertds.case.file import Case, read_case
 from bertds.data.loader import Share, TrainLoader, valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import MaskedSet, Part, Vocabulary

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as torch_schedules
 
-from bertds.case_error import CaseError
-from bertds.deepspeed_blocks import SCHEDULERS, Chosen
+from bertds.case.deepspeed_blocks import SCHEDULERS, Chosen
+from bertds.case.error import CaseError
 from bertds.schedule import (
     DEEPSPEEDS_OWN,
     Lengths,

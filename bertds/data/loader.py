@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bertds.config import DataConfig
+from bertds.case.config import DataConfig
 from bertds.data.order import Order, Window
 from bertds.data.packing import Pack, Sequences, pack
 from bertds.data.sets import MaskedSet, Part, Rows, join

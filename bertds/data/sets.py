@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertds.config import MaskingConfig
+from bertds.case.config import MaskingConfig
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.shard_format import Block
 from bertds.data.shards import ShardSet

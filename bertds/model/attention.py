@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

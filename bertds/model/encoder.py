@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.model.attention import Attention, Rotary, Segments
 from bertds.model.embeddings import Embeddings, layer_norm
 

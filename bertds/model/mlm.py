@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.model.attention import segments_of
 from bertds.model.embeddings import layer_norm
 from bertds.model.encoder import ACTIVATIONS, Encoder

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config import DataConfig, MaskingConfig
+from bertds.case.config import DataConfig, MaskingConfig
 from bertds.data.loader import Share, TrainLoader, default_lanes, read_ahead, valid_packs
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from tests.packs import sequences_of

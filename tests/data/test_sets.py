@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertds.config import MaskingConfig
+from bertds.case.config import MaskingConfig
 from bertds.data.sets import MaskedSet, Part, Rows, Vocabulary, join
 
 STATIC = MaskingConfig(mode="static", copies=2, seed=5)

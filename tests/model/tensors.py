@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.data.packing import Pack, Sequences, pack
 from bertds.model.mlm import MaskedLanguageModel, PackTensors
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.data.packing import pack
 from bertds.model.attention import Rotary, segments_of
 from bertds.model.embeddings import Sinusoids

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.data.packing import pack
 from bertds.model.mlm import MaskedLanguageModel
 from tests.model.tensors import PAD, join, make_model, make_sequences, tensors_of

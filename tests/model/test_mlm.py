@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from bertds.config import ModelConfig
+from bertds.case.config import ModelConfig
 from bertds.model.attention import segments_of
 from bertds.model.mlm import (
     MaskedLanguageModel,

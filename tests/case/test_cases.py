@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from bertds.case_file import Case, list_arms, read_case
-from bertds.config import interval_steps
-from bertds.deepspeed_blocks import Chosen
+from bertds.case.config import interval_steps
+from bertds.case.deepspeed_blocks import Chosen
+from bertds.case.file import Case, list_arms, read_case
 from bertds.schedule import Lengths, cosine_restarts, factor_of
 
-CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 FILES = sorted(path.name for path in CONFIGS.glob("*.json"))
 
 EXPONENTIAL = {

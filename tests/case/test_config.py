@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from bertds.config import (
+from bertds.case.config import (
     PRESETS,
     BertdsConfig,
     DataConfig,

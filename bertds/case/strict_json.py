@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from bertds.case_error import CaseError
+from bertds.case.error import CaseError
 
 _MOST_DIGITS = 19
 

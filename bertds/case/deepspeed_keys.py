@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bertds.config import BertdsConfig, Block, Count
-from bertds.deepspeed_blocks import Chosen, Rate
+from bertds.case.config import BertdsConfig, Block, Count
+from bertds.case.deepspeed_blocks import Chosen, Rate
 
 NotNegative = Annotated[int, Field(ge=0)]
 # DeepSpeed's users write sizes as 5e8, which JSON reads as a float.

@@ -27,14 +27,14 @@ from deepspeed.runtime.zero.offload_config import (
 from pydantic_core import PydanticUndefined
 
 from bertds import deepspeed_keys as keys
-from bertds.case_error import block_of
-from bertds.case_file import CaseError, list_arms, read_case, split_batch
-from bertds.deepspeed_blocks import OPTIMIZERS, SCHEDULERS
+from bertds.case.deepspeed_blocks import OPTIMIZERS, SCHEDULERS
+from bertds.case.error import block_of
+from bertds.case.file import CaseError, list_arms, read_case, split_batch
+from bertds.case.refused_keys import REFUSED
 from bertds.engine import deepspeed_config
-from bertds.refused_keys import REFUSED
 from bertds.schedule import DEEPSPEEDS_OWN, Lengths
 
-CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 ARMS = [
     (path.name, arm.name)
     for path in sorted(CONFIGS.glob("*.json"))

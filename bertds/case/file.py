@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertds.case_error import AnyBlock, CaseError, did_you_mean, parse_block, shown
-from bertds.config import BertdsConfig, Block
-from bertds.deepspeed_blocks import (
+from bertds.case.config import BertdsConfig, Block
+from bertds.case.deepspeed_blocks import (
     OPTIMIZERS,
     SCHEDULERS,
     Chosen,
     CosineAnnealingWarmRestarts,
 )
-from bertds.deepspeed_keys import CaseFile
-from bertds.patches import Json, apply_setting, parse_settings, patch_arm
-from bertds.refused_keys import REFUSED
-from bertds.strict_json import parse_json
+from bertds.case.deepspeed_keys import CaseFile
+from bertds.case.error import AnyBlock, CaseError, did_you_mean, parse_block, shown
+from bertds.case.patches import Json, apply_setting, parse_settings, patch_arm
+from bertds.case.refused_keys import REFUSED
+from bertds.case.strict_json import parse_json
 
 __all__ = ["Arm", "BatchSplit", "Case", "CaseError", "list_arms", "read_case", "split_batch"]
 
@@ -158,7 +158,9 @@ def _load(path: Path) -> Json:
 def _arms(path: Path, content: Json) -> dict[str, Json]:
     arms = content["bertds"].get("arms", {"main": {}})
     if not isinstance(arms, dict) or not arms:
-        raise CaseError(f"{path}: bertds.arms is {shown(arms)}, wanted a block of named patches")
+        raise CaseError(
+            f"{path}: bertds.drawing.arms is {shown(arms)}, wanted a block of named patches"
+        )
     for name, patch in arms.items():
         if not _NAME.fullmatch(name):
             raise CaseError(f"{path}: arm name {name!r} must be a plain file name (letters, _.+-)")

@@ -1,7 +1,7 @@
 """The `bertds` block of a case file: every key, its unit and its meaning.
 
 A case file is a DeepSpeed configuration plus this block. JSON holds no comments, so this page is
-its dictionary; DeepSpeed's own keys are in `bertds.deepspeed_keys` and `bertds.deepspeed_blocks`.
+its dictionary; DeepSpeed's own keys are in `bertds.case.deepspeed_keys` and `bertds.case.deepspeed_blocks`.
 Unknown keys are refused, and no value is coerced: `"1e-4"` is not a number.
 """
 

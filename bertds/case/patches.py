@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bertds.case_error import CaseError, block_of, did_you_mean
-from bertds.config import BertdsConfig
-from bertds.deepspeed_keys import CaseFile
-from bertds.refused_keys import REFUSED
-from bertds.strict_json import parse_json
+from bertds.case.config import BertdsConfig
+from bertds.case.deepspeed_keys import CaseFile
+from bertds.case.error import CaseError, block_of, did_you_mean
+from bertds.case.refused_keys import REFUSED
+from bertds.case.strict_json import parse_json
 
 Json = dict[str, Any]
 # A quoted text, in which brackets and commas mean nothing, or one letter.

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bertds.arms import MEASURES, Arm, Measure
-from bertds.plots import smoothing_window
+from bertds.drawing.arms import MEASURES, Arm, Measure
+from bertds.drawing.plots import smoothing_window
 
 __all__ = ["comparison", "figures", "one_line", "validation_sets"]
 

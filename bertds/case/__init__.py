@@ -1,0 +1,1 @@
+"""A case file: every key explained and checked, patched by arms and `--set`."""

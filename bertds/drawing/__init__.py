@@ -1,0 +1,1 @@
+"""How a case is drawn: its runs read, tables and plots made."""
