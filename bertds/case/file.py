@@ -159,7 +159,7 @@ def _arms(path: Path, content: Json) -> dict[str, Json]:
     arms = content["bertds"].get("arms", {"main": {}})
     if not isinstance(arms, dict) or not arms:
         raise CaseError(
-            f"{path}: bertds.drawing.arms is {shown(arms)}, wanted a block of named patches"
+            f"{path}: bertds.arms is {shown(arms)}, wanted a block of named patches"
         )
     for name, patch in arms.items():
         if not _NAME.fullmatch(name):

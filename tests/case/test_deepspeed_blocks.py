@@ -26,7 +26,7 @@ from deepspeed.runtime.zero.offload_config import (
 )
 from pydantic_core import PydanticUndefined
 
-from bertds import deepspeed_keys as keys
+from bertds.case import deepspeed_keys as keys
 from bertds.case.deepspeed_blocks import OPTIMIZERS, SCHEDULERS
 from bertds.case.error import block_of
 from bertds.case.file import CaseError, list_arms, read_case, split_batch

@@ -161,7 +161,7 @@ def test_another_type_brings_its_own_parameters(base):
 
 
 def test_a_file_without_arms_has_one(write):
-    content = changed("bertds.drawing.arms", GONE)
+    content = changed("bertds.arms", GONE)
     path = write(content)
     (arm,) = list_arms(path)
     assert (arm.name, arm.run_arm, arm.same_as, arm.path) == ("main", "main", "case1/main", path)
@@ -170,7 +170,7 @@ def test_a_file_without_arms_has_one(write):
 
 def test_the_resolved_file_has_no_arms_and_nothing_else_is_lost(base):
     case = read_case(base, "one")
-    wanted = changed("bertds.drawing.arms", GONE)
+    wanted = changed("bertds.arms", GONE)
     assert case.resolved == wanted
     assert case.deepspeed == {key: value for key, value in wanted.items() if key != "bertds"}
 
@@ -178,7 +178,7 @@ def test_the_resolved_file_has_no_arms_and_nothing_else_is_lost(base):
 def test_an_arm_may_be_the_run_of_another_case(write):
     first = write(BASE, "case1.json")
     second = write(
-        changed("bertds.drawing.arms", {"a": {"same_as": "case1/two"}, "b": {}}), "case2.json"
+        changed("bertds.arms", {"a": {"same_as": "case1/two"}, "b": {}}), "case2.json"
     )
     arms = list_arms(second)
     assert [arm.same_as for arm in arms] == ["case1/two", "case2/b"]
@@ -201,7 +201,7 @@ def test_an_arm_may_be_the_run_of_another_case(write):
 )
 def test_same_as_leads_to_a_run(write, patch):
     write(BASE, "case1.json")
-    path = write(changed("bertds.drawing.arms", {"a": patch}), "case2.json")
+    path = write(changed("bertds.arms", {"a": patch}), "case2.json")
     with pytest.raises(CaseError, match="arm 'a' has same_as") as refused:
         list_arms(path)
     assert "\n" not in str(refused.value)
@@ -209,14 +209,14 @@ def test_same_as_leads_to_a_run(write, patch):
 
 @pytest.mark.parametrize("arms", [[], {}, None, 3, {"a": 3}, {"a": None}, {"a": []}])
 def test_arms_are_named_patches(write, arms):
-    path = write(changed("bertds.drawing.arms", arms))
+    path = write(changed("bertds.arms", arms))
     assert "wanted a block" in refusal(path, "a")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "a b", "a\n", "ä", "-x"])
 def test_an_arm_has_a_name_that_a_directory_can_have(write, name):
     assert "must be a plain file name" in refusal(
-        write(changed("bertds.drawing.arms", {name: {}})), name
+        write(changed("bertds.arms", {name: {}})), name
     )
 
 
@@ -402,7 +402,7 @@ def test_what_is_wrong_is_wrong_in_a_setting_and_in_an_arm(write, key, value):
     for part in reversed(key.split(".")):
         patch = {part: patch}
     if not isinstance(value, dict):  # a block is merged: what is missing in it may be there before
-        refusal(write(changed("bertds.drawing.arms", {"one": patch})))
+        refusal(write(changed("bertds.arms", {"one": patch})))
 
 
 def test_auto_is_a_value_where_it_is_one(base):
@@ -548,7 +548,7 @@ def test_a_setting_may_begin_a_block(base):
         ("bf16.enable=true", "unknown path: did you mean 'enabled'?"),
         ("data.valid.en.nam=x", "unknown key 'bertds.data.valid.en.nam': did you mean 'name'?"),
         ("arms.one.train_batch_size=1", "--set arms.one.train_batch_size: unknown path"),
-        ("bertds.drawing.arms={}", "--set bertds.drawing.arms: unknown path"),
+        ("bertds.arms={}", "--set bertds.arms: unknown path"),
         ("train_batch_size.x=1", "'train_batch_size' is not a block"),
         ("optimizer.params.lr.x=1", "'lr' is not a block"),
         ("data.train.0.name=x", "'train' is not a block"),
