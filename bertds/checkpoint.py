@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from bertds.checkpoint_files import (
+from bertds.engine import Engine
+from bertds.state.files import (
     Checkpoint,
     draft_of,
     folder_of,
@@ -34,16 +35,15 @@ from bertds.checkpoint_files import (
     verify,
     write_json,
 )
-from bertds.engine import Engine
-from bertds.fragments import (
+from bertds.state.fragments import (
     CheckpointError,
     FragmentReader,
     WrittenFile,
     file_name,
     write_fragments,
 )
-from bertds.progress import progress, restore_progress
-from bertds.zero_state import (
+from bertds.state.progress import progress, restore_progress
+from bertds.state.zero_state import (
     fragments,
     load_moments,
     load_weights,

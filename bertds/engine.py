@@ -31,12 +31,14 @@ from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, scheduler_of
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
 from bertds.schedule import Lengths, factor_of, torch_scheduler
+from bertds.state.zero_layout import check_supported
+from bertds.state.zero_state import undo_initial_step
 from bertds.sums import Reading, Sums
 from bertds.world import World
-from bertds.zero_state import undo_initial_step
 
 logger = logging.getLogger("bertds")
 Value = TypeVar("Value")
+_LINEAR = torch.nn.functional.linear
 _DROPOUT = 20  # the stream of the run's seed that dropout draws from
 
 
@@ -137,6 +139,7 @@ class Engine:
             dist_init_required=False,
             **arguments,
         )
+        check_supported(engine)
         undo_initial_step(engine)
         _limit_waiting(case.bertds.run.collective_timeout_s)
         return cls(engine, world, device, split, case.bertds.run.seed)
@@ -236,6 +239,8 @@ class Engine:
         """Free what the model took, so that the next arm finds room."""
         self.deepspeed.destroy()
         self.deepspeed = None
+        # ZeRO 3 replaces it for good, and the next arm's losses would differ.
+        torch.nn.functional.linear = _LINEAR
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

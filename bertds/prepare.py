@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
-from bertds.checkpoint_files import folders
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.deepspeed_config import check_device, check_schedule
 from bertds.evaluate import masked_valid, open_valid
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
+from bertds.state.files import folders
 from bertds.world import World
 
 

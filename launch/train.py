@@ -17,12 +17,12 @@ import torch
 from bertds import command_line, log
 from bertds.case.file import Arm, CaseError, list_arms, read_case
 from bertds.engine import start, stop
-from bertds.fragments import CheckpointError
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
 from bertds.record import PREEMPTED, NumbersError
 from bertds.report import write_report
 from bertds.run_dir import read_json, write_json, write_status
+from bertds.state.fragments import CheckpointError
 from bertds.train import StopRequest, train
 from bertds.world import World
 

@@ -23,12 +23,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy, gelu
 from torch.optim.lr_scheduler import LambdaLR
 
-from bertds import checkpoint, checkpoint_files, zero_state
+from bertds import checkpoint
 from bertds.case.file import BatchSplit
 from bertds.engine import Engine
-from bertds.progress import progress
+from bertds.state import files as checkpoint_files
+from bertds.state import zero_state
+from bertds.state.progress import progress
+from bertds.state.zero_layout import check_supported, inner_optimizer, slots
 from bertds.world import World
-from bertds.zero_layout import check_supported, inner_optimizer, slots
 from tests.gloo import emit
 
 WORLD = World.detect()

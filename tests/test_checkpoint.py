@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds.checkpoint_files import (
+from bertds.state.files import (
     Checkpoint,
     draft_of,
     folder_of,
@@ -22,7 +22,13 @@ from bertds.checkpoint_files import (
     seal,
     write_json,
 )
-from bertds.fragments import CheckpointError, FragmentReader, file_name, key_of, write_fragments
+from bertds.state.fragments import (
+    CheckpointError,
+    FragmentReader,
+    file_name,
+    key_of,
+    write_fragments,
+)
 from tests.gloo import Workers, run
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")

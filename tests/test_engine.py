@@ -236,7 +236,7 @@ def test_evaluation_does_not_depend_on_the_cut(device: torch.device, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fp16": {"enabled": True}}, "fp16"),
+        ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 1}}, "fp16"),
         ({"optimizer": {"type": "Lion", "params": {"lr": 1, "weight_decay": 0}}}, "Lion"),
     ],
 )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import ROOT, figures_of, kill_group, lines_of, run, start
 
 from bertds.case.file import list_arms
 from bertds.checkpoint import folders
-from bertds.checkpoint_files import read_weights
 from bertds.run_dir import read_json
+from bertds.state.files import read_weights
+from tests.launching import ROOT, figures_of, kill_group, lines_of, run, start
 
 BASE: dict[str, Any] = {
     "train_batch_size": 32,

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, environment, lines_of, run
 
 from bertds.case.file import Case, read_case
 from bertds.data.loader import Share, TrainLoader, valid_packs
@@ -17,6 +16,7 @@ from bertds.data.packing import Pack
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.evaluate import guess_figures, masked_valid
 from bertds.model.mlm import MaskedLanguageModel, PackTensors
+from tests.launching import ROOT, environment, lines_of, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -158,9 +158,7 @@ def _load(path: Path) -> Json:
 def _arms(path: Path, content: Json) -> dict[str, Json]:
     arms = content["bertds"].get("arms", {"main": {}})
     if not isinstance(arms, dict) or not arms:
-        raise CaseError(
-            f"{path}: bertds.arms is {shown(arms)}, wanted a block of named patches"
-        )
+        raise CaseError(f"{path}: bertds.arms is {shown(arms)}, wanted a block of named patches")
     for name, patch in arms.items():
         if not _NAME.fullmatch(name):
             raise CaseError(f"{path}: arm name {name!r} must be a plain file name (letters, _.+-)")
@@ -236,6 +234,11 @@ def _check_together(where: str, file: CaseFile) -> None:
         raise CaseError(
             f"{where}: data.seq_len is {data.seq_len}, above model.max_position_embeddings "
             f"{model.max_position_embeddings}: raise the latter or lower the former"
+        )
+    if file.fp16.enabled and file.zero_optimization.stage == 0:
+        raise CaseError(
+            f"{where}: fp16.enabled is true at zero_optimization.stage 0, where DeepSpeed 0.19.8 "
+            "never scales the loss: set the stage to 1, or use bf16"
         )
     if lanes is not None and batch % lanes:
         raise CaseError(

@@ -177,9 +177,7 @@ def test_the_resolved_file_has_no_arms_and_nothing_else_is_lost(base):
 
 def test_an_arm_may_be_the_run_of_another_case(write):
     first = write(BASE, "case1.json")
-    second = write(
-        changed("bertds.arms", {"a": {"same_as": "case1/two"}, "b": {}}), "case2.json"
-    )
+    second = write(changed("bertds.arms", {"a": {"same_as": "case1/two"}, "b": {}}), "case2.json")
     arms = list_arms(second)
     assert [arm.same_as for arm in arms] == ["case1/two", "case2/b"]
     assert read_case(arms[0].path, arms[0].run_arm) == read_case(first, "two")
@@ -215,9 +213,7 @@ def test_arms_are_named_patches(write, arms):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "a b", "a\n", "ä", "-x"])
 def test_an_arm_has_a_name_that_a_directory_can_have(write, name):
-    assert "must be a plain file name" in refusal(
-        write(changed("bertds.arms", {name: {}})), name
-    )
+    assert "must be a plain file name" in refusal(write(changed("bertds.arms", {name: {}})), name)
 
 
 def test_an_unknown_arm(base):
@@ -428,7 +424,11 @@ def test_precision(base, stage):
     assert read_case(base, "one", zero).precision == "bf16"
     assert read_case(base, "one", f"{zero},bf16=null").precision == "fp32"
     assert read_case(base, "one", f"{zero},bf16.enabled=false").precision == "fp32"
-    assert read_case(base, "one", f"{zero},bf16=null,fp16.enabled=true").precision == "fp16"
+    half = f"{zero},bf16=null,fp16.enabled=true"
+    if stage == 0:  # where DeepSpeed 0.19.8 never scales the loss
+        assert "fp16.enabled is true at zero_optimization.stage 0" in refusal(base, "one", half)
+    else:
+        assert read_case(base, "one", half).precision == "fp16"
 
 
 # --- --set

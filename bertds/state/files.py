@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertds.fragments import WEIGHT, CheckpointError, FragmentReader, WrittenFile
+from bertds.state.fragments import WEIGHT, CheckpointError, FragmentReader, WrittenFile
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1

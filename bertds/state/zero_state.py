@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertds.fragments import WEIGHT, CheckpointError, FragmentReader, key_of
-from bertds.zero_layout import Slot, inner_optimizer, own_slots, slots
+from bertds.state.fragments import WEIGHT, CheckpointError, FragmentReader, key_of
+from bertds.state.zero_layout import Slot, inner_optimizer, own_slots, slots
 
 # Optimizers that keep the same numbers under the same names.
 _FAMILIES = {
