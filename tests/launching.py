@@ -20,10 +20,11 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, so that several tests' processes share two cores."""
-    binaries = str(Path(sys.executable).parent)
-    path = os.pathsep.join([binaries, os.environ["PATH"]])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "TQDM_MININTERVAL": "60"}
+    """One thread a process, so that several share two cores; nothing of this process's own group."""
+    ours = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**kept, "OMP_NUM_THREADS": "1", "PATH": path, "TQDM_MININTERVAL": "60"}
 
 
 def command(processes: int, *arguments: str) -> list[str]:

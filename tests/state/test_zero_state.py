@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.gloo import run
+from tests.gloo import ROOT, run
 
-WORKER = Path(__file__).with_name("checkpoint_worker.py")
+WORKER = ROOT / "tests" / "checkpoint_worker.py"
 pytestmark = pytest.mark.dist
 
 
