@@ -187,14 +187,15 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
 @pytest.mark.dist
 def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """`required` never starts from step 0, `never` never goes on, a fixed key never changes."""
-    code, output = train(0, "out", "run.resume=required,run.max_steps=2")
+    short = "scheduler=null,run.max_steps"
+    code, output = train(0, "out", f"run.resume=required,{short}=2")
     assert code == 2, output
     assert "holds no checkpoint" in output
-    assert train(0, "out", "run.max_steps=2")[0] == 0
-    code, output = train(0, "out", "run.resume=never,run.max_steps=4")
+    assert train(0, "out", f"{short}=2")[0] == 0
+    code, output = train(0, "out", f"run.resume=never,{short}=4")
     assert code == 2, output
     assert "holds the checkpoint" in output
-    code, output = train(0, "out", "run.max_steps=4,masking.ratio=0.3")
+    code, output = train(0, "out", f"{short}=4,masking.ratio=0.3")
     assert code == 2, output
     assert "bertds.masking.ratio" in output
     assert max(line["step"] for line in lines_of(tmp_path / "out" / "case" / "main")) == 2
