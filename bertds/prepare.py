@@ -56,25 +56,20 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
     check_device(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
-    block = case.bertds
-    train = [Part.open(root, one.name, one.fraction, one.weight) for one in block.data.train]
+    data, masking = case.bertds.data, case.bertds.masking
+    train = [Part.open(root, one.name, one.fraction, one.weight) for one in data.train]
     valid = open_valid(case, root)
-    vocabulary = Vocabulary.of([*train, *valid.values()])
-    _check_fits(case, [*train, *valid.values()], vocabulary)
-    share = Share(
-        rank=world.rank,
-        world_size=world.world_size,
-        micro_batch_size=split.micro_batch_size,
-        row_length=0 if _takes_varlen(case) else _longest([*train, *valid.values()]),
-        pad_id=vocabulary.pad_id,
-    )
-    masker = vocabulary.masker(block.masking)
+    parts = [*train, *valid.values()]
+    vocabulary = Vocabulary.of(parts)
+    _check_fits(case, parts, vocabulary)
+    share = _share(case, split, world, parts, vocabulary)
+    masker = vocabulary.masker(masking)
     loader = TrainLoader(
-        [MaskedSet(part, masker, block.masking) for part in train],
-        block.data,
+        [MaskedSet(part, masker, masking) for part in train],
+        data,
         share,
         batch_size=case.train_batch_size,
-        seed=block.run.seed,
+        seed=case.bertds.run.seed,
     )
     lengths = _lengths(case, loader.order.steps_per_epoch)
     check_schedule(case, lengths)
@@ -87,9 +82,24 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         train=train,
         valid={name: masked_valid(case, part, vocabulary) for name, part in valid.items()},
         vocabulary=vocabulary,
-        valid_share=replace(share, micro_batch_size=block.run.max_micro_batch_size),
+        valid_share=replace(share, micro_batch_size=case.bertds.run.max_micro_batch_size),
         lengths=lengths,
         changes=check_unchanged(run_dir, case.resolved),
+    )
+
+
+def _share(
+    case: Case, split: BatchSplit, world: World, parts: list[Part], vocabulary: Vocabulary
+) -> Share:
+    """What this process computes of a batch, and in which layout."""
+    # Rows only as long as the longest sequence there is: shorter ones cost less attention.
+    longest = max(part.shards.index.max_length for part in parts)
+    return Share(
+        rank=world.rank,
+        world_size=world.world_size,
+        micro_batch_size=split.micro_batch_size,
+        row_length=0 if _takes_varlen(case) else longest,
+        pad_id=vocabulary.pad_id,
     )
 
 
@@ -120,11 +130,6 @@ def _takes_varlen(case: Case) -> bool:
     """The varlen kernel needs CUDA, 16 bits, and no dropout on attention weights."""
     has_dropout = case.bertds.model.attention_probs_dropout_prob > 0
     return torch.cuda.is_available() and case.precision != "fp32" and not has_dropout
-
-
-def _longest(parts: list[Part]) -> int:
-    """Tokens of a row: the longest sequence there is, since shorter rows cost less attention."""
-    return max(part.shards.index.max_length for part in parts)
 
 
 def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:
