@@ -39,6 +39,10 @@ class Prepared:
         status = read_json(self.run_dir / "status.json")
         return status.get("state") == "done" and status["step"] >= self.lengths.num_steps
 
+    def data_identity(self) -> list[list[str | int]]:
+        """What a resumed run must find as it was: key and length of each set it trains on."""
+        return [[part.shards.index.set_key, part.num_sequences, part.weight] for part in self.train]
+
 
 def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
     """Open the data of a run and lay out its steps; nothing is written.

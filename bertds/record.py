@@ -20,7 +20,7 @@ from bertds.evaluate import guess_figures, valid_figures, validate
 from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
 from bertds.model.mlm import count_parameters
 from bertds.prepare import Prepared
-from bertds.run_dir import now, write_json, write_status
+from bertds.run_dir import now, read_json, write_json, write_status
 from bertds.sums import Reading, Sums
 
 logger = logging.getLogger("bertds")
@@ -148,7 +148,7 @@ class Record:
     def save(self, *, best: bool) -> None:
         """A checkpoint of this step."""
         keep_last = self._run.case.bertds.run.keep_last
-        state = asdict(self._state) | {"tokenizer": self._run.vocabulary.fingerprint}
+        state = asdict(self._state) | {"data": self._run.data_identity()}
         checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
         self._throughput.restart(int(self._state.tokens))
         if self._run.world.is_main:
@@ -218,8 +218,14 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
         "guess": guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None,
         "device": _device_name(engine.device),
-        "started": now(),
+        "started": _first_start(run) or now(),
     }
+
+
+def _first_start(run: Prepared) -> str:
+    """When the run began, if this is not its first start."""
+    before = read_json(run.run_dir / "case.json").get("resolved", {})
+    return str(before.get("started", ""))
 
 
 def _set_facts(part: Part) -> dict[str, Any]:

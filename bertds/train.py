@@ -169,10 +169,11 @@ def _resume(run: Prepared, engine: Engine) -> TrainState:
     for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:
         logger.warning("%s", sentence)
     state = checkpoint.load(engine, found)
-    if state.pop("tokenizer") != run.vocabulary.fingerprint:
+    if state.pop("data") != run.data_identity():
+        names = ", ".join(part.name for part in run.train)
         raise CaseError(
-            f"{found.path} was trained with another tokenizer than that of "
-            f"{run.vocabulary.directory}: point --data at the shards of before"
+            f"{found.path} was trained on other shards than those that --data now has as {names}: "
+            "point it at those of before, or train into another --out"
         )
     return TrainState(**state | {"since_log": Sums(**state["since_log"])})
 

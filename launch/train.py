@@ -101,9 +101,18 @@ def _train_one(run: Prepared, device: torch.device, request: StopRequest) -> int
     except (CaseError, CheckpointError, NumbersError) as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)
-            step = read_json(run.run_dir / "status.json").get("step", 0)
-            write_status(run.run_dir, "failed", error.code, str(error), step)
+        _record_failure(run, error)
         return error.code
+    except Exception as error:
+        _record_failure(run, error)
+        raise
+
+
+def _record_failure(run: Prepared, error: Exception) -> None:
+    if run.world.is_main:
+        step = read_json(run.run_dir / "status.json").get("step", 0)
+        code = getattr(error, "code", 1)
+        write_status(run.run_dir, "failed", code, str(error) or type(error).__name__, step)
 
 
 def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:

@@ -198,7 +198,25 @@ def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_p
     code, output = train(0, "out", f"{short}=4,masking.ratio=0.3")
     assert code == 2, output
     assert "bertds.masking.ratio" in output
-    assert max(line["step"] for line in lines_of(tmp_path / "out" / "case" / "main")) == 2
+    run_dir = tmp_path / "out" / "case" / "main"
+    assert max(line["step"] for line in lines_of(run_dir)) == 2
+
+
+@pytest.mark.dist
+def test_a_run_goes_on_with_its_own_shards_only(data_root: Path, tmp_path: Path) -> None:
+    """Other shards under the same names are noticed, not trained on."""
+    path, data = tmp_path / "case.json", tmp_path / "data"
+    path.write_text(json.dumps(BASE))
+    shutil.copytree(data_root / "ko", data / "ko")
+    shutil.copytree(data_root / "en", data / "en")
+    short = "scheduler=null,run.max_steps"
+    assert run(0, *arguments(path, data, tmp_path / "out", f"{short}=2"))[0] == 0
+    (data / "en").rename(data / "aside")
+    (data / "ko").rename(data / "en")
+    (data / "aside").rename(data / "ko")
+    code, output = run(0, *arguments(path, data, tmp_path / "out", f"{short}=4"))
+    assert code == 2, output
+    assert "was trained on other shards" in output
 
 
 @pytest.mark.dist
