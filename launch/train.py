@@ -126,9 +126,9 @@ def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
     report = write_report(case_dir)
     for run in runs:
         print(f"run     {run.run_dir}{_result(run.run_dir)}")
-    print(f"record  {report.record}")
+    print(f"record  {case_dir / report.record.name}")
     for plot in report.plots:
-        print(f"plot    {plot}")
+        print(f"plot    {case_dir / plot.name}")
 
 
 def _result(run_dir: Path) -> str:
