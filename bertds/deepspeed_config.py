@@ -6,20 +6,7 @@ import torch
 
 from bertds.case.deepspeed_blocks import Chosen
 from bertds.case.file import BatchSplit, Case, CaseError
-from bertds.schedule import DEEPSPEEDS_OWN, Lengths, deepspeed_block, factor_of
-
-
-def check_schedule(case: Case, lengths: Lengths) -> None:
-    """Refuse a schedule that does not fit the run, before a process group exists.
-
-    Raises:
-        CaseError: Its parts are longer than the whole.
-    """
-    scheduler, peak = scheduler_of(case), case.deepspeed["optimizer"]["params"]["lr"]
-    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
-        deepspeed_block(scheduler, lengths, peak)
-    else:
-        factor_of(scheduler, lengths, peak)
+from bertds.schedule import DEEPSPEEDS_OWN, Factor, Lengths, deepspeed_block, factor_of
 
 
 def check_device(case: Case) -> None:
@@ -48,8 +35,19 @@ def no_decay(case: Case) -> tuple[str, ...]:
     return () if coupled else ("bias", "norm")
 
 
-def scheduler_of(case: Case) -> Chosen | None:
-    """The scheduler block of a case, if it has one."""
+def own_factor(case: Case, lengths: Lengths) -> Factor | None:
+    """The factor of a schedule of ours; None where DeepSpeed runs its own.
+
+    Raises:
+        CaseError: The schedule does not fit the run.
+    """
+    scheduler = _scheduler_of(case)
+    if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
+        return None
+    return factor_of(scheduler, lengths, case.deepspeed["optimizer"]["params"]["lr"])
+
+
+def _scheduler_of(case: Case) -> Chosen | None:
     block = case.deepspeed.get("scheduler")
     return None if block is None else Chosen.model_validate(block)
 
@@ -73,7 +71,7 @@ def deepspeed_config(
         raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
     config["optimizer"] = {**config["optimizer"], "params": params}
     config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
-    scheduler = scheduler_of(case)
+    scheduler = _scheduler_of(case)
     config.pop("scheduler", None)
     if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
         config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])

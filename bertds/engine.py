@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import deepspeed
@@ -28,9 +29,9 @@ from torch import Tensor
 from bertds.case.file import BatchSplit, Case
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
-from bertds.deepspeed_config import deepspeed_config, no_decay, scheduler_of
+from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
-from bertds.schedule import Lengths, factor_of, torch_scheduler
+from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
 from bertds.state.zero_state import undo_initial_step
 from bertds.sums import Reading, Sums
@@ -126,18 +127,14 @@ class Engine:
             ValueError: The schedule does not fit the run.
         """
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
-        arguments: dict[str, Any] = {}
-        if "scheduler" not in config:
-            factor = factor_of(
-                scheduler_of(case), lengths, case.deepspeed["optimizer"]["params"]["lr"]
-            )
-            arguments["lr_scheduler"] = lambda basic: torch_scheduler(basic, factor)
+        factor = own_factor(case, lengths)
+        ours = {} if factor is None else {"lr_scheduler": partial(torch_scheduler, factor=factor)}
         engine, *_ = deepspeed.initialize(
             model=model,
             model_parameters=parameter_groups(model, no_decay(case)),
             config=config,
             dist_init_required=False,
-            **arguments,
+            **ours,
         )
         check_supported(engine)
         undo_initial_step(engine)

@@ -1,7 +1,6 @@
 """Validation: fixed masks, every sequence once, figures weighted by masked tokens."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def valid_figures(sums: Mapping[str, Sums]) -> dict[str, float]:
     """The figures as they are logged: of all sets together, and of each if there are several."""
     pooled = Sums()
     for one in sums.values():
-        pooled.add(Sums(**asdict(one)))
+        pooled.add(one)
     figures: dict[str, Any] = {"loss/valid": pooled.mean_loss, "acc/valid": pooled.accuracy}
     if len(sums) > 1:
         for name, one in sums.items():

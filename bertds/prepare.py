@@ -8,7 +8,7 @@ import torch
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.deepspeed_config import check_device, check_schedule
+from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
 from bertds.evaluate import masked_valid, open_valid
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
@@ -76,7 +76,9 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         seed=case.bertds.run.seed,
     )
     lengths = _lengths(case, loader.order.steps_per_epoch)
-    check_schedule(case, lengths)
+    # What DeepSpeed will be told, for its errors: they belong before a process group exists.
+    deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
+    own_factor(case, lengths)
     return Prepared(
         case=case,
         run_dir=run_dir,

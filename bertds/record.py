@@ -203,6 +203,8 @@ def describe(run: Prepared, engine: Engine, step: int) -> None:
 
 def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
     """What follows from the case, the data and the machine."""
+    # Of the first start, if this is another: the figures take a pass over the validation sets.
+    before = read_json(run.run_dir / "case.json").get("resolved", {})
     train = [_set_facts(part) for part in run.train]
     totals = {key: sum(one[key] for one in train) for key in ("sequences", "tokens")}
     return {
@@ -216,16 +218,14 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "vocab_size": run.vocabulary.size,
         "train": {**totals, "sets": train},
         "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
-        "guess": guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None,
+        "guess": before.get("guess") or _guess(run),
         "device": _device_name(engine.device),
-        "started": _first_start(run) or now(),
+        "started": before.get("started") or now(),
     }
 
 
-def _first_start(run: Prepared) -> str:
-    """When the run began, if this is not its first start."""
-    before = read_json(run.run_dir / "case.json").get("resolved", {})
-    return str(before.get("started", ""))
+def _guess(run: Prepared) -> dict[str, float] | None:
+    return guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None
 
 
 def _set_facts(part: Part) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from bertds.data.keyed_hash import key_of
 from bertds.engine import Engine
 from bertds.log import add_file
 from bertds.metrics import MetricsLog
-from bertds.model.mlm import MaskedLanguageModel, deterministic_kernels
+from bertds.model.mlm import MaskedLanguageModel
 from bertds.prepare import Prepared
 from bertds.record import PREEMPTED, Record, TrainState, describe
 from bertds.run_dir import write_status
@@ -88,7 +88,7 @@ def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
     if run.world.is_main:
         run.run_dir.mkdir(parents=True, exist_ok=True)
     stop.set_deadline(run.case.bertds.run.max_hours)
-    deterministic_kernels(run.case.bertds.run.deterministic)
+    torch.use_deterministic_algorithms(run.case.bertds.run.deterministic)
     with contextlib.closing(_build(run, device)) as engine, _log_file(run):
         state = _resume(run, engine)
         describe(run, engine, state.step)

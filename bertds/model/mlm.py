@@ -122,8 +122,3 @@ def kind_of(name: str) -> str:
 def count_parameters(model: nn.Module) -> int:
     """Numbers that are trained, each shared one once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def deterministic_kernels(wanted: bool) -> None:
-    """Let torch use only kernels that give the same bits each time."""
-    torch.use_deterministic_algorithms(wanted)

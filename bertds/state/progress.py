@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
@@ -59,36 +60,26 @@ def _move_schedule(scheduler: Any, updates: int) -> None:
     scheduler.step()
 
 
-def _loss_scale(optimizer: Any) -> dict[str, float] | None:
-    """The dynamic fp16 loss scale: of ZeRO's scaler, or of the wrapper at stage 0."""
+def _scale_holder(optimizer: Any) -> Any:
+    """What holds the dynamic fp16 loss scale: ZeRO's scaler, or the wrapper's at stage 0."""
     scaler = getattr(optimizer, "loss_scaler", None)
     if scaler is not None and scaler.dynamic:
-        return {
-            "cur_scale": scaler.cur_scale,
-            "cur_iter": scaler.cur_iter,
-            "last_overflow_iter": scaler.last_overflow_iter,
-            "cur_hysteresis": scaler.cur_hysteresis,
-        }
+        return scaler
     config = getattr(optimizer, "loss_scale_config", None)
-    if config is not None and config.dynamic_loss_scale:
-        return {
-            "cur_scale": config.cur_scale,
-            "cur_iter": config.cur_iter,
-            "last_overflow_iter": config.last_overflow_iter,
-        }
-    return None
+    return config if config is not None and config.dynamic_loss_scale else None
+
+
+def _loss_scale(optimizer: Any) -> dict[str, float] | None:
+    """The dynamic scale and its counters; None for a static one and in other precisions."""
+    holder = _scale_holder(optimizer)
+    if holder is None:
+        return None
+    return {name: getattr(holder, name) for name in _SCALE if hasattr(holder, name)}
 
 
 def _set_loss_scale(optimizer: Any, saved: dict[str, float]) -> None:
     """A static scale, and precisions without one, are left as they are."""
-    scaler = getattr(optimizer, "loss_scaler", None)
-    config = getattr(optimizer, "loss_scale_config", None)
-    if scaler is not None and scaler.dynamic:
-        holder = scaler
-    elif config is not None and config.dynamic_loss_scale:
-        holder = config
-    else:
-        return
+    holder = _scale_holder(optimizer)
     for name, value in saved.items():
         if hasattr(holder, name):
             setattr(holder, name, value)
