@@ -27,6 +27,8 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from bertds.replacing import replacing
+
 __all__ = [
     "MetricsLog",
     "Throughput",
@@ -172,13 +174,10 @@ def _cut_metrics(path: Path, resume_step: int) -> list[dict[str, float]]:
         path.unlink(missing_ok=True)
         return []
     kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-    temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("w", encoding="utf-8") as out:
+    with replacing(path) as out:
         for line in kept:
-            out.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+            content = json.dumps({key: _plain(value) for key, value in line.items()})
+            out.write(f"{content}\n".encode())
     return kept
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from bertds.drawing.arms import Arm, load_arms
 from bertds.drawing.plots import Curve, Panel, draw_panels, smoothing_window
 from bertds.drawing.tables import comparison, figures, one_line, validation_sets
+from bertds.replacing import replacing
 
 __all__ = ["Report", "write_report"]
 
@@ -66,8 +67,10 @@ def write_report(case_dir: Path) -> Report:
         "## Verdict",
     ]
     for path, plot in paths.items():
-        _replace(path, plot.png)
-    _replace(record, ("\n\n".join(sections) + "\n\n").encode() + verdict)
+        with replacing(path) as file:
+            file.write(plot.png)
+    with replacing(record) as file:
+        file.write(("\n\n".join(sections) + "\n\n").encode() + verdict)
     return Report(record=record, plots=tuple(paths))
 
 
@@ -86,13 +89,6 @@ def _kept_verdict(record: Path) -> bytes:
         return NO_VERDICT
     written = re.search(rb"^\*\*Verdict:\*\*", earlier, re.MULTILINE)
     return earlier[written.start() :] if written else NO_VERDICT
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _draw(arms: Sequence[Arm]) -> list[Plot]:

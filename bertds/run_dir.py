@@ -5,11 +5,11 @@ Supervisors and reports read these files, so they are replaced as a whole, never
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from bertds.case.file import CaseError
+from bertds.replacing import replacing
 
 State = Literal["running", "done", "pre-empted", "failed"]
 # A change of these in a run that has begun would break its order, masks or shapes.
@@ -18,9 +18,8 @@ _FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file at once."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bertds.data.keyed_hash import key_of, permutation
 from bertds.data.shard_format import Ids
-from bertds.data.shard_writer import replacing
+from bertds.replacing import replacing
 from data_prep.rows import Int64s, Rows, Table, buckets_of, read_part
 from data_prep.scatter import SPLITS, Split, is_valid
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bertds.data.shard_writer import replacing
+from bertds.replacing import replacing
 
 MADE_NAME = "made.json"
 Recipe = Mapping[str, Any]

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from bertds.data.shard_format import BLOCK_TOKENS, Index, id_dtype, read_index
-from bertds.data.shard_writer import SetFacts, replacing, shard_name, write_index
+from bertds.data.shard_writer import SetFacts, shard_name, write_index
 from bertds.data.tokenizer import Tokenizer
+from bertds.replacing import replacing
 from data_prep.gather import Framing, GatherTask, GroupFacts, facts_path, gather, read_facts
 from data_prep.made import MADE_NAME, as_json, is_made, record_made
 from data_prep.merge import MergeTask, is_merged, merge, plan_shards, read_result

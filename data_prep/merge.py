@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.shard_format import Block, Ids, Shard, StoredMasking, length_dtype
-from bertds.data.shard_writer import WrittenShard, cut_blocks, replacing, write_shard
+from bertds.data.shard_writer import WrittenShard, cut_blocks, write_shard
 from bertds.data.tokenizer import Tokenizer
+from bertds.replacing import replacing
 from data_prep.gather import read_facts, read_lengths, split_path
 from data_prep.scatter import Split
 

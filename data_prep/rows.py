@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertds.data.shard_format import Ids
-from bertds.data.shard_writer import replacing
+from bertds.replacing import replacing
 
 NUM_BUCKETS = 1024
 _BUCKET_SHIFT = np.uint64(64 - 10)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertds.data.keyed_hash import hash_array, key_of
-from bertds.data.shard_writer import replacing
+from bertds.replacing import replacing
 from data_prep.made import MADE_NAME, is_made, record_made
 from data_prep.sample_words import (
     ADJECTIVES,

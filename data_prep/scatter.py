@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertds.data.keyed_hash import Uint64s
-from bertds.data.shard_writer import replacing
 from bertds.data.tokenizer import Tokenizer
+from bertds.replacing import replacing
 from data_prep.encode import LineEncoder
 from data_prep.rows import ROW, Int64s, Rows, write_part
 from data_prep.sources import clean_lines

@@ -24,7 +24,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from bertds.data.shard_writer import replacing
+from bertds.replacing import replacing
 from data_prep.made import is_made, record_made
 from data_prep.sources import Source, clean_lines, open_sources, read_chunks
 

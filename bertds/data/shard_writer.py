@@ -6,13 +6,11 @@ Every file is written as `.tmp-NAME`, synced, then renamed; the index comes last
 with an index is a whole set. The bytes depend on the blocks alone.
 """
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +34,7 @@ from bertds.data.shard_format import (
     id_dtype,
 )
 from bertds.data.tokenizer import Tokenizer
+from bertds.replacing import replacing
 
 SHARD_BYTES = 256 << 20  # about the size of a shard, unless asked otherwise
 
@@ -76,20 +75,6 @@ def cut_blocks(lengths: npt.NDArray[np.integer[Any]]) -> list[int]:
         before = int(sums[start - 1])
         ends.append(start)
     return ends
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file open for writing that takes the name `path` only when it is whole and on the disk."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
 
 
 def write_shard(path: Path, first_block: int, blocks: Iterable[Block]) -> WrittenShard:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertds.replacing import replacing, sync_directory
 from bertds.state.fragments import WEIGHT, CheckpointError, FragmentReader, WrittenFile
 
 FORMAT = "bertds-checkpoint"
@@ -203,11 +204,8 @@ def draft_of(folder: Path) -> Path:
 
 def let_name(run_dir: Path, name: str, folder: Path) -> None:
     """Let `latest` or `best` name a folder, at one stroke."""
-    link = run_dir / "checkpoints" / name
-    draft = link.with_name(f"{name}.tmp")
-    draft.write_text(f"{folder.name}\n", encoding="utf-8")
-    draft.replace(link)
-    sync_directory(link.parent)
+    with replacing(run_dir / "checkpoints" / name) as file:
+        file.write(f"{folder.name}\n".encode())
 
 
 def prune(newest: Path, keep_last: int) -> None:
@@ -226,15 +224,6 @@ def prune(newest: Path, keep_last: int) -> None:
                 path.rename(draft_of(path))
     for path in newest.parent.glob("step_*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory last: a rename is not on disk before."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256_of(path: Path) -> str:
