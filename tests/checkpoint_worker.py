@@ -439,13 +439,14 @@ if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     # As the engine does on CPU: no shared memory is left behind, nothing is compiled.
+    torch._dynamo.config.disable = True  # Muon would compile, for minutes on a busy machine
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     dist.init_process_group(
         "gloo",
         init_method=f"file://{os.environ['MEETING']}",
         rank=WORLD.rank,
         world_size=WORLD.world_size,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=300),
     )
     scenarios, directory, *arguments = sys.argv[1:]
     for scenario in scenarios.split("+"):

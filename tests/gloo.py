@@ -13,6 +13,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESULT = "RESULT "
+_HUNG_S = 600.0  # a machine that does other things as well may take minutes; a hang takes for ever
 
 
 def emit(**values: Any) -> None:
@@ -63,7 +64,7 @@ class Workers:
                 process.send_signal(signal.SIGKILL)
             process.wait()
 
-    def results(self, timeout: float = 120) -> list[dict[str, Any]]:
+    def results(self, timeout: float = _HUNG_S) -> list[dict[str, Any]]:
         """What the workers emitted, after all have ended well."""
         give_up = time.monotonic() + timeout
         while any(process.poll() is None for process in self.processes):
@@ -90,7 +91,7 @@ class Workers:
 
 
 def run(
-    script: Path, world_size: int, *arguments: object, scratch: Path, timeout: float = 120
+    script: Path, world_size: int, *arguments: object, scratch: Path, timeout: float = _HUNG_S
 ) -> list[dict[str, Any]]:
     """Run a worker script to its end in `world_size` processes; returns what it emitted."""
     with Workers(script, world_size, *arguments, scratch=scratch) as workers:

@@ -54,7 +54,7 @@ def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> 
     os.killpg(process.pid, number)
 
 
-def run(processes: int, *arguments: str, timeout: float = 240) -> tuple[int, str]:
+def run(processes: int, *arguments: str, timeout: float = 600) -> tuple[int, str]:
     """The exit code and all output; nothing outlives the time-out."""
     process = start(processes, *arguments)
     try:

@@ -66,7 +66,6 @@ def arguments(path: Path, data: Path, out: Path, settings: str = "") -> list[str
 
 
 @pytest.mark.dist
-@pytest.mark.timeout(280)
 def test_one_two_and_four_processes_train_alike(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -92,7 +91,6 @@ def test_one_two_and_four_processes_train_alike(
 
 
 @pytest.mark.dist
-@pytest.mark.timeout(280)
 def test_a_stopped_run_goes_on_to_the_bit(
     train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
 ) -> None:
@@ -107,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     try:
         wait_for_line(stopped / "metrics.jsonl")
         kill_group(process, signal.SIGTERM)
-        process.communicate(timeout=100)
+        process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             kill_group(process)
@@ -126,7 +124,6 @@ def test_a_stopped_run_goes_on_to_the_bit(
 
 
 @pytest.mark.dist
-@pytest.mark.timeout(280)
 def test_a_killed_run_goes_on_at_its_checkpoint_in_another_world(
     train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
 ) -> None:
@@ -152,14 +149,14 @@ def test_a_killed_run_goes_on_at_its_checkpoint_in_another_world(
     assert losses == pytest.approx([line["loss/train"] for line in whole], rel=1e-4)
 
 
-def wait_for_line(path: Path, seconds: float = 100) -> None:
+def wait_for_line(path: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not (path.is_file() and path.read_text().strip()):
         assert time.monotonic() < end, f"{path} never came"
         time.sleep(0.05)
 
 
-def wait_for_state(run_dir: Path, state: str, seconds: float = 60) -> dict[str, Any]:
+def wait_for_state(run_dir: Path, state: str, seconds: float = 300) -> dict[str, Any]:
     """The launcher may end before its processes do."""
     end = time.monotonic() + seconds
     while (status := read_json(run_dir / "status.json")).get("state") != state:
@@ -265,7 +262,6 @@ def link_sets(data_root: Path, root: Path) -> Path:
 
 
 @pytest.mark.dist
-@pytest.mark.timeout(280)
 def test_a_case_trains_its_arms_and_draws_them(data_root: Path, tmp_path: Path) -> None:
     """Case 11 with two processes: five arms, one of them another case's run, one record."""
     data = link_sets(data_root, tmp_path / "data")
