@@ -17,10 +17,16 @@ from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_sh
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
 
-# Machines that run tests do other things as well: no example is too slow.
-settings.register_profile("bertds", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("bertds")
+# Machines that run tests do other things as well: no example is too slow. The examples are the same
+# in each run, so that a change breaks its own test and no other's; `make test-slow` draws new ones.
+PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, **PROFILE)
+settings.register_profile("new", max_examples=500, **PROFILE)
+settings.load_profile(os.environ.get("BERTDS_HYPOTHESIS", "same"))
 
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "corpus"
+CORPUS = Path(os.environ.get("BERTDS_CORPUS", _BESIDE))
+"""Where the real corpus may lie."""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = {
     "en": ["ba", "co", "der", "fin", "go", "hal", "ith", "jun", "kel", "lo", "mar", "ness"],
@@ -31,11 +37,9 @@ SYLLABLES = {
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """The directory with {ko,en}.{train,valid}.txt.gz."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "corpus"
-    path = Path(os.environ.get("BERTDS_CORPUS", beside))
-    if not (path / "ko.train.txt.gz").is_file():
+    if not (CORPUS / "ko.train.txt.gz").is_file():
         pytest.skip("no corpus: point BERTDS_CORPUS at a directory with {ko,en}.train.txt.gz")
-    return path
+    return CORPUS
 
 
 def make_lines(language: str, count: int) -> list[str]:
@@ -75,6 +79,7 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
         set_key: int,
         block_sequences: Sequence[int],
         masking: StoredMasking | None = None,
+        num_shards: int = 2,
     ) -> ShardSet:
         directory.mkdir(parents=True)
         facts = SetFacts(
@@ -85,10 +90,10 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
             size = block_sequences[len(blocks) % len(block_sequences)]
             blocks.append(_block(rows[start : start + size], start, facts))
             start += size
-        half = (len(blocks) + 1) // 2
+        part = -(-len(blocks) // num_shards)
         written = [
-            write_shard(directory / shard_name(number), first, blocks[first : first + half])
-            for number, first in enumerate(range(0, len(blocks), half))
+            write_shard(directory / shard_name(number), first, blocks[first : first + part])
+            for number, first in enumerate(range(0, len(blocks), part))
         ]
         write_index(directory, written, facts)
         return ShardSet.open(directory)

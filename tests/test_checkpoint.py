@@ -182,7 +182,7 @@ def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:
     saved = 0
     for _ in range(kills):
         with Workers(WORKER, 2, "endless", tmp_path / "run", stage, scratch=tmp_path) as workers:
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + 300
             while not any(line["what"] == "saved" for line in workers.emitted()):
                 assert time.monotonic() < give_up, workers.results(0)
                 time.sleep(0.05)

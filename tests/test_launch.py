@@ -66,36 +66,11 @@ def arguments(path: Path, data: Path, out: Path, settings: str = "") -> list[str
 
 
 @pytest.mark.dist
-def test_one_two_and_four_processes_train_alike(
-    train: Callable[..., tuple[int, str]], tmp_path: Path
-) -> None:
-    """Losses, norms and validation are those of one process, at any accumulation and stage."""
-    settings = "run.max_steps=8,run.eval_every=8,model.hidden_dropout_prob=0.0"
-    worlds = {
-        1: "zero_optimization.stage=0",
-        2: "zero_optimization.stage=2,run.max_micro_batch_size=4",
-        4: "zero_optimization.stage=3,run.max_micro_batch_size=2",
-    }
-    figures = {}
-    for world_size, changes in worlds.items():
-        code, output = train(world_size, str(world_size), f"{settings},{changes}")
-        assert code == 0, output
-        figures[world_size] = figures_of(tmp_path / str(world_size) / "case" / "main")
-    assert len(figures[1]) == 9
-    for world_size in (2, 4):
-        for ours, reference in zip(figures[world_size], figures[1], strict=True):
-            exact = {"padding"}  # the rows of smaller micro-batches are filled otherwise
-            assert {k: v for k, v in ours.items() if k not in exact} == pytest.approx(
-                {k: v for k, v in reference.items() if k not in exact}, rel=1e-5
-            )
-
-
-@pytest.mark.dist
 def test_a_stopped_run_goes_on_to_the_bit(
     train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
 ) -> None:
     """SIGTERM: saved, code 75, pre-empted; again: figures and weights of the run never stopped."""
-    settings = "run.max_steps=200,run.eval_every=100,run.save_every=80,run.log_every=7"
+    settings = "run.max_steps=120,run.eval_every=60,run.save_every=50,run.log_every=7"
     code, output = train(2, "straight", settings)
     assert code == 0, output
     stopped = tmp_path / "stopped" / "case" / "main"
@@ -111,7 +86,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
             kill_group(process)
     status = wait_for_state(stopped, "pre-empted")
     assert status["code"] == 75
-    assert 0 < status["step"] < 200
+    assert 0 < status["step"] < 120
     assert int(folders(stopped)[0].name[5:]) == status["step"]
     code, output = train(2, "stopped", settings)
     assert code == 0, output
@@ -121,32 +96,6 @@ def test_a_stopped_run_goes_on_to_the_bit(
     ours, reference = (read_weights(folders(each)[0]) for each in (stopped, straight))
     assert ours.keys() == reference.keys()
     assert all(ours[name].equal(reference[name]) for name in ours)
-
-
-@pytest.mark.dist
-def test_a_killed_run_goes_on_at_its_checkpoint_in_another_world(
-    train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
-) -> None:
-    """SIGKILL after a checkpoint of 2 processes; 1 process and another stage finish the run."""
-    settings = "run.max_steps=120,run.save_every=20,model.hidden_dropout_prob=0.0"
-    run_dir = tmp_path / "killed" / "case" / "main"
-    process = start(2, *arguments(tmp_path / "case.json", data_root, tmp_path / "killed", settings))
-    try:
-        wait_for_line(run_dir / "checkpoints" / "latest")
-    finally:
-        kill_group(process)
-        process.communicate()
-    assert read_json(run_dir / "status.json")["state"] == "running"
-    code, output = train(1, "killed", f"{settings},zero_optimization.stage=0")
-    assert code == 0, output
-    assert "going on from step" in output
-    lines = [line for line in lines_of(run_dir) if "loss/train" in line]
-    assert [line["step"] for line in lines] == list(range(1, 121))
-    code, output = train(1, "whole", settings)
-    assert code == 0, output
-    whole = [x for x in lines_of(tmp_path / "whole" / "case" / "main") if "loss/train" in x]
-    losses = [line["loss/train"] for line in lines]
-    assert losses == pytest.approx([line["loss/train"] for line in whole], rel=1e-4)
 
 
 def wait_for_line(path: Path, seconds: float = 300) -> None:

@@ -65,6 +65,8 @@ def _sentence(prefix: str, model: type[BaseModel], error: ValidationError) -> st
     match first["type"]:
         case "extra_forbidden":
             return f"unknown key {path!r}{did_you_mean(loc[-1], _keys_at(model, loc[:-1]))}"
+    path = path if path.isprintable() else repr(path)  # a name in a file may hold a line break
+    match first["type"]:
         case "missing":
             return f"the key {path} is missing: add it"
         case "value_error":

@@ -691,6 +691,7 @@ def mutate(content: Any, path: tuple[Any, ...], action: str, name: str, value: A
 @example([(("bertds", "arms", "one"), "add", "scheduler", {"params": None})], "one")
 @example([(("bertds", "arms", "one"), "add", "optimizer", {"type": "Lion", "params": None})], "one")
 @example([(("optimizer", "type"), "replace", "", [])], "one")
+@example([(("bertds", "data", "valid", "en"), "rename", "\n", None)], "one")
 @settings(
     deadline=None,
     max_examples=300,

@@ -128,6 +128,44 @@ def test_any_split_of_an_epoch_conserves_it(
     assert sum((known - seen).values()) == sum(known.values()) % batch_size
 
 
+@settings(max_examples=15)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    num_shards=st.integers(1, 7),
+    world_size=st.integers(1, 8),
+    accumulation=st.integers(1, 4),
+    fraction=st.sampled_from([0.5, 0.83, 1.0]),
+    data=st.data(),
+)
+def test_any_shards_are_read_once(
+    write_shards, tmp_path_factory, sizes, num_shards, world_size, accumulation, fraction, data
+):
+    """The tokens of a sequence are its number: every number once over all processes."""
+    root = tmp_path_factory.mktemp("shards")
+    batch_size = world_size * accumulation
+    rows = [
+        [5 + number % 300, 5 + number // 300] for number in range(max(sum(sizes), 2 * batch_size))
+    ]
+    write_shards(root / "set", rows, set_key=1, block_sequences=sizes, num_shards=num_shards)
+    lanes = data.draw(st.sampled_from([n for n in range(1, 33) if batch_size % n == 0]))
+    options = {"sets": ({"name": "set", "fraction": fraction},), "batch_size": batch_size}
+    options |= {"lanes": lanes, "world_size": world_size, "accumulation": accumulation}
+    loaders = [loader_of(root, rank=rank, **options) for rank in range(world_size)]
+    orders = []
+    for epoch in (0, 1):
+        batches = [epoch_batches(loader, epoch) for loader in loaders]
+        assert len({len(of_rank) for of_rank in batches}) == 1
+        steps = [content(flat(parts)) for parts in zip(*batches, strict=True)]
+        seen = Counter(one.tokens for step in steps for one in step.elements())
+        used = int(fraction * len(rows))
+        assert set(seen) <= {tuple(row) for row in rows[:used]}
+        assert set(seen.values()) == {1}
+        assert len(seen) == used - used % batch_size
+        orders.append([{one.tokens for one in step} for step in steps])
+    if len(orders[0]) > 3:
+        assert orders[0] != orders[1]
+
+
 def first_batches(root, rank: int, world_size: int) -> list[Counter]:
     """Run in a process of its own."""
     loader = loader_of(root, rank=rank, world_size=world_size, accumulation=2)
@@ -213,6 +251,14 @@ def test_masks_differ_between_epochs_unless_they_are_static(data_root):
     assert shared < 0.3 * 680
     shared = sum((masks_of(static, 0) & masks_of(static, 2)).values())
     assert shared > 680 - 2 * BATCH
+
+
+def test_ten_copies_repeat_after_ten_epochs(data_root):
+    masking = MaskingConfig(mode="static", copies=10)
+    one = masked_sets(data_root, ({"name": "ko"},), masking)[0]
+    passes = [one.read(0, number).inputs.tolist() for number in range(21)]
+    assert all(passes[number] == passes[number + 10] for number in range(11))
+    assert len({tuple(inputs) for inputs in passes}) == 10
 
 
 def test_premasked_shards_give_the_batches_of_static_masking(data_root):

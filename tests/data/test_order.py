@@ -188,14 +188,14 @@ def test_a_billion_sequences_at_any_position_at_once():
     sizes = np.full(30_000_000, 33, np.uint32)
     sizes[::3] += 1
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     order = make(sizes, batch_size=4096, lanes=64, window=16)
-    ready = time.perf_counter()
+    ready = time.process_time()
     assert order.num_sequences == 1_000_000_000
     window = order.window_at(7, 63, order.steps_per_epoch * order.per_lane - 1)
-    first = time.perf_counter()
+    first = time.process_time()
     order.window_at(7, 5, 12_345_678)
-    later = time.perf_counter()
+    later = time.process_time()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert window.owners.size == window.rows.size > 0

@@ -378,7 +378,7 @@ def test_a_kill_does_not_matter(tmp_path, text, tokenizer_path, workers):
     stopped = 0
     for wait in (0.0, 0.2, 0.05, 0.5, 0.1):
         process = subprocess.Popen([*arguments, f"--out={tmp_path}/out"], **quiet)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not any(tmp_path.glob("out/.work/parts/*.bin")) and time.monotonic() < deadline:
             if process.poll() is not None:
                 break
@@ -514,7 +514,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     assert len(children) == 2
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(_runs(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_runs(child) for child in children)
