@@ -1,10 +1,32 @@
-"""`python -m bertds COMMAND`: what is done with runs, without DeepSpeed."""
+"""`python -m bertds COMMAND`: what is done with runs, without DeepSpeed.
 
+Each command imports what it needs: a report is drawn in a second, without torch.
+"""
+
+import logging
 import sys
 from pathlib import Path
 
 from bertds import command_line
-from bertds.report import write_report
+
+
+def evaluate(run_dir: Path, data: Path = Path("data"), checkpoint: str = "latest") -> None:
+    """Validate a run: the figures that training logged, for one of its checkpoints.
+
+    Args:
+        run_dir: The run's directory, such as runs/case11/batch64_cosine.
+        data: Directory that the names of shard sets are relative to.
+        checkpoint: latest, best, or a step such as 1000.
+    """
+    from bertds.evaluate import evaluate as figures_of
+    from bertds.trained import Trained
+
+    trained = Trained.open(run_dir, checkpoint)
+    figures = figures_of(trained, data)
+    width = max(map(len, figures))
+    print(f"{'step':<{width}}  {trained.checkpoint.step}")
+    for tag, value in figures.items():
+        print(f"{tag:<{width}}  {value!r}")
 
 
 def report(case_dir: Path) -> None:
@@ -13,10 +35,15 @@ def report(case_dir: Path) -> None:
     Args:
         case_dir: The case's directory, such as runs/case11.
     """
+    from bertds.report import write_report
+
     written = write_report(case_dir)
     for path in (written.record, *written.plots):
         print(path)
 
 
+COMMANDS: dict[str, command_line.Command] = {"evaluate": evaluate, "report": report}
+
 if __name__ == "__main__":
-    sys.exit(command_line.run("python -m bertds", {"report": report}))
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    sys.exit(command_line.run("python -m bertds", COMMANDS))

@@ -30,7 +30,8 @@ from bertds.case.file import BatchSplit, Case
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
-from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
+from bertds.forward import STOPS, forward_sums, no_sums, sums_of, tensors_on
+from bertds.model.mlm import MaskedLanguageModel, parameter_groups
 from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
 from bertds.state.zero_state import undo_initial_step
@@ -157,17 +158,17 @@ class Engine:
         counts = [float(sum(pack.masked.size for pack in packs))]
         masked = self._all_reduce(torch.tensor(counts, dtype=torch.float32))
         scale = self.world.world_size * self.split.accumulation / masked[0]
-        values = torch.zeros(6, dtype=torch.float64, device=self.device)
+        values = no_sums(self.device)
         for number, pack in enumerate(packs):
             # A function of the place alone, so no generator's state needs to be kept.
             torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
-            loss, correct = self.deepspeed(self._tensors(pack))
+            loss, correct = self.deepspeed(tensors_on(self.device, pack))
             self.deepspeed.backward(loss * scale)
-            values += self._sums(pack, loss.detach(), correct)
+            values += sums_of(pack, loss.detach(), correct)
             if number == len(packs) - 1:
                 self._before_update()
             self.deepspeed.step()
-        values[5] = float(stop)
+        values[STOPS] = float(stop)
         if self.grad_norm is None:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return Reading(self._all_reduce(values))
@@ -182,39 +183,12 @@ class Engine:
             norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
             self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
 
-    @torch.no_grad()
     def evaluate(self, packs: Iterable[Pack]) -> Sums:
         """Sums over a validation set of which each process has a part."""
         self.deepspeed.eval()
-        values = torch.zeros(6, dtype=torch.float64, device=self.device)
-        for pack in packs:
-            loss, correct = self.deepspeed(self._tensors(pack))
-            values += self._sums(pack, loss, correct)
+        values = forward_sums(self.deepspeed, packs, self.device)
         self.deepspeed.train()
         return Reading(self._all_reduce(values)).sums()
-
-    def _sums(self, pack: Pack, loss: Tensor, correct: Tensor) -> Tensor:
-        counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0]
-        known = torch.tensor(counts, dtype=torch.float64).to(self.device, non_blocking=True)
-        return torch.cat([torch.stack([loss.double(), correct.double()]), known])
-
-    def _tensors(self, pack: Pack) -> PackTensors:
-        def move(array: Any) -> Tensor:
-            tensor = torch.from_numpy(array)
-            if self.device.type == "cuda":
-                tensor = tensor.pin_memory()
-            return tensor.to(self.device, non_blocking=True)
-
-        return PackTensors(
-            inputs_T=move(pack.inputs),
-            positions_T=move(pack.positions),
-            segments_T=move(pack.segments),
-            cumulative=move(pack.cumulative),
-            masked_M=move(pack.masked),
-            labels_M=move(pack.labels),
-            row_length=pack.row_length,
-            max_length=pack.max_length,
-        )
 
     def _all_reduce(self, values: Tensor) -> Tensor:
         values = values.to(self.device)

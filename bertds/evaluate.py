@@ -1,65 +1,91 @@
-"""Validation: fixed masks, every sequence once, figures weighted by masked tokens."""
+"""A run's validation figures, afterwards.
 
-from collections.abc import Iterable, Mapping
+`evaluate` gives a checkpoint of a run the very figures that training logged at its step: the packs
+of each process that trained, cut the same way, weights rounded as DeepSpeed rounds them, sums added
+process by process in 64 bits. On the machine and the number of threads that trained they are equal
+to the bit, elsewhere to rounding.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import torch
 
-from bertds.case.config import MaskingConfig
-from bertds.case.file import Case
+from bertds.case.file import CaseError
 from bertds.data.loader import Share, valid_packs
 from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.engine import Engine
-from bertds.sums import Sums
+from bertds.forward import forward_sums, no_sums
+from bertds.model.attention import takes_varlen
+from bertds.model.mlm import MaskedLanguageModel
+from bertds.sums import Reading, Sums
+from bertds.trained import Trained
+from bertds.validation import masked_valid, open_valid, valid_figures
+
+logger = logging.getLogger("bertds")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def open_valid(case: Case, root: Path) -> dict[str, Part]:
-    """The validation sets of a case by name.
+def evaluate(trained: Trained, root: Path) -> dict[str, float]:
+    """The validation figures of a checkpoint, under the tags of `metrics.jsonl`.
+
+    Args:
+        trained: The run and its checkpoint.
+        root: Directory that the names of shard sets are relative to.
 
     Raises:
-        ValueError: A set is missing or damaged.
+        ValueError: The case has no validation set, or one is missing, damaged or of another
+            vocabulary.
     """
-    sets = case.bertds.data.valid
-    return {name: Part.open(root, block.name, block.fraction) for name, block in sets.items()}
+    parts = open_valid(trained.case, root)
+    if not parts:
+        raise CaseError(f"{trained.run_dir} has no validation set: data.valid names none")
+    vocabulary = Vocabulary.of(list(parts.values()))
+    _check_sets(trained, parts, vocabulary)
+    share = _share(trained, parts, vocabulary)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = trained.model().to(device, _DTYPES[trained.case.precision])
+    return valid_figures(
+        {
+            name: _sums(model, masked_valid(trained.case, part, vocabulary), share, device)
+            for name, part in parts.items()
+        }
+    )
 
 
-def masked_valid(case: Case, part: Part, vocabulary: Vocabulary) -> MaskedSet:
-    """A validation set with its masks, which stay the same for ever: those of static copy 0."""
-    stored = part.shards.index.masking
-    fixed = {"mode": "static", "copies": 1 if stored is None else stored.copies}
-    masking = MaskingConfig.model_validate(case.bertds.masking.model_dump() | fixed)
-    return MaskedSet(part, vocabulary.masker(masking), masking)
+def _sums(model: MaskedLanguageModel, one: MaskedSet, share: Share, device: torch.device) -> Sums:
+    """Of a whole set: what each process of the training would have added, one after the other."""
+    values = no_sums(device)
+    for rank in range(share.world_size):
+        values += forward_sums(model, valid_packs(one, replace(share, rank=rank)), device)
+    return Reading(values).sums()
 
 
-def validate(engine: Engine, sets: Mapping[str, MaskedSet], share: Share) -> dict[str, Sums]:
-    """Sums of each validation set over all processes."""
-    return {name: engine.evaluate(valid_packs(one, share)) for name, one in sets.items()}
+def _check_sets(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) -> None:
+    if vocabulary.fingerprint != trained.tokenizer.fingerprint:
+        raise CaseError(
+            f"{vocabulary.directory} was made with another tokenizer than the run's "
+            f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of that one"
+        )
+    for name, part in parts.items():
+        then = trained.facts["valid"][name]
+        if (part.shards.index.set_key, part.num_sequences) != (then["set_key"], then["sequences"]):
+            logger.warning(
+                "%s holds other sequences than the run was validated on", part.shards.directory
+            )
 
 
-def valid_figures(sums: Mapping[str, Sums]) -> dict[str, float]:
-    """The figures as they are logged: of all sets together, and of each if there are several."""
-    pooled = Sums()
-    for one in sums.values():
-        pooled.add(one)
-    figures: dict[str, Any] = {"loss/valid": pooled.mean_loss, "acc/valid": pooled.accuracy}
-    if len(sums) > 1:
-        for name, one in sums.items():
-            figures |= {f"loss/valid/{name}": one.mean_loss, f"acc/valid/{name}": one.accuracy}
-    return figures
-
-
-def guess_figures(sets: Iterable[MaskedSet], vocab_size: int) -> dict[str, float]:
-    """What can be reached on the masks of these sets without any context.
-
-    Returns:
-        `accuracy` of always naming the most frequent masked token, and `entropy` in nats of the
-        masked tokens' distribution: the loss of the best guess that sees no context.
-    """
-    alone = Share(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for one in sets:
-        for pack in valid_packs(one, alone):
-            counts += np.bincount(pack.labels, minlength=vocab_size)
-    shares = counts[counts > 0] / counts.sum()
-    return {"accuracy": float(shares.max()), "entropy": float(-(shares * np.log(shares)).sum())}
+def _share(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) -> Share:
+    """How training divided its validation sets, first process."""
+    facts, case = trained.facts, trained.case
+    longest = max(part.shards.index.max_length for part in parts.values())
+    # A run that the varlen kernel computed had no rows.
+    row_length = max(facts["valid_row_length"], longest)
+    return Share(
+        rank=0,
+        world_size=facts["world_size"],
+        micro_batch_size=case.bertds.run.max_micro_batch_size,
+        row_length=0 if takes_varlen(case.bertds.model, case.precision) else row_length,
+        pad_id=vocabulary.pad_id,
+    )

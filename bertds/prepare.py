@@ -9,10 +9,11 @@ from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
-from bertds.evaluate import masked_valid, open_valid
+from bertds.model.attention import takes_varlen
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
 from bertds.state.files import folders
+from bertds.validation import masked_valid, open_valid
 from bertds.world import World
 
 
@@ -104,7 +105,7 @@ def _share(
         rank=world.rank,
         world_size=world.world_size,
         micro_batch_size=split.micro_batch_size,
-        row_length=0 if _takes_varlen(case) else longest,
+        row_length=0 if takes_varlen(case.bertds.model, case.precision) else longest,
         pad_id=vocabulary.pad_id,
     )
 
@@ -130,12 +131,6 @@ def _lengths(case: Case, steps_per_epoch: int) -> Lengths:
     if run.num_epochs is not None:
         limits.append(round(run.num_epochs * steps_per_epoch))
     return Lengths(steps_per_epoch, max(1, min(limits)))
-
-
-def _takes_varlen(case: Case) -> bool:
-    """The varlen kernel needs CUDA, 16 bits, and no dropout on attention weights."""
-    has_dropout = case.bertds.model.attention_probs_dropout_prob > 0
-    return torch.cuda.is_available() and case.precision != "fp32" and not has_dropout
 
 
 def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:

@@ -13,15 +13,18 @@ import torch
 from tqdm import tqdm
 
 from bertds import checkpoint
+from bertds.data.loader import valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import Part
+from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.engine import Engine
-from bertds.evaluate import guess_figures, valid_figures, validate
 from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
 from bertds.model.mlm import count_parameters
 from bertds.prepare import Prepared
+from bertds.replacing import replacing
 from bertds.run_dir import now, read_json, write_json, write_status
 from bertds.sums import Reading, Sums
+from bertds.validation import guess_figures, valid_figures
 
 logger = logging.getLogger("bertds")
 PREEMPTED = 75
@@ -130,7 +133,11 @@ class Record:
         """The validation line; whether it is the best so far."""
         if not self._run.valid:
             return False
-        figures = valid_figures(validate(self._engine, self._run.valid, self._run.valid_share))
+        share = self._run.valid_share
+        sets = self._run.valid.items()
+        figures = valid_figures(
+            {name: self._engine.evaluate(valid_packs(one, share)) for name, one in sets}
+        )
         self._write(figures)
         self._throughput.restart(int(self._state.tokens))
         loss = figures["loss/valid"]
@@ -169,7 +176,7 @@ class Record:
 
 
 def describe(run: Prepared, engine: Engine, step: int) -> None:
-    """Say and save (`case.json`) what is about to run, from which step on."""
+    """Say and save (`case.json`, `tokenizer.json`) what is about to run, from which step on."""
     logger.info(
         "%s/%s: %d sequences a step = %d micro-batch x %d accumulation x %d processes; "
         "%d steps of %d an epoch; %d sequences; %s; on %s",
@@ -197,6 +204,9 @@ def describe(run: Prepared, engine: Engine, step: int) -> None:
             "resolved": _facts(run, engine),
             "versions": versions,
         }
+        # The run's own copy: what is done with it later needs no shards.
+        with replacing(run.run_dir / TOKENIZER_NAME) as file:
+            file.write((run.vocabulary.directory / TOKENIZER_NAME).read_bytes())
         write_json(run.run_dir / "case.json", content)
         write_status(run.run_dir, "running", PREEMPTED, "training", step)
 
@@ -216,6 +226,8 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "lanes": run.loader.order.lanes,
         "parameters": count_parameters(engine.deepspeed.module),
         "vocab_size": run.vocabulary.size,
+        "special_tokens": run.vocabulary.framed,
+        "valid_row_length": run.valid_share.row_length,
         "train": {**totals, "sets": train},
         "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
         "guess": before.get("guess") or _guess(run),
@@ -232,7 +244,12 @@ def _set_facts(part: Part) -> dict[str, Any]:
     """Of a part, tokens in proportion where it is not the whole set."""
     index = part.shards.index
     tokens = round(index.tokens * part.num_sequences / index.sequences)
-    return {"name": part.name, "sequences": part.num_sequences, "tokens": tokens}
+    return {
+        "name": part.name,
+        "sequences": part.num_sequences,
+        "tokens": tokens,
+        "set_key": index.set_key,
+    }
 
 
 def _device_name(device: torch.device) -> str:

@@ -16,6 +16,7 @@ from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtyp
 from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
+from tests import trained_runs
 
 # Machines that run tests do other things as well: no example is too slow. The examples are the same
 # in each run, so that a change breaks its own test and no other's; `make test-slow` draws new ones.
@@ -153,3 +154,9 @@ def data_root(
     )
     write_shards(root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking)
     return root
+
+
+@pytest.fixture(scope="session")
+def run_dirs(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Short runs by name, trained by the real program: see `tests.trained_runs`."""
+    return trained_runs.train_all(data_root, tmp_path_factory.mktemp("trained"))

@@ -14,8 +14,8 @@ from bertds.case.file import Case, read_case
 from bertds.data.loader import Share, TrainLoader, valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.evaluate import guess_figures, masked_valid
 from bertds.model.mlm import MaskedLanguageModel, PackTensors
+from bertds.validation import guess_figures, masked_valid
 from tests.launching import ROOT, environment, lines_of, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,16 @@ from bertds.case.patches import Json, apply_setting, parse_settings, patch_arm
 from bertds.case.refused_keys import REFUSED
 from bertds.case.strict_json import parse_json
 
-__all__ = ["Arm", "BatchSplit", "Case", "CaseError", "list_arms", "read_case", "split_batch"]
+__all__ = [
+    "Arm",
+    "BatchSplit",
+    "Case",
+    "CaseError",
+    "list_arms",
+    "read_case",
+    "resolved_case",
+    "split_batch",
+]
 
 _MAX_BYTES = 4 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -136,6 +145,21 @@ def read_case(path: Path, arm: str, settings: str = "") -> Case:
     for key, value in parse_settings(settings):
         apply_setting(content, key, value)
     return _check(path, arm, content)
+
+
+def resolved_case(path: Path, name: str, arm: str, content: Json) -> Case:
+    """A case of a run that has begun, checked as if it were read today.
+
+    Args:
+        path: What a complaint names: the run's `case.json`.
+        name: The case.
+        arm: The arm.
+        content: `Case.resolved` of then.
+
+    Raises:
+        CaseError: This version of the program would not train it.
+    """
+    return replace(_check(path, arm, content), name=name)
 
 
 def _load(path: Path) -> Json:

@@ -72,6 +72,8 @@ class Vocabulary:
     pad_id: int
     mask_id: int
     unmaskable_ids: tuple[int, ...]
+    framed: bool
+    """Whether [CLS] and [SEP] stand around every sequence."""
     directory: Path
     """A set's directory, which holds the tokenizer.json."""
 
@@ -80,7 +82,8 @@ class Vocabulary:
         """The vocabulary of all parts.
 
         Raises:
-            ValueError: Two parts were made with different tokenizers.
+            ValueError: Two parts were made with different tokenizers, or only one with [CLS] and
+                [SEP].
         """
         first = parts[0].shards
         for part in parts[1:]:
@@ -88,6 +91,11 @@ class Vocabulary:
                 raise ValueError(
                     f"{part.shards.directory} was made with another tokenizer than "
                     f"{first.directory}: shard both with the same tokenizer.json"
+                )
+            if part.shards.index.special_tokens != first.index.special_tokens:
+                raise ValueError(
+                    f"only one of {part.shards.directory} and {first.directory} has [CLS] and "
+                    "[SEP] around its sequences: shard both with --special_tokens, or neither"
                 )
         index = first.index
         special = index.special_ids
@@ -97,6 +105,7 @@ class Vocabulary:
             special["pad"],
             special["mask"],
             index.unmaskable_ids,
+            index.special_tokens,
             first.directory,
         )
 

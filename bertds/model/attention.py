@@ -16,6 +16,17 @@ from torch import Tensor, nn
 from bertds.case.config import ModelConfig
 
 
+def takes_varlen(config: ModelConfig, precision: str) -> bool:
+    """Whether a model on this machine is computed by the varlen kernel, without rows.
+
+    Args:
+        config: The architecture.
+        precision: `bf16`, `fp16` or `fp32`.
+    """
+    has_dropout = config.attention_probs_dropout_prob > 0
+    return torch.cuda.is_available() and precision != "fp32" and not has_dropout
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
     """Where the sequences of a pack lie, for either kernel; made once a micro-step."""

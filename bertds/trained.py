@@ -1,0 +1,122 @@
+"""A run that was trained, or still is, opened for use: case, checkpoint, tokenizer, model.
+
+Whatever number of processes, ZeRO stage and precision wrote it, the fp32 weights are read straight
+into a model on the CPU, one parameter at a time: memory is that of the model, without its moments.
+Neither DeepSpeed nor the shards are needed.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds.case.file import Case, CaseError, resolved_case
+from bertds.data.shard_format import TOKENIZER_NAME
+from bertds.data.tokenizer import Tokenizer
+from bertds.model.mlm import MaskedLanguageModel
+from bertds.run_dir import read_json
+from bertds.state.files import Checkpoint, folder_of, folders, named, open_checkpoint
+from bertds.state.fragments import WEIGHT, CheckpointError, FragmentReader
+
+logger = logging.getLogger("bertds")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A run and one of its checkpoints."""
+
+    run_dir: Path
+    case: Case
+    facts: dict[str, Any]
+    """What followed from the case, the data and the machine: `resolved` in `case.json`."""
+    versions: dict[str, str]
+    """Of the programs that trained it."""
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint
+
+    @classmethod
+    def open(cls, run_dir: Path, checkpoint: str) -> "Trained":
+        """Read a run's directory; nothing in it is changed.
+
+        Args:
+            run_dir: Such as `runs/case11/batch64_cosine`; an arm that is another case's run is
+                followed there.
+            checkpoint: `latest` (the newest that is whole), `best`, or a step: `1000` or
+                `step_0000001000`.
+
+        Raises:
+            ValueError: It is no run's directory, or of another version of the program.
+            CheckpointError: There is no such checkpoint, or it is damaged.
+        """
+        content = read_json(run_dir / "case.json")
+        if "same_as" in content:
+            run_dir = run_dir.parent.parent / content["same_as"]
+            content = read_json(run_dir / "case.json")
+        if "config" not in content:
+            raise CaseError(
+                f"{run_dir} is no run: case.json with a config is wanted there, as training "
+                "writes it into <out>/<case>/<arm>"
+            )
+        name, arm = content["case"], content["arm"]
+        return cls(
+            run_dir=run_dir,
+            case=resolved_case(run_dir / "case.json", name, arm, content["config"]),
+            facts=content["resolved"],
+            versions=content["versions"],
+            tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
+            checkpoint=_choose(run_dir, checkpoint),
+        )
+
+    def model(self) -> MaskedLanguageModel:
+        """The model with the checkpoint's fp32 weights, on the CPU, without dropout.
+
+        Raises:
+            CheckpointError: It holds the weights of another model.
+        """
+        pad_id = self.tokenizer.special_ids["pad"]
+        model = MaskedLanguageModel(self.case.bertds.model, self.tokenizer.vocab_size, pad_id)
+        held = self.checkpoint.manifest["parameters"]
+        with torch.no_grad(), FragmentReader(self.checkpoint.tensor_files) as reader:
+            for key, parameter in model.named_parameters():
+                if held.get(key) != list(parameter.shape):
+                    raise CheckpointError(
+                        f"{self.checkpoint.path} holds {key} in shape {held.get(key, 'none')}, "
+                        f"case.json and tokenizer.json of the run give {list(parameter.shape)}: "
+                        "restore them"
+                    )
+                reader.read_into(WEIGHT, key, 0, parameter.view(-1))
+        return model.eval()
+
+
+def _choose(run_dir: Path, name: str) -> Checkpoint:
+    """The checkpoint of a name, every file verified."""
+    if name == "latest":
+        return _newest(run_dir)
+    digits = name.removeprefix("step_")
+    if name != "best" and not digits.isdecimal():
+        raise CheckpointError(f"--checkpoint is {name!r}, wanted is latest, best or a step")
+    found = named(run_dir, "best") if name == "best" else folder_of(run_dir, int(digits))
+    if found is None or not found.is_dir():
+        held = ", ".join(path.name for path in folders(run_dir)) or "none"
+        raise CheckpointError(f"{run_dir} has no checkpoint {name}: there are {held}")
+    return open_checkpoint(found)
+
+
+def _newest(run_dir: Path) -> Checkpoint:
+    for path in _complete(run_dir):
+        try:
+            return open_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("checkpoint %s is skipped: %s", path.name, error)
+    raise CheckpointError(f"{run_dir} holds no checkpoint that is whole: train it first")
+
+
+def _complete(run_dir: Path) -> Iterator[Path]:
+    """The folders, newest first; listed anew after each, for training goes on and prunes."""
+    seen: set[Path] = set()
+    while left := [path for path in folders(run_dir) if path not in seen]:
+        seen.add(left[0])
+        yield left[0]

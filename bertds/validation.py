@@ -1,0 +1,59 @@
+"""Validation sets: fixed masks, every sequence once, figures weighted by masked tokens."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.case.config import MaskingConfig
+from bertds.case.file import Case
+from bertds.data.loader import Share, valid_packs
+from bertds.data.sets import MaskedSet, Part, Vocabulary
+from bertds.sums import Sums
+
+
+def open_valid(case: Case, root: Path) -> dict[str, Part]:
+    """The validation sets of a case by name.
+
+    Raises:
+        ValueError: A set is missing or damaged.
+    """
+    sets = case.bertds.data.valid
+    return {name: Part.open(root, block.name, block.fraction) for name, block in sets.items()}
+
+
+def masked_valid(case: Case, part: Part, vocabulary: Vocabulary) -> MaskedSet:
+    """A validation set with its masks, which stay the same for ever: those of static copy 0."""
+    stored = part.shards.index.masking
+    fixed = {"mode": "static", "copies": 1 if stored is None else stored.copies}
+    masking = MaskingConfig.model_validate(case.bertds.masking.model_dump() | fixed)
+    return MaskedSet(part, vocabulary.masker(masking), masking)
+
+
+def valid_figures(sums: Mapping[str, Sums]) -> dict[str, float]:
+    """The figures as they are logged: of all sets together, and of each if there are several."""
+    pooled = Sums()
+    for one in sums.values():
+        pooled.add(one)
+    figures: dict[str, Any] = {"loss/valid": pooled.mean_loss, "acc/valid": pooled.accuracy}
+    if len(sums) > 1:
+        for name, one in sums.items():
+            figures |= {f"loss/valid/{name}": one.mean_loss, f"acc/valid/{name}": one.accuracy}
+    return figures
+
+
+def guess_figures(sets: Iterable[MaskedSet], vocab_size: int) -> dict[str, float]:
+    """What can be reached on the masks of these sets without any context.
+
+    Returns:
+        `accuracy` of always naming the most frequent masked token, and `entropy` in nats of the
+        masked tokens' distribution: the loss of the best guess that sees no context.
+    """
+    alone = Share(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for one in sets:
+        for pack in valid_packs(one, alone):
+            counts += np.bincount(pack.labels, minlength=vocab_size)
+    shares = counts[counts > 0] / counts.sum()
+    return {"accuracy": float(shares.max()), "entropy": float(-(shares * np.log(shares)).sum())}

@@ -1,0 +1,106 @@
+"""A run's figures afterwards are those that training logged, for any checkpoint of any world."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.__main__ import COMMANDS
+from bertds.command_line import run
+from bertds.evaluate import evaluate
+from bertds.trained import Trained
+from tests.launching import lines_of
+from tests.trained_runs import NAMES
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the runs were trained."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def logged(run_dir: Path, step: int) -> dict[str, float]:
+    """The validation figures in `metrics.jsonl`."""
+    (line,) = [x for x in lines_of(run_dir) if x["step"] == step and "loss/valid" in x]
+    return {key: value for key, value in line.items() if key.startswith(("loss/", "acc/"))}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_those_of_the_training_to_the_bit(run_dirs, data_root, name):
+    for checkpoint, step in (("latest", 6), ("3", 3)):
+        trained = Trained.open(run_dirs[name], checkpoint)
+        assert trained.checkpoint.step == step
+        assert evaluate(trained, data_root) == logged(run_dirs[name], step)
+
+
+@pytest.mark.dist
+def test_figures_do_not_depend_on_the_cut_into_batches(run_dirs, data_root):
+    trained = Trained.open(run_dirs["prenorm_of_two"], "latest")
+    reference = evaluate(trained, data_root)
+    for world_size, micro, row_length in ((1, 1000, 64), (3, 7, 41), (1, 1, 0)):
+        block = trained.case.bertds
+        other = block.run.model_copy(update={"max_micro_batch_size": micro})
+        case = dataclasses.replace(trained.case, bertds=block.model_copy(update={"run": other}))
+        facts = trained.facts | {"world_size": world_size, "valid_row_length": row_length}
+        cut = dataclasses.replace(trained, case=case, facts=facts)
+        assert evaluate(cut, data_root) == pytest.approx(reference, rel=1e-6)
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = run("python -m bertds", COMMANDS, [str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.dist
+def test_the_command_prints_what_the_log_holds(run_dirs, data_root, capsys):
+    run_dir = run_dirs["bert"]
+    best = min((3, 6), key=lambda step: logged(run_dir, step)["loss/valid"])
+    for checkpoint, step in (("latest", 6), ("best", best), ("step_0000000003", 3)):
+        code, printed, _ = command(
+            capsys, "evaluate", run_dir, "--data", data_root, "--checkpoint", checkpoint
+        )
+        assert code == 0
+        rows = dict(line.split() for line in printed.splitlines())
+        assert int(rows.pop("step")) == step
+        assert {tag: float(value) for tag, value in rows.items()} == logged(run_dir, step)
+
+
+@pytest.mark.dist
+def test_what_is_not_there_is_named(run_dirs, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(run_dirs["bert"], tmp_path / "case" / "run")
+    data = ("--data", data_root)
+    for flags, code, words in [
+        ((tmp_path, *data), 2, f"{tmp_path} is no run"),
+        ((run_dir, "--data", tmp_path), 3, "does not exist"),
+        ((run_dir, *data, "--checkpoint", "5"), 4, "there are step_0000000006, step_0000000003"),
+        ((run_dir, *data, "--checkpoint", "newest"), 4, "wanted is latest, best or a step"),
+    ]:
+        got, _, said = command(capsys, "evaluate", *flags)
+        assert got == code
+        assert words in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.dist
+def test_a_damaged_checkpoint_is_skipped_or_refused(run_dirs, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(run_dirs["bert"], tmp_path / "case" / "run")
+    (run_dir / "checkpoints" / "step_0000000006" / "state.json").unlink()
+    assert Trained.open(run_dir, "latest").checkpoint.step == 3
+    code, _, said = command(capsys, "evaluate", run_dir, "--data", data_root, "--checkpoint", "6")
+    assert code == 4
+    assert "state.json is missing" in said
+
+
+@pytest.mark.dist
+def test_an_arm_that_is_another_run_is_followed(run_dirs, tmp_path):
+    shutil.copytree(run_dirs["bert"], tmp_path / "case1" / "first")
+    other = tmp_path / "case2" / "same"
+    other.mkdir(parents=True)
+    (other / "case.json").write_text('{"case": "case2", "arm": "same", "same_as": "case1/first"}')
+    assert Trained.open(other, "latest").run_dir == tmp_path / "case1" / "first"
