@@ -69,6 +69,8 @@ def deepspeed_config(
         params["torch_adam"] = True  # DeepSpeed's own would be compiled, for two minutes
     if params.get("torch_adam") and not params.pop("bias_correction", True):
         raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
+    if params.get("torch_adam"):
+        params["fused"] = True  # one pass over weights and moments instead of a dozen
     config["optimizer"] = {**config["optimizer"], "params": params}
     config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
     scheduler = _scheduler_of(case)

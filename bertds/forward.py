@@ -39,7 +39,7 @@ def tensors_on(device: torch.device, pack: Pack) -> PackTensors:
         cumulative=move(pack.cumulative),
         masked_M=move(pack.masked),
         labels_M=move(pack.labels),
-        row_length=pack.row_length,
+        rows=pack.rows,
         max_length=pack.max_length,
     )
 

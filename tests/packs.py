@@ -23,12 +23,15 @@ def sequences_of(pack: Pack, pad_id: int) -> list[Packed]:
     assert pack.cumulative[-1] == size == pack.positions.size == pack.segments.size
     assert (np.diff(pack.masked) != 0).all()
     labels = dict(zip(pack.masked.tolist(), pack.labels.tolist(), strict=True))
+    row_lengths = [length for count, length in pack.rows for _ in range(count)]
+    row_of = np.repeat(np.arange(len(row_lengths)), row_lengths)
+    assert row_of.size == (size if pack.rows else 0)
     found = []
     for number, (start, stop) in enumerate(itertools.pairwise(pack.cumulative.tolist())):
         assert 0 < stop - start <= pack.max_length
         assert (pack.segments[start:stop] == number).all()
-        if pack.row_length:
-            assert start // pack.row_length == (stop - 1) // pack.row_length
+        if pack.rows:
+            assert row_of[start] == row_of[stop - 1]
         inputs = pack.inputs[start:stop].tolist()
         if set(inputs) == {pad_id}:
             assert not set(labels) & set(range(start, stop))

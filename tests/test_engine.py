@@ -87,7 +87,7 @@ def mean_loss(model: MaskedLanguageModel, step_packs: list[Pack]) -> torch.Tenso
 
 def tensors(one: Pack) -> PackTensors:
     arrays = (one.inputs, one.positions, one.segments, one.cumulative, one.masked, one.labels)
-    return PackTensors(*map(torch.from_numpy, arrays), one.row_length, one.max_length)
+    return PackTensors(*map(torch.from_numpy, arrays), one.rows, one.max_length)
 
 
 def same_weights(engine: Engine, twin: MaskedLanguageModel) -> None:

@@ -126,4 +126,4 @@ def alone(pack: Pack) -> PackTensors:
     size = pack.inputs.size
     arrays = [pack.inputs, pack.positions, np.arange(size), np.arange(size + 1, dtype=np.int32)]
     tensors = [torch.from_numpy(array) for array in [*arrays, pack.masked, pack.labels]]
-    return PackTensors(*tensors, pack.row_length, 1)
+    return PackTensors(*tensors, pack.rows, 1)

@@ -41,7 +41,7 @@ class Share:
     micro_batch_size: int
     """Sequences of one micro-step."""
     row_length: int
-    """Tokens of a pack's row; 0 lays sequences end to end."""
+    """Tokens of a pack's longest row; 0 lays sequences end to end."""
     pad_id: int
 
     def pack(self, rows: Rows) -> Pack:

@@ -49,15 +49,18 @@ class Layer(nn.Module):
         self.feed_forward_norm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_TD: Tensor, segments: Segments, rotary: Rotary | None) -> Tensor:
-        """(T, D) to (T, D)."""
+    def forward(
+        self, hidden_TD: Tensor, segments: Segments, rotary: Rotary | None, wanted_M: Tensor | None
+    ) -> Tensor:
+        """(T, D) to (T, D), or to the (M, D) rows that are wanted: the rest is not computed."""
+        normed_TD = self.attention_norm(hidden_TD) if self.pre_norm else hidden_TD
+        attended = self.attention(normed_TD, segments, rotary, wanted_M)
+        if wanted_M is not None:
+            hidden_TD = hidden_TD.index_select(0, wanted_M)
+        hidden_TD = hidden_TD + self.dropout(attended)
         if self.pre_norm:
-            normed_TD = self.attention_norm(hidden_TD)
-            hidden_TD = hidden_TD + self.dropout(self.attention(normed_TD, segments, rotary))
-            normed_TD = self.feed_forward_norm(hidden_TD)
-            return hidden_TD + self.dropout(self.feed_forward(normed_TD))
-        attended_TD = self.dropout(self.attention(hidden_TD, segments, rotary))
-        hidden_TD = self.attention_norm(hidden_TD + attended_TD)
+            return hidden_TD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_TD)))
+        hidden_TD = self.attention_norm(hidden_TD)
         return self.feed_forward_norm(hidden_TD + self.dropout(self.feed_forward(hidden_TD)))
 
 
@@ -73,7 +76,7 @@ def attention_norm(config: ModelConfig, number: int) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Packed ids to hidden states."""
+    """Packed ids to hidden states; the last layer computes only those that are wanted."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
@@ -84,16 +87,21 @@ class Encoder(nn.Module):
         )
         self.norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
-    def forward(self, inputs_T: Tensor, positions_T: Tensor, segments: Segments) -> Tensor:
-        """(T,) ids and positions to (T, D)."""
+    def forward(
+        self, inputs_T: Tensor, positions_T: Tensor, segments: Segments, wanted_M: Tensor
+    ) -> Tensor:
+        """(T,) ids and positions to (M, D): the hidden states of the tokens that are wanted."""
         hidden_TD = self.embeddings(inputs_T, positions_T)
         rotaries = self._rotaries(positions_T, hidden_TD)
         for number, layer in enumerate(self.layers):
             rotary = rotaries[is_local(self.config, number)]
+            # No later layer looks at the other tokens of the last one.
+            wanted = wanted_M if number == len(self.layers) - 1 else None
+            inputs = (hidden_TD, segments, rotary, wanted)
             if self.config.gradient_checkpointing and self.training:
-                hidden_TD = checkpoint(layer, hidden_TD, segments, rotary, use_reentrant=False)
+                hidden_TD = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                hidden_TD = layer(hidden_TD, segments, rotary)
+                hidden_TD = layer(*inputs)
         return self.norm(hidden_TD)
 
     def _rotaries(self, positions_T: Tensor, hidden_TD: Tensor) -> dict[bool, Rotary | None]:

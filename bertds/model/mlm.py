@@ -28,7 +28,7 @@ class PackTensors:
     cumulative: Tensor
     masked_M: Tensor
     labels_M: Tensor
-    row_length: int
+    rows: tuple[tuple[int, int], ...]
     max_length: int
 
 
@@ -78,11 +78,11 @@ class MaskedLanguageModel(nn.Module):
         """(M, V) logits at the masked positions."""
         config = self.config
         window = config.local_attention if config.global_attn_every_n_layers > 1 else None
+        dtype = self.head.dense.weight.dtype
         segments = segments_of(
-            pack.segments_T, pack.cumulative, pack.max_length, pack.row_length, window
+            pack.segments_T, pack.cumulative, pack.max_length, pack.rows, window, dtype
         )
-        hidden_TD = self.encoder(pack.inputs_T, pack.positions_T, segments)
-        return self.head(hidden_TD.index_select(0, pack.masked_M))
+        return self.head(self.encoder(pack.inputs_T, pack.positions_T, segments, pack.masked_M))
 
     def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
         """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertds.data.packing import Sequences, first_fit_decreasing, pack
+from bertds.data.packing import Sequences, first_fit_decreasing, pack, row_sizes
 from tests.packs import Packed, sequences_of
 
 PAD = 0
@@ -84,9 +84,9 @@ def naive_first_fit(lengths, capacity):
 
 @given(lengths_lists)
 def test_bins_are_those_of_first_fit_decreasing(lengths):
-    bins, offsets, count = first_fit_decreasing(np.array(lengths, np.int64), ROW)
+    bins, offsets, sizes = first_fit_decreasing(np.array(lengths, np.int64), [ROW])
     found, wanted_count = naive_first_fit(lengths, ROW)
-    assert count == wanted_count
+    assert sizes.tolist() == [ROW] * max(1, wanted_count)
     assert {
         i: (int(b), int(o)) for i, (b, o) in enumerate(zip(bins, offsets, strict=True))
     } == found
@@ -96,10 +96,28 @@ def test_bins_are_those_of_first_fit_decreasing(lengths):
 
 @given(st.lists(st.integers(1, ROW), min_size=1, max_size=300))
 def test_few_bins_are_wasted(lengths):
-    _, _, count = first_fit_decreasing(np.array(lengths, np.int64), ROW)
+    _, _, sizes = first_fit_decreasing(np.array(lengths, np.int64), [ROW])
+    count = sizes.size
     least = max(math.ceil(sum(lengths) / ROW), sum(length > ROW // 2 for length in lengths))
     assert count <= 2 * math.ceil(sum(lengths) / ROW)
     assert count <= 1.5 * least + 1
+
+
+@given(st.lists(st.integers(1, 200), max_size=60))
+def test_rows_of_several_lengths_hold_every_sequence_once(lengths):
+    sequences, expected = make(lengths)
+    one = pack(sequences, row_length=200, pad_id=PAD)
+    assert sorted(sequences_of(one, PAD)) == sorted(expected)
+    assert {length for _, length in one.rows} <= {64, 128, 200}
+    assert sorted(one.rows, key=lambda row: -row[1]) == list(one.rows)
+
+
+def test_a_row_is_no_longer_than_its_longest_sequence_needs():
+    one = pack(make([200, 100, 60, 60, 40, 28, 24])[0], row_length=200, pad_id=PAD)
+    assert one.rows == ((1, 200), (1, 128), (3, 64))
+    assert row_sizes(200) == [64, 128, 200]
+    assert row_sizes(64) == [64]
+    assert row_sizes(48) == [48]
 
 
 @pytest.mark.parametrize("mean", [10, 28, 60])

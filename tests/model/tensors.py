@@ -95,10 +95,10 @@ def as_padded(parts: list[Sequences]) -> list[PackTensors]:
 def as_one_row(parts: list[Sequences]) -> PackTensors:
     """The layout of the varlen kernel, read by the kernel of rows: all tokens are one row."""
     flat = pack(join(parts), row_length=0, pad_id=PAD, multiple=16)
-    return tensors_of(flat, row_length=flat.inputs.size)
+    return tensors_of(flat, rows=((1, flat.inputs.size),))
 
 
-def tensors_of(one: Pack, row_length: int | None = None) -> PackTensors:
+def tensors_of(one: Pack, rows: tuple[tuple[int, int], ...] = ()) -> PackTensors:
     """A pack as tensors."""
     return PackTensors(
         inputs_T=torch.from_numpy(one.inputs),
@@ -107,7 +107,7 @@ def tensors_of(one: Pack, row_length: int | None = None) -> PackTensors:
         cumulative=torch.from_numpy(one.cumulative),
         masked_M=torch.from_numpy(one.masked),
         labels_M=torch.from_numpy(one.labels),
-        row_length=one.row_length if row_length is None else row_length,
+        rows=rows or one.rows,
         max_length=one.max_length,
     )
 

@@ -39,15 +39,16 @@ def test_sinusoids_are_those_of_the_paper():
 
 def test_rows_see_their_own_segment_and_window():
     numbers = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
-    found = segments_of(numbers, torch.tensor([0]), 4, row_length=4, window=2)
-    own, near = found.mask_RLL, found.local_mask_RLL
+    found = segments_of(numbers, torch.tensor([0]), 4, ((2, 4),), 2, torch.float64)
+    (group,) = found.groups
+    own, near = ((mask == 0).int() for mask in (group.mask_RLL, group.local_mask_RLL))
     assert own.shape == near.shape == (2, 1, 4, 4)
-    assert own[0, 0].int().tolist() == [[1, 1, 1, 0]] * 3 + [[0, 0, 0, 1]]
+    assert own[0, 0].tolist() == [[1, 1, 1, 0]] * 3 + [[0, 0, 0, 1]]
     assert own[1].all()
-    assert near[0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
-    assert near[1, 0, 0].int().tolist() == [1, 1, 0, 0]
-    flat = segments_of(numbers, torch.tensor([0]), 4, row_length=0, window=2)
-    assert flat.mask_RLL is None and flat.local_mask_RLL is None
+    assert near[0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    assert near[1, 0, 0].tolist() == [1, 1, 0, 0]
+    assert (group.mask_RLL[own == 0] == -math.inf).all()
+    assert segments_of(numbers, torch.tensor([0]), 4, (), 2, torch.float64).groups == ()
 
 
 @pytest.mark.gpu

@@ -33,9 +33,10 @@ def build(seed: int, **fields) -> MaskedLanguageModel:
 def hidden_of(model: MaskedLanguageModel, pack: PackTensors) -> torch.Tensor:
     window = model.config.local_attention
     segments = segments_of(
-        pack.segments_T, pack.cumulative, pack.max_length, pack.row_length, window
+        pack.segments_T, pack.cumulative, pack.max_length, pack.rows, window, torch.float64
     )
-    return model.encoder(pack.inputs_T, pack.positions_T, segments)
+    everywhere = torch.arange(pack.inputs_T.numel())
+    return model.encoder(pack.inputs_T, pack.positions_T, segments, everywhere)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -76,10 +76,12 @@ def hidden_of(model, rows):
         rows.segments_T,
         rows.cumulative,
         rows.max_length,
-        rows.row_length,
+        rows.rows,
         model.config.local_attention,
+        torch.float64,
     )
-    return model.encoder(rows.inputs_T, rows.positions_T, segments)
+    everywhere = torch.arange(rows.inputs_T.numel())
+    return model.encoder(rows.inputs_T, rows.positions_T, segments, everywhere)
 
 
 @torch.no_grad()
