@@ -10,13 +10,14 @@ with N, the masked tokens of the whole batch, all-reduced once before the first 
 never read back to the host. Figures come back one step late, so the host never waits for the device.
 """
 
+import contextlib
 import datetime
 import gc
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
 from bertds.forward import STOPS, forward_sums, no_sums, sums_of, tensors_on
+from bertds.launcher import rendezvous
 from bertds.model.mlm import MaskedLanguageModel, parameter_groups
 from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
@@ -63,11 +65,7 @@ def start(world: World, timeout_s: float) -> torch.device:
     else:
         _prepare_cpu(world)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    os.environ.setdefault("RANK", "0")
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("WORLD_SIZE", "1")
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.update(rendezvous(world))
     deepspeed.init_distributed(
         dist_backend="nccl" if on_gpu else "gloo",
         auto_mpi_discovery=False,
@@ -86,17 +84,42 @@ def _prepare_cpu(world: World) -> None:
         torch.set_num_threads(max(1, cores // world.local_size))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def stop() -> None:
     """Leave the process group, all processes together."""
     dist.barrier()
     dist.destroy_process_group()
+
+
+class PeerLostError(ConnectionError):
+    """A collective failed because another process ended, hangs, or cannot be reached."""
+
+    code = 70
+
+
+@contextlib.contextmanager
+def naming_lost_peers(world: World) -> Iterator[None]:
+    """Turn what a failed collective says into one sentence for the user.
+
+    Raises:
+        PeerLostError: The process group failed, in this file or anywhere in DeepSpeed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of its own, but names its source file.
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
+        raise PeerLostError(
+            f"process {world.rank} on {socket.gethostname()} lost touch with another one "
+            f"({_what_happened(error)}): a process has ended or hangs, or a host is gone; the "
+            "output of the others says why; run the same command again to go on"
+        ) from error
+
+
+def _what_happened(error: RuntimeError) -> str:
+    """The first line, without the place in torch's sources."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].partition("] ")[2] or lines[0]
 
 
 @dataclass(slots=True)

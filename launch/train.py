@@ -3,7 +3,8 @@
     deepspeed launch/train.py --ds_config ds_configs/case11.json [--arm NAME] [--set 'a.b=value,…']
 
 Everything that files can tell is checked for all arms before a process group exists. Finished arms
-are skipped, a failed one is recorded and the next tried; a signal ends all.
+are skipped, a failed one is recorded and the next tried; a signal ends all, and so does a process
+that is lost.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ import torch
 
 from bertds import command_line, log
 from bertds.case.file import Arm, CaseError, list_arms, read_case
-from bertds.engine import start, stop
+from bertds.engine import naming_lost_peers, start, stop
+from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
 from bertds.record import PREEMPTED, NumbersError
@@ -49,6 +51,7 @@ def main(
         0 done, 75 pre-empted (run the same command again), else the code of the last failure.
     """
     world = World.detect()
+    end_with_launcher(world)
     log.set_up(world)
     with _only_main_complains(world):
         arms = _chosen(ds_config, arm)
@@ -58,6 +61,8 @@ def main(
     code = _train_all(unfinished, world) if unfinished else 0
     if world.is_main:
         _draw(out / ds_config.stem, arms, runs)
+    if unfinished:
+        stop()  # after the drawing: launchers kill the rest as soon as one process ends with a code
     return code
 
 
@@ -90,14 +95,14 @@ def _train_all(runs: list[Prepared], world: World) -> int:
             code = _train_one(run, device, request) or code
             if request.by_signal or code == PREEMPTED:
                 break
-    stop()
     return code
 
 
 def _train_one(run: Prepared, device: torch.device, request: StopRequest) -> int:
     """One run; a fault that all processes see alike is recorded, any other ends the processes."""
     try:
-        return train(run, device, request)
+        with naming_lost_peers(run.world):
+            return train(run, device, request)
     except (CaseError, CheckpointError, NumbersError) as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)

@@ -1,0 +1,194 @@
+"""What launchers leave to the program: where to meet, and an end when they are gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.checkpoint import folders
+from bertds.launcher import first_host, rendezvous
+from bertds.run_dir import read_json
+from bertds.world import World
+from tests.launching import ROOT, environment, free_port, kill_group
+from tests.launching import command as deepspeed_command
+from tests.test_launch import BASE, arguments, wait_for_line, wait_for_state
+
+SLURM = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[03-04]"}
+TWO_HOSTS = World(rank=3, local_rank=1, local_size=2, world_size=4, launcher="slurm")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("one", "one"),
+        ("one,two", "one"),
+        ("node[0-1]", "node0"),
+        ("rack[07-12,20],login", "rack07"),
+        ("r[1-2]n[3,5]-ib,x", "r1n3-ib"),
+    ],
+)
+def test_the_first_host_of_a_slurm_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_processes_of_a_slurm_step_arrive_at_one_place_without_a_word() -> None:
+    others = [World(rank=r, local_size=2, world_size=4, launcher="slurm") for r in range(4)]
+    places = {
+        (each["MASTER_ADDR"], each["MASTER_PORT"])
+        for each in (rendezvous(world, SLURM) for world in others)
+    }
+    assert len(places) == 1
+    assert places.pop()[0] == "gpu03"
+    assert rendezvous(TWO_HOSTS, SLURM)["RANK"] == "3"
+
+
+def test_steps_of_one_job_and_tasks_of_one_array_meet_apart() -> None:
+    ports = {
+        rendezvous(TWO_HOSTS, {**SLURM, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[
+            "MASTER_PORT"
+        ]
+        for job in range(70, 75)
+        for step in range(2)
+    }
+    assert len(ports) == 10
+    assert all(15_000 <= int(port) < 30_000 for port in ports)
+
+
+def test_what_a_launcher_or_user_says_is_kept() -> None:
+    said = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4321"}
+    found = rendezvous(TWO_HOSTS, {**SLURM, **said})
+    assert {name: found[name] for name in said} == said
+
+
+def test_a_place_to_meet_that_nobody_knows_is_refused() -> None:
+    world = World(rank=1, local_size=1, world_size=2, launcher="openmpi")
+    with pytest.raises(ValueError, match="MASTER_ADDR is not set"):
+        rendezvous(world, {})
+    with pytest.raises(ValueError, match="MASTER_PORT is not set"):
+        rendezvous(world, {"MASTER_ADDR": "h0"})
+
+
+def torchrun_command(processes: int, *arguments: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"),
+        f"--master_port={free_port()}",
+        *(str(ROOT / "launch" / "train.py"), *arguments),
+    ]
+
+
+def descendants(process: int) -> list[int]:
+    """The processes below one, nearest first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(process, []))
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def alive(processes: list[int]) -> list[int]:
+    """Those of them that run, zombies not counted."""
+
+    def runs(process: int) -> bool:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state != "Z"
+
+    return [process for process in processes if runs(process)]
+
+
+Launch = Callable[..., tuple[subprocess.Popen[bytes], list[int], Path]]
+
+
+@pytest.fixture
+def launch(tmp_path: Path, data_root: Path) -> Iterator[Launch]:
+    """Starts a long run of two processes and waits for its first checkpoint."""
+    path, out = tmp_path / "case.json", tmp_path / "out"
+    path.write_text(json.dumps(BASE))
+    settings = "run.max_steps=100000,run.save_every=5,scheduler=null"
+    started: list[subprocess.Popen[bytes]] = []
+    below: list[int] = []
+
+    def start(command: Callable[..., list[str]]) -> tuple[subprocess.Popen[bytes], list[int], Path]:
+        process = subprocess.Popen(
+            command(2, *arguments(path, data_root, out, settings)),
+            env=environment(),
+            stdout=(tmp_path / "output").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started.append(process)
+        run_dir = out / "case" / "main"
+        wait_for_line(run_dir / "checkpoints" / "latest")
+        below.extend(descendants(process.pid))
+        return process, below, run_dir
+
+    yield start
+    for process in started:
+        for one in alive(below):
+            os.kill(one, signal.SIGKILL)
+        if process.poll() is None:
+            kill_group(process)
+        process.wait()
+
+
+def wait_for_end(processes: list[int], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while left := alive(processes):
+        assert time.monotonic() < end, f"{left} outlived their launcher"
+        time.sleep(0.1)
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(
+    ("command", "depth", "number"),
+    [
+        pytest.param(deepspeed_command, 0, signal.SIGKILL, id="deepspeed's runner, killed"),
+        pytest.param(deepspeed_command, 0, signal.SIGTERM, id="deepspeed's runner, asked to end"),
+        pytest.param(deepspeed_command, 1, signal.SIGKILL, id="deepspeed's launch.py, killed"),
+        pytest.param(torchrun_command, 0, signal.SIGKILL, id="torchrun, killed"),
+    ],
+)
+def test_a_launcher_that_dies_alone_leaves_a_checkpoint_and_no_orphan(
+    launch: Launch, command: Callable[..., list[str]], depth: int, number: int
+) -> None:
+    process, below, run_dir = launch(command)
+    os.kill([process.pid, *below][depth], number)
+    process.wait(timeout=60)
+    wait_for_end(below, 60)
+    status: dict[str, Any] = wait_for_state(run_dir, "pre-empted", 1)
+    assert status["code"] == 75
+    assert int(folders(run_dir)[0].name[5:]) == status["step"]
+    assert read_json(folders(run_dir)[0] / "manifest.json")["step"] == status["step"]
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
+    launch: Launch, tmp_path: Path
+) -> None:
+    process, below, run_dir = launch(deepspeed_command)
+    lost = next(
+        one for one in below if "--local_rank=1" in Path(f"/proc/{one}/cmdline").read_text()
+    )
+    os.kill(lost, signal.SIGKILL)
+    process.wait(timeout=60)
+    wait_for_end(below, 60)
+    assert process.returncode != 0
+    output = (tmp_path / "output").read_text()
+    assert "process 0 on" in output
+    assert "lost touch with another one" in output
+    assert read_json(run_dir / "status.json")["code"] == 70
