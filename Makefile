@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow clean
+.PHONY: install train sample-data test lint test-fast test-slow test-cluster clean
 
 install: $(VENV)/installed
 
@@ -38,10 +38,14 @@ lint: install
 	$(BIN)/lint-imports
 
 test-fast: install
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600
+
+# As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2; skips what it lacks.
+test-cluster: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster --timeout 1800
 
 clean:
 	rm -rf $(VENV) $(DATA)/sample runs/sample

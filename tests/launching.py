@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -74,3 +76,14 @@ def figures_of(run_dir: Path) -> list[dict[str, Any]]:
     """The lines without what depends on the clock."""
     timed = {"seconds", "tokens_per_s", "data_wait", "mfu"}
     return [{k: v for k, v in line.items() if k not in timed} for line in lines_of(run_dir)]
+
+
+def assert_trained_alike(run_dir: Path, reference_dir: Path) -> None:
+    """Losses, norms and validation to 1e-5; rows of other micro-batches are filled otherwise."""
+    ours, reference = (
+        [{k: v for k, v in line.items() if k != "padding"} for line in figures_of(each)]
+        for each in (run_dir, reference_dir)
+    )
+    assert len(ours) == len(reference)
+    for line, expected in zip(ours, reference, strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
