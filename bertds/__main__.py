@@ -29,6 +29,37 @@ def evaluate(run_dir: Path, data: Path = Path("data"), checkpoint: str = "latest
         print(f"{tag:<{width}}  {value!r}")
 
 
+def export(run_dir: Path, out: Path, checkpoint: str = "latest") -> None:
+    """Write a run as a Hugging Face directory.
+
+    Args:
+        run_dir: The run's directory, such as runs/case11/batch64_cosine.
+        out: The directory to make.
+        checkpoint: latest, best, or a step such as 1000.
+    """
+    from bertds.export import export as write
+    from bertds.trained import Trained
+
+    write(Trained.open(run_dir, checkpoint), out)
+    print(out)
+
+
+def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> None:
+    """Print the most likely tokens for each [MASK] of a text.
+
+    Args:
+        run_dir: The run's directory, such as runs/case11/batch64_cosine.
+        text: What to complete, one sequence.
+        checkpoint: latest, best, or a step such as 1000.
+        top: How many tokens.
+    """
+    from bertds.fill import fill as guesses_of
+    from bertds.fill import table
+    from bertds.trained import Trained
+
+    print(table(guesses_of(Trained.open(run_dir, checkpoint), text, top)))
+
+
 def report(case_dir: Path) -> None:
     """Draw a case: record.md and its plots.
 
@@ -42,7 +73,12 @@ def report(case_dir: Path) -> None:
         print(path)
 
 
-COMMANDS: dict[str, command_line.Command] = {"evaluate": evaluate, "report": report}
+COMMANDS: dict[str, command_line.Command] = {
+    "evaluate": evaluate,
+    "export": export,
+    "fill": fill,
+    "report": report,
+}
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", stream=sys.stderr)

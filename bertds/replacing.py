@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -19,8 +21,34 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
+@contextlib.contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill that takes the name `path` only when it is whole and on the disk.
+
+    Raises:
+        FileExistsError: There is something of this name already that is no empty directory.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not empty: remove it or choose another name")
+    draft = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for file in draft.iterdir():
+            _sync(file)
+        _sync(draft)
+        draft.replace(path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory last: a rename is not on disk before."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

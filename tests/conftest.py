@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 from hypothesis import HealthCheck, settings
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtype
@@ -62,6 +62,7 @@ def tokenizer(lines: dict[str, list[str]], tmp_path_factory: pytest.TempPathFact
     """A byte-pair vocabulary of those lines that marks where words start."""
     backend = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)
     backend.train_from_iterator([*lines["ko"], *lines["en"]], trainer)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

@@ -54,7 +54,15 @@ class Tokenizer:
         Raises:
             ValueError: It is missing, too large, not a tokenizer, or has no mask or pad token.
         """
-        content = _read(path)
+        return cls.of(_read(path), str(path))
+
+    @classmethod
+    def of(cls, content: bytes, path: str) -> Self:
+        """The tokenizer of a file's bytes; `path` is what a complaint names.
+
+        Raises:
+            ValueError: It is not a tokenizer, or has no mask or pad token.
+        """
         try:
             backend = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises nothing narrower
@@ -85,9 +93,12 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def encode_marked(self, text: str) -> list[int]:
-        """Ids of one text in which special tokens may be written out, such as `[MASK]`."""
+        """Ids of one text as the file has it, in which special tokens may be written out.
+
+        So `[MASK]` is that token, and what the post-processor puts around a text is there.
+        """
         self._backend.encode_special_tokens = False
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._backend.encode(text).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:

@@ -1,0 +1,1 @@
+"""Models as Hugging Face keeps them: its classes, its files, both ways."""
