@@ -44,7 +44,7 @@ def test_a_long_text_gets_what_the_model_says(run_dirs):
         cumulative=torch.tensor([0, size], dtype=torch.int32),
         masked_M=torch.tensor([len(ids)]),
         labels_M=torch.tensor([0]),
-        row_length=size,
+        rows=((1, size),),
         max_length=size,
     )
     likely = model.logits(one).detach().softmax(-1)[0].max(0)

@@ -1,6 +1,7 @@
 """Shards: what is written is read, by us and by plain webdataset, and no damage goes unseen."""
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -289,6 +290,7 @@ def num_open_files():
 
 def test_few_files_are_open_and_threads_share_them(plain, rows, monkeypatch):
     monkeypatch.setattr(shards_module, "_MAX_OPEN_FILES", 2)
+    gc.collect()  # sets of other tests close their files
     before = num_open_files()
     shards = ShardSet.open(plain)
     with ThreadPoolExecutor(8) as pool:
