@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-cluster clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster clean
 
 install: $(VENV)/installed
 
@@ -41,7 +41,14 @@ test-fast: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-slow: install
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600
+	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m slow --timeout 3600
+	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m "not slow" \
+		tests/case tests/data tests/test_schedule.py tests/test_command_line.py
+
+# The same training at any scale, and exact resume, in full: part of test-slow.
+test-scale: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600 \
+		tests/test_any_scale.py tests/test_exact_resume.py tests/state tests/test_checkpoint.py
 
 # As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2; skips what it lacks.
 test-cluster: install
