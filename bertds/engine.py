@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from bertds.launcher import rendezvous
 from bertds.model.mlm import MaskedLanguageModel, parameter_groups
 from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
-from bertds.state.zero_state import undo_initial_step
+from bertds.state.zero_state import refresh_weights, set_weights, undo_initial_step
 from bertds.sums import Reading, Sums
 from bertds.world import World
 
@@ -166,6 +166,15 @@ class Engine:
         undo_initial_step(engine)
         _limit_waiting(case.bertds.run.collective_timeout_s)
         return cls(engine, world, device, split, case.bertds.run.seed)
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model fp32 weights by name; all processes must call it.
+
+        In 16 bits they are kept exact beside the rounded ones in use, which DeepSpeed does not do
+        for the weights of the model that it is given.
+        """
+        set_weights(self.deepspeed, weights)
+        refresh_weights(self.deepspeed)
 
     def train_step(self, packs: list[Pack], step: int, *, stop: bool) -> Reading:
         """One optimizer step.

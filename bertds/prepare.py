@@ -8,7 +8,10 @@ import torch
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.sets import MaskedSet, Part, Vocabulary
+from bertds.data.shard_format import TOKENIZER_NAME
+from bertds.data.tokenizer import Tokenizer
 from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
+from bertds.hugging_face.pretrained import Pretrained, open_pretrained
 from bertds.model.attention import takes_varlen
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
@@ -32,6 +35,8 @@ class Prepared:
     valid_share: Share
     """How a validation set is divided; without a backward pass the largest micro-batch fits."""
     lengths: Lengths
+    pretrained: Pretrained | None
+    """What the weights begin with, instead of the seed's; None as well where a run goes on."""
     changes: list[str]
     """Settings that differ from those the run began with."""
 
@@ -91,8 +96,18 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
         vocabulary=vocabulary,
         valid_share=replace(share, micro_batch_size=case.bertds.run.max_micro_batch_size),
         lengths=lengths,
+        pretrained=_pretrained(case, run_dir, vocabulary),
         changes=check_unchanged(run_dir, case.resolved),
     )
+
+
+def _pretrained(case: Case, run_dir: Path, vocabulary: Vocabulary) -> Pretrained | None:
+    """The weights of `run.init_from` for a run that has no checkpoint yet."""
+    path = case.bertds.run.init_from
+    if path is None or folders(run_dir):
+        return None
+    tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
+    return open_pretrained(Path(path).expanduser(), case.bertds.model, tokenizer)
 
 
 def _share(

@@ -162,8 +162,11 @@ def _build(run: Prepared, device: torch.device) -> Engine:
 
 
 def _resume(run: Prepared, engine: Engine) -> TrainState:
-    """Go on from the newest complete checkpoint, if there is one."""
+    """Go on from the newest complete checkpoint, if there is one, else from `run.init_from`."""
     found = checkpoint.find_newest(engine, run.run_dir)
+    if found is None and run.pretrained is not None:
+        logger.info("first weights: %s", run.pretrained.directory)
+        engine.set_weights(run.pretrained.weights())
     if found is None:
         return TrainState()
     for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:

@@ -226,6 +226,9 @@ class RunConfig(Block):
     """Wall-clock hours of one start, after which it saves and stops as pre-empted (code 75)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and dropout."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """Directory in Hugging Face's format (safetensors) whose weights the run begins with, at step
+    0; its architecture and vocabulary must be the case's. A resume takes its checkpoint's."""
     log_every: Interval = 50
     """Steps between two training lines in metrics.jsonl."""
     eval_every: Interval = "1 epoch"

@@ -24,6 +24,7 @@ _WANTED = {
     "literal_error": "{expected}",
     "model_type": "a block",
     "multiple_of": "a whole number",
+    "string_too_short": "a text",
     "string_pattern_mismatch": "a plain name (letters, digits, _.+-)",
     "string_type": "a text",
     "too_long": "at most {max_length} of them",

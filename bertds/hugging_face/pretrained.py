@@ -20,7 +20,7 @@ from bertds.case.error import CaseError
 from bertds.data.tokenizer import Tokenizer
 from bertds.hugging_face.config_json import config_json, difference
 from bertds.hugging_face.families import Family, family_of
-from bertds.hugging_face.weights import load_weights, weights_there
+from bertds.hugging_face.weights import weights_here, weights_there
 from bertds.model.mlm import MaskedLanguageModel
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -43,12 +43,14 @@ class Pretrained:
     """Weights that fit a case's model."""
 
     directory: Path
+    model: MaskedLanguageModel
+    """The case's, on the meta device: shapes without memory."""
     pad_id: int
     tensors: Mapping[str, Stored]
     """By their names of today."""
 
-    def fill(self, model: MaskedLanguageModel) -> None:
-        """Give a model these weights; those of 16 bits become fp32.
+    def weights(self) -> dict[str, Tensor]:
+        """The fp32 weights by our names, tied ones once.
 
         Raises:
             CaseError: A file cannot be read.
@@ -62,7 +64,7 @@ class Pretrained:
                 tensor: Tensor = opened[stored.path].get_tensor(stored.key)
                 return tensor
 
-            load_weights(model, self.pad_id, read)
+            return weights_here(self.model, self.pad_id, read)
 
 
 def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> Pretrained:
@@ -88,8 +90,10 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
         _check_vocabulary(directory, tokenizer)
         tensors = _tensors(directory, family, tied=config.tie_word_embeddings)
         pad_id = tokenizer.special_ids["pad"]
-        _check_tensors(tensors, _wanted_shapes(config, tokenizer.vocab_size, pad_id))
-    return Pretrained(directory=directory, pad_id=pad_id, tensors=tensors)
+        with torch.device("meta"):
+            model = MaskedLanguageModel(config, tokenizer.vocab_size, pad_id)
+        _check_tensors(tensors, _wanted_shapes(model, pad_id))
+    return Pretrained(directory=directory, model=model, pad_id=pad_id, tensors=tensors)
 
 
 @contextlib.contextmanager
@@ -97,7 +101,7 @@ def _sentences(directory: Path) -> Iterator[None]:
     """Every complaint says whose it is."""
     try:
         yield
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError) as error:
         raise CaseError(f"run.init_from {directory}: {error}") from error
 
 
@@ -172,11 +176,9 @@ def _weight_files(directory: Path) -> list[Path]:
     raise ValueError(f"there is no {_WHOLE} and no {_INDEX}")
 
 
-def _wanted_shapes(config: ModelConfig, vocab_size: int, pad_id: int) -> dict[str, list[int]]:
-    """The tensors that export would write, without the memory for them."""
-    with torch.device("meta"):
-        model = MaskedLanguageModel(config, vocab_size, pad_id)
-    family = family_of(config)
+def _wanted_shapes(model: MaskedLanguageModel, pad_id: int) -> dict[str, list[int]]:
+    """Those of the tensors that export would write."""
+    family = family_of(model.config)
     wanted = {name: list(x.shape) for name, x in weights_there(model, pad_id).items()}
     if family.own_decoder_bias != family.decoder_bias:
         wanted.pop(family.own_decoder_bias, None)  # a copy
@@ -207,7 +209,10 @@ def _modern(name: str) -> str:
 def _open(stack: contextlib.ExitStack, path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path.name} is missing")
-    return stack.enter_context(safe_open(path, framework="pt"))
+    try:
+        return stack.enter_context(safe_open(path, framework="pt"))
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no whole safetensors file ({error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

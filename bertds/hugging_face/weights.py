@@ -36,23 +36,23 @@ def weights_there(model: MaskedLanguageModel, pad_id: int) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
-def load_weights(model: MaskedLanguageModel, pad_id: int, read: Read) -> None:
-    """Fill a model from a class's file.
+def weights_here(model: MaskedLanguageModel, pad_id: int, read: Read) -> dict[str, Tensor]:
+    """A class's file as fp32 weights by our names, tied ones once.
 
     Args:
-        model: An architecture of that class, positions learned, biases as the class has them.
+        model: What they are for, on any device, meta as well: an architecture of that class,
+            positions learned, biases as the class has them.
         pad_id: The filler's id.
         read: Gives the tensor of a name of theirs.
     """
     family = family_of(model.config)
-    for name, parameter in model.named_parameters():
-        tensor = torch.cat([read(place).float() for place in family.places(name)])
-        if name == _POSITIONS:
-            tensor = _shifted(
-                _with_token_type(tensor, family, read), -_shift(model, family, pad_id)
-            )
-        parameter.copy_(tensor)
+    found = {}
+    for name, _ in model.named_parameters():
+        found[name] = torch.cat([read(place).float() for place in family.places(name)])
+    if family.token_types:
+        table = _with_token_type(found[_POSITIONS], family, read)
+        found[_POSITIONS] = _shifted(table, -_shift(model, family, pad_id))
+    return found
 
 
 def _weights_here(model: MaskedLanguageModel, family: Family) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ Nothing here talks to other processes, except `refresh_weights`, which all of th
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,6 +79,13 @@ def load_weights(ds_engine: Any, reader: FragmentReader) -> None:
     """
     for slot in slots(ds_engine):
         reader.read_into(WEIGHT, slot.name, slot.start, slot.of(slot.master))
+
+
+def set_weights(ds_engine: Any, weights: Mapping[str, Tensor]) -> None:
+    """Fill the same from whole tensors by name; `refresh_weights` must follow in all."""
+    for slot in slots(ds_engine):
+        flat = weights[slot.name].view(-1)
+        slot.of(slot.master).copy_(flat[slot.start : slot.start + slot.length])
 
 
 def load_moments(ds_engine: Any, reader: FragmentReader, saved: dict[str, Any]) -> None:
