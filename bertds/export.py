@@ -36,8 +36,10 @@ def export(trained: Trained, out: Path) -> None:
     with replacing_directory(out) as draft:
         weights = weights_there(trained.model(), tokenizer.special_ids["pad"])
         tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         _write_json(draft / "config.json", content)
+        file = draft / "model.safetensors"
+        save_file(tensors, file, metadata={"format": "pt"})
+        file.chmod((draft / "config.json").stat().st_mode)  # the library's is its owner's alone
         whole = whole_tokenizer(tokenizer, framed=trained.facts["special_tokens"])
         (draft / "tokenizer.json").write_bytes(whole.content)
         settings = tokenizer_config(tokenizer, config.max_position_embeddings)

@@ -39,6 +39,8 @@ _MODERNBERT_KEYS = {
     "local_attention": "local_attention",
     "global_rope_theta": "rope_theta",
     "local_rope_theta": "local_rope_theta",
+    "rope_type": "positions",
+    "classifier_activation": "preset",
 }
 _KEYS = {
     BERT.name: _BERT_KEYS,
@@ -154,7 +156,9 @@ def _one_spelling(content: Mapping[str, Any]) -> dict[str, Any]:
     if "layer_types" not in found:
         every = found.get("global_attn_every_n_layers", 3)
         found["layer_types"] = _layer_types(found["num_hidden_layers"], every)
+    turns = found.get("rope_parameters") or {}
     for kind, key in ((_FULL, "global_rope_theta"), (_SLIDING, "local_rope_theta")):
-        turns = found.get("rope_parameters", {}).get(kind, {})
-        found[key] = turns.get("rope_theta", found.get(key))
+        found[key] = turns.get(kind, {}).get("rope_theta", found.get(key))
+    kinds = {one.get("rope_type", "default") for one in turns.values()}
+    found["rope_type"] = "/".join(sorted(kinds - {"default"})) or "default"
     return found

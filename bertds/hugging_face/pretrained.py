@@ -1,7 +1,7 @@
 """A Hugging Face directory to start from: checked against a case by its files alone, then read.
 
-Only safetensors are read, in one file or in shards; a pickle can run code and is refused. Weights
-come as they are needed, one tensor at a time.
+Only safetensors are read, in one file or in several; a pickle can run code and is refused. While a
+run starts, each process holds the fp32 weights once.
 """
 
 import contextlib
@@ -86,8 +86,8 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
     with _sentences(directory):
         family = family_of(config)
         _check_plain(config, family)
-        _check_config(directory, config, tokenizer, family)
         _check_vocabulary(directory, tokenizer)
+        _check_config(directory, config, tokenizer, family)
         tensors = _tensors(directory, family, tied=config.tie_word_embeddings)
         pad_id = tokenizer.special_ids["pad"]
         with torch.device("meta"):
@@ -128,16 +128,14 @@ def _check_config(
 
 def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
     theirs = Tokenizer.load(directory / "tokenizer.json")
-    if theirs.vocab_size != tokenizer.vocab_size:
-        fault = f"{theirs.vocab_size:,} ids, that of the shards {tokenizer.vocab_size:,}"
-    else:
-        ids = [*range(theirs.vocab_size)]
-        pairs = enumerate(zip(theirs.tokens(ids), tokenizer.tokens(ids), strict=True))
-        differing = ((number, pair) for number, pair in pairs if pair[0] != pair[1])
-        number, pair = next(differing, (0, ("", "")))
-        if pair[0] == pair[1]:
-            return
-        fault = f"{pair[0]!r} as id {number}, that of the shards {pair[1]!r}"
+    names = [one.tokens([*range(one.vocab_size)]) for one in (theirs, tokenizer)]
+    differing = [n for n, pair in enumerate(zip(*names, strict=False)) if pair[0] != pair[1]]
+    if names[0] == names[1]:
+        return
+    fault = f"{theirs.vocab_size:,} ids, that of the shards {tokenizer.vocab_size:,}"
+    if differing:
+        there, here = (part[differing[0]] for part in names)
+        fault = f"{there!r} as id {differing[0]}, that of the shards {here!r}"
     raise ValueError(
         f"its tokenizer.json has {fault}: make the shards with --tokenizer "
         f"{directory / 'tokenizer.json'}"
@@ -153,7 +151,8 @@ def _tensors(directory: Path, family: Family, *, tied: bool) -> dict[str, Stored
             for key in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
                 shape = list(file.get_slice(key).get_shape())
                 found[_modern(key)] = Stored(path=path, key=key, shape=shape)
-    if not tied and family.own_decoder_bias in found:
+    is_used = not tied or family.decoder_bias not in found
+    if is_used and family.own_decoder_bias in found:
         found[family.decoder_bias] = found[family.own_decoder_bias]
     return found
 
@@ -162,7 +161,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / _WHOLE).is_file():
         return [directory / _WHOLE]
     if (directory / _INDEX).is_file():
-        names = sorted(set(_read_json(directory / _INDEX)["weight_map"].values()))
+        names = sorted(set(_read_json(directory / _INDEX).get("weight_map", {}).values()))
         strange = [name for name in names if Path(name).name != name]
         if strange:
             raise ValueError(f"{_INDEX} names a file elsewhere, {strange[0]!r}")

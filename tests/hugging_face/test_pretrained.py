@@ -217,6 +217,14 @@ def test_a_name_on_the_hub_is_no_directory(tokenizer):
         open_pretrained(Path("someone/model"), make_config(), tokenizer)
 
 
+def test_stretched_rotary_angles_are_others(tokenizer, tmp_path):
+    model = make(tokenizer, preset="modernbert")
+    stretched = {"full_attention": {"rope_type": "yarn", "rope_theta": 160_000.0, "factor": 4}}
+    write(model, tokenizer, tmp_path, rope_parameters=stretched)
+    with pytest.raises(CaseError, match="rope_type 'yarn', the case needs 'default'"):
+        open_pretrained(tmp_path, model.config, tokenizer)
+
+
 def test_a_whole_number_is_that_number(tokenizer, tmp_path):
     """As older files have the rotary bases."""
     model = make(tokenizer, preset="modernbert")
