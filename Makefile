@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml
 train: install sample-data
 	PATH="$(abspath $(BIN)):$$PATH" $(LAUNCH) launch/train.py --ds_config ds_configs/sample.json --data $(DATA)
 	$(BIN)/python -m bertds fill runs/sample/main \
-		"Soon the new mechanic will be changing the [MASK] near the truck of the garage carefully."
+		"Later the ranger in the forest will be catching the strange [MASK] with her rifle again."
 	$(BIN)/python -m bertds fill runs/sample/main \
 		"지금 그 기자가 그 편집자를 위해 그녀의 [MASK] 아름다운 기사를 혼자 치고 있다."
 
