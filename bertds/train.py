@@ -89,7 +89,7 @@ def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
         run.run_dir.mkdir(parents=True, exist_ok=True)
     stop.set_deadline(run.case.bertds.run.max_hours)
     torch.use_deterministic_algorithms(run.case.bertds.run.deterministic)
-    with contextlib.closing(_build(run, device)) as engine, _log_file(run):
+    with contextlib.closing(build(run, device)) as engine, _log_file(run):
         state = _resume(run, engine)
         describe(run, engine, state.step)
         log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
@@ -154,7 +154,7 @@ class _Intervals:
         return self.log(step) or self.evaluate(step) or self.save(step)
 
 
-def _build(run: Prepared, device: torch.device) -> Engine:
+def build(run: Prepared, device: torch.device) -> Engine:
     """The model with its first weights, which depend on the seed alone, in DeepSpeed's hands."""
     torch.manual_seed(key_of(run.case.bertds.run.seed, _WEIGHTS) >> 1)
     model = MaskedLanguageModel(run.case.bertds.model, run.vocabulary.size, run.vocabulary.pad_id)

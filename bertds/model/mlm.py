@@ -8,7 +8,6 @@ which no single micro-step knows, so a micro-step returns sums. Letters: `embedd
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from bertds.case.config import ModelConfig
 from bertds.model.attention import segments_of
 from bertds.model.embeddings import layer_norm
 from bertds.model.encoder import ACTIVATIONS, Encoder
+from bertds.model.loss import summed_cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,7 @@ class MaskedLanguageModel(nn.Module):
 
     def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
         """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
-        logits_MV = self.logits(pack)
-        wide = torch.promote_types(logits_MV.dtype, torch.float32)  # a sum in 16 bits would drift
-        loss = F.cross_entropy(logits_MV.to(wide), pack.labels_M, reduction="sum")
-        correct = (logits_MV.detach().argmax(-1) == pack.labels_M).sum()
-        return loss, correct
+        return summed_cross_entropy(self.logits(pack), pack.labels_M)
 
 
 def parameter_groups(
