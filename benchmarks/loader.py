@@ -1,64 +1,59 @@
-"""Tokens a core-second from a shard set to packs, beside reading the same bytes and nothing else.
+"""Shards to masked tensors, real tokens a core-second, beside other loaders; `results/loader.md`.
 
-python benchmarks/loader.py DIR [--batch 256] [--row_length 0] [--seconds 5]
+python benchmarks/loader.py [--corpus DIR] [--data DIR] [--rounds 5]
 """
 
 import argparse
-import time
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
-import numpy as np
+from tables import publish
+from texts import SIZES, add_options, plain_arrays_of, shards_of
+from turns import Contestant, Spread, ratio, take_turns
+from venvs import python_of
 
-from bertds.case.config import DataConfig, MaskingConfig
-from bertds.data.loader import Share, TrainLoader
-from bertds.data.sets import MaskedSet, Part, Vocabulary
+HERE = Path(__file__).resolve().parent
+NOTES = """
+One process, one thread, batch 256, masks made anew: ours end in packs, the peers' in tensors padded
+to the longest sequence by DataCollatorForLanguageModeling. Tokens of processor time, read-ahead
+thread included. Wanted: 30 times the better peer, and 10 M.
+"""
+
+
+def contestants(options: argparse.Namespace) -> list[Contestant]:
+    """Two layouts of ours, and the peers."""
+    shards = shards_of(SIZES[0], options.corpus, options.data)
+    arrays = str(plain_arrays_of(shards))
+    ours = [sys.executable, str(HERE / "loader_ours.py"), str(shards)]
+    datasets = [python_of("transformers"), str(HERE / "loader_peer.py"), "datasets", arrays]
+    streaming = [python_of("streaming"), str(HERE / "loader_peer.py"), "streaming", arrays]
+    return [
+        Contestant("bertds, end to end (CUDA)", [*ours, "0"], 1),
+        Contestant("bertds, rows up to 256 (CPU)", [*ours, "256"], 1),
+        Contestant("Hugging Face datasets", datasets, 1),
+        Contestant("Hugging Face datasets, torch format", [*datasets, "torch"], 1),
+        Contestant("MosaicML Streaming", streaming, 1),
+    ]
+
+
+def row_of(one: Contestant, ours: list[Contestant]) -> list[str]:
+    """A rate and how often it goes into ours."""
+    rate = Spread.of([value / 1e6 for value in one.cpu_rates])
+    ratios = ["" if one in ours else str(ratio(each.cpu_rates, one.cpu_rates)) for each in ours]
+    return [one.name, str(rate), *ratios]
 
 
 def main() -> None:
-    """Print one line."""
+    """All take turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--row_length", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    add_options(parser)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    part = Part.open(options.directory.parent, options.directory.name, 1.0)
-    loader = make_loader(part, options.batch, options.row_length)
-    batches = loader.batches(0, 1 << 60)
-    loaded = rate(lambda: sum(pack.num_tokens for pack in next(batches)), options.seconds)
-    plain = rate(lambda: read_plainly(part), options.seconds / 5)
-    print(
-        f"{options.directory}: {loaded / 1e6:.1f} M tokens a core-second in packs of {options.batch} "
-        f"sequences, {plain / 1e6:.0f} M by np.frombuffer"
-    )
-
-
-def make_loader(part: Part, batch_size: int, row_length: int) -> TrainLoader:
-    """One process, one micro-batch a step, dynamic masking."""
-    vocabulary, masking = Vocabulary.of([part]), MaskingConfig()
-    share = Share(0, 1, batch_size, row_length, vocabulary.pad_id)
-    data = DataConfig.model_validate({"train": [{"name": part.name}]})
-    masked = MaskedSet(part, vocabulary.masker(masking), masking)
-    return TrainLoader([masked], data, share, batch_size=batch_size, seed=0)
-
-
-def read_plainly(part: Part) -> int:
-    """All ids of the set, by nothing but numpy."""
-    index = part.shards.index
-    for shard in index.shards:
-        content = (part.shards.directory / shard.name).read_bytes()
-        int(np.frombuffer(content, dtype=index.dtype).max())
-    return index.tokens
-
-
-def rate(work: Callable[[], int], seconds: float) -> float:
-    """Tokens a second of processor time; the work says how many it made and is begun once before."""
-    work()
-    began, tokens = time.process_time(), 0
-    while time.process_time() < began + seconds:
-        tokens += work()
-    return tokens / (time.process_time() - began)
+    all_of_them = contestants(options)
+    take_turns(all_of_them, options.rounds)
+    rows = [row_of(one, all_of_them[:2]) for one in all_of_them]
+    header = ["loader", "M tokens/core-s", "× of end to end", "× of rows"]
+    publish("loader", "Loader", header, rows, NOTES)
 
 
 if __name__ == "__main__":
