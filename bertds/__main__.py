@@ -73,10 +73,54 @@ def report(case_dir: Path) -> None:
         print(path)
 
 
+def plan(
+    ds_config: Path,
+    gpus: int,
+    gpu: str = "h100",
+    arm: str = "",
+    data: Path = Path("data"),
+    set: str = "",
+    gpus_per_node: int = 8,
+    mfu: float = 0.4,
+    vocab_size: int | None = None,
+    sequences: int | None = None,
+    mean_length: float | None = None,
+) -> None:
+    """Lay a run out on paper: memory of each ZeRO stage, micro-batch, steps, data, hours.
+
+    Args:
+        ds_config: The case file.
+        gpus: All GPUs, one process each.
+        gpu: v100, a100, h100, h200, b200, l4 or 4090.
+        arm: One of its arms; the first if not given.
+        data: Directory that the names of shard sets are relative to.
+        set: Changes, as 'a.b=value,…'.
+        gpus_per_node: GPUs of one host.
+        mfu: Share of the peak that the model is taken to reach.
+        vocab_size: Where the shards are not there yet: ids of the vocabulary.
+        sequences: And sequences of an epoch.
+        mean_length: And tokens of a sequence; the longest ones' if not given.
+    """
+    from bertds.case.file import CaseError
+    from bertds.plan import GPUS, chosen_case, corpus_of, make_plan, table
+
+    if gpu not in GPUS or gpus < 1 or gpus_per_node < 1 or not 0 < mfu <= 1:
+        raise CaseError(
+            f"--gpus {gpus} --gpu {gpu} --gpus_per_node {gpus_per_node} --mfu {mfu}: wanted are "
+            f"numbers from 1, one of {', '.join(GPUS)}, and a share above 0 and up to 1"
+        )
+    case = chosen_case(ds_config, arm, set)
+    corpus = corpus_of(
+        case, data, sequences=sequences, mean_length=mean_length, vocab_size=vocab_size
+    )
+    print(table(make_plan(case, corpus, gpus, GPUS[gpu], mfu), gpus_per_node))
+
+
 COMMANDS: dict[str, command_line.Command] = {
     "evaluate": evaluate,
     "export": export,
     "fill": fill,
+    "plan": plan,
     "report": report,
 }
 

@@ -16,7 +16,14 @@ from bertds.checkpoint import folders
 from bertds.launcher import first_host, rendezvous
 from bertds.run_dir import read_json
 from bertds.world import World
-from tests.launching import ROOT, environment, free_port, kill_group
+from tests.launching import (
+    ROOT,
+    assert_trained_alike,
+    environment,
+    free_port,
+    kill_group,
+    run,
+)
 from tests.launching import command as deepspeed_command
 from tests.test_launch import BASE, arguments, wait_for_line, wait_for_state
 
@@ -81,6 +88,20 @@ def torchrun_command(processes: int, *arguments: str) -> list[str]:
         f"--master_port={free_port()}",
         *(str(ROOT / "launch" / "train.py"), *arguments),
     ]
+
+
+@pytest.mark.dist
+def test_torchrun_trains_like_one_process(data_root: Path, tmp_path: Path) -> None:
+    case = tmp_path / "case.json"
+    case.write_text(json.dumps(BASE))
+    settings = "run.max_steps=6,run.eval_every=6,model.hidden_dropout_prob=0.0"
+    command = torchrun_command(2, *arguments(case, data_root, tmp_path / "two", settings))
+    subprocess.run(command, env=environment(), check=True, timeout=600)
+    code, output = run(0, *arguments(case, data_root, tmp_path / "one", settings))
+    assert code == 0, output
+    two, one = (tmp_path / name / "case" / "main" for name in ("two", "one"))
+    assert read_json(two / "case.json")["resolved"]["world_size"] == 2
+    assert_trained_alike(two, one)
 
 
 def descendants(process: int) -> list[int]:
