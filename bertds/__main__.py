@@ -102,7 +102,8 @@ def plan(
         mean_length: And tokens of a sequence; the longest ones' if not given.
     """
     from bertds.case.file import CaseError
-    from bertds.plan import GPUS, chosen_case, corpus_of, make_plan, table
+    from bertds.corpus import corpus_of
+    from bertds.plan import GPUS, chosen_case, make_plan, table
 
     if gpu not in GPUS or gpus < 1 or gpus_per_node < 1 or not 0 < mfu <= 1:
         raise CaseError(

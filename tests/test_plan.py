@@ -11,10 +11,11 @@ import torch
 
 from bertds.case.config import ModelConfig
 from bertds.case.file import Case, CaseError, read_case
+from bertds.corpus import Corpus, corpus_of
 from bertds.data.shards import ShardSet
 from bertds.memory import MicroBatch, count_parameters, memory
 from bertds.model import mlm
-from bertds.plan import GPUS, Corpus, communication, corpus_of, make_plan
+from bertds.plan import GPUS, communication, make_plan
 from tests.gloo import run
 from tests.launching import ROOT, free_port
 
