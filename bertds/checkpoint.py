@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
+from bertds.bad_steps import NumbersError
 from bertds.engine import Engine
 from bertds.state.files import (
     Checkpoint,
@@ -47,6 +48,7 @@ from bertds.state.zero_state import (
     fragments,
     load_moments,
     load_weights,
+    not_finite,
     optimizer_scalars,
     refresh_weights,
     shapes,
@@ -76,8 +78,10 @@ def save(
 
     Raises:
         CheckpointError: In all processes alike: one could not write. Older ones are unharmed.
+        NumbersError: In all processes alike: a weight or moment is not finite.
     """
     assert keep_last >= 1
+    _check_finite(engine)
     is_main = engine.world.is_main
     folder = folder_of(run_dir, engine.deepspeed.global_steps)
     draft = engine.broadcast_object(draft_of(folder))
@@ -97,6 +101,15 @@ def save(
     if is_main:
         prune(folder, keep_last)
     return folder
+
+
+def _check_finite(engine: Engine) -> None:
+    found = _together(engine, lambda: not_finite(engine.deepspeed))
+    if name := engine.broadcast_object(next(filter(None, found), "")):
+        raise NumbersError(
+            f"{name} is not finite at step {engine.deepspeed.global_steps}, so no checkpoint is "
+            "written: lower optimizer.params.lr or set gradient_clipping; the last one is good"
+        )
 
 
 def find_newest(engine: Engine, run_dir: Path) -> Checkpoint | None:

@@ -14,12 +14,13 @@ import contextlib
 import datetime
 import gc
 import logging
+import math
 import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import deepspeed
@@ -27,11 +28,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bertds.bad_steps import NumbersError
 from bertds.case.file import BatchSplit, Case
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
-from bertds.forward import STOPS, forward_sums, no_sums, sums_of, tensors_on
+from bertds.forward import SKIPS, STOPS, forward_sums, no_sums, sums_of, tensors_on
 from bertds.launcher import rendezvous
 from bertds.model.mlm import MaskedLanguageModel, parameter_groups
 from bertds.schedule import Lengths, torch_scheduler
@@ -164,6 +166,8 @@ class Engine:
         )
         check_supported(engine)
         undo_initial_step(engine)
+        if _is_plain(engine.optimizer):
+            _make_skippable(engine.optimizer)
         _limit_waiting(case.bertds.run.collective_timeout_s)
         return cls(engine, world, device, split, case.bertds.run.seed)
 
@@ -177,7 +181,7 @@ class Engine:
         refresh_weights(self.deepspeed)
 
     def train_step(self, packs: list[Pack], step: int, *, stop: bool) -> Reading:
-        """One optimizer step.
+        """One optimizer step; no process applies it if a loss or gradient of one is not finite.
 
         Args:
             packs: This process's micro-batches.
@@ -186,6 +190,9 @@ class Engine:
 
         Returns:
             The sums over all processes.
+
+        Raises:
+            NumbersError: The loss scale of fp16 cannot fall any further.
         """
         counts = [float(sum(pack.masked.size for pack in packs))]
         masked = self._all_reduce(torch.tensor(counts, dtype=torch.float32))
@@ -195,12 +202,15 @@ class Engine:
             # A function of the place alone, so no generator's state needs to be kept.
             torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
             loss, correct = self.deepspeed(tensors_on(self.device, pack))
-            self.deepspeed.backward(loss * scale)
+            # A loss that is not finite makes every gradient so; one that is adds zero.
+            self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
             values += sums_of(pack, loss.detach(), correct)
             if number == len(packs) - 1:
                 self._before_update()
-            self.deepspeed.step()
+            with _naming_the_scales_floor():
+                self.deepspeed.step()
         values[STOPS] = float(stop)
+        values[SKIPS] = float(not self.deepspeed.was_step_applied())
         if self.grad_norm is None:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return Reading(self._all_reduce(values))
@@ -208,12 +218,12 @@ class Engine:
     def _before_update(self) -> None:
         self.learning_rate = float(self.deepspeed.optimizer.param_groups[0]["lr"])
         self.grad_norm = None
-        plain = isinstance(self.deepspeed.optimizer, torch.optim.Optimizer)
-        if plain:  # ZeRO 0 in fp32: DeepSpeed knows no norm
+        if _is_plain(self.deepspeed.optimizer):  # DeepSpeed knows no norm then
             gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
             # In 64 bits: torch's own sums of squares in 32 are 1e-5 off on a CPU.
             norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
             self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+            self.deepspeed.optimizer.overflow = not math.isfinite(self.grad_norm)
 
     def evaluate(self, packs: Iterable[Pack]) -> Sums:
         """Sums over a validation set of which each process has a part."""
@@ -249,6 +259,39 @@ class Engine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _is_plain(optimizer: Any) -> bool:
+    """Whether DeepSpeed steps torch's own kind of optimizer: at ZeRO 0 in fp32."""
+    return isinstance(optimizer, torch.optim.Optimizer)
+
+
+def _make_skippable(optimizer: Any) -> None:
+    """Let an optimizer leave out the steps that its `overflow` marks, as DeepSpeed's own do.
+
+    DeepSpeed reads that mark after the step, and then leaves the schedule where it is.
+    """
+    step = optimizer.step
+
+    @wraps(step)
+    def step_unless_skipped(*args: Any, **kwargs: Any) -> Any:
+        return None if optimizer.overflow else step(*args, **kwargs)
+
+    optimizer.overflow = False
+    optimizer.step = step_unless_skipped
+
+
+@contextlib.contextmanager
+def _naming_the_scales_floor() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise NumbersError(
+            "gradients overflow in fp16 even at the least loss scale, fp16.min_loss_scale: lower "
+            "optimizer.params.lr, set gradient_clipping, or use bf16; the last checkpoint is good"
+        ) from error
 
 
 def _limit_waiting(timeout_s: float) -> None:

@@ -15,12 +15,12 @@ from bertds.model.mlm import PackTensors
 
 Model = Callable[[PackTensors], tuple[Tensor, Tensor]]
 
-STOPS = 5  # place of `bertds.sums.Sums.stops` in (6,) sums
+STOPS, SKIPS = 5, 6  # places of `bertds.sums.Sums.stops` and `skips` in (7,) sums
 
 
 def no_sums(device: torch.device) -> Tensor:
-    """(6,) sums of no pack, in the order of `bertds.sums.Sums`."""
-    return torch.zeros(6, dtype=torch.float64, device=device)
+    """(7,) sums of no pack, in the order of `bertds.sums.Sums`."""
+    return torch.zeros(7, dtype=torch.float64, device=device)
 
 
 def tensors_on(device: torch.device, pack: Pack) -> PackTensors:
@@ -45,15 +45,15 @@ def tensors_on(device: torch.device, pack: Pack) -> PackTensors:
 
 
 def sums_of(pack: Pack, loss: Tensor, correct: Tensor) -> Tensor:
-    """(6,) sums of a pack in 64 bits, from what the model says of it."""
-    counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0]
+    """(7,) sums of a pack in 64 bits, from what the model says of it."""
+    counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0, 0]
     known = torch.tensor(counts, dtype=torch.float64).to(loss.device, non_blocking=True)
     return torch.cat([torch.stack([loss.double(), correct.double()]), known])
 
 
 @torch.no_grad()
 def forward_sums(model: Model, packs: Iterable[Pack], device: torch.device) -> Tensor:
-    """(6,) sums over packs, which are added one after the other."""
+    """(7,) sums over packs, which are added one after the other."""
     values = no_sums(device)
     for pack in packs:
         loss, correct = model(tensors_on(device, pack))

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from bertds import checkpoint
+from bertds.bad_steps import NAME, BadSteps, NumbersError
 from bertds.data.loader import valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import Part
@@ -31,12 +32,6 @@ PREEMPTED = 75
 """Exit code of a run that stopped before its end: run the same command again."""
 
 
-class NumbersError(ValueError):
-    """A loss is not finite; the run stops before it is saved."""
-
-    code = 71
-
-
 @dataclass(slots=True)
 class TrainState:
     """Where a run stands: plain numbers, all that a checkpoint keeps besides the engine."""
@@ -49,22 +44,17 @@ class TrainState:
     best_loss: float | None = None
     """Lowest validation loss so far."""
     since_log: Sums = field(default_factory=Sums)
-    """Sums of the steps after the last training line."""
+    """Sums of the steps after the last training line, bad ones left out."""
+    bad_in_a_row: int = 0
+    """Steps up to now that were not applied, since a loss or gradient was not finite."""
 
-    def count(self, sums: Sums, batch_size: int) -> None:
-        """Count a step's batch.
-
-        Raises:
-            NumbersError: Its loss is not finite.
-        """
-        if not math.isfinite(sums.loss):
-            raise NumbersError(
-                f"the loss of a step up to {self.step} is {sums.loss}: lower the learning rate or "
-                "set gradient_clipping; the last checkpoint is from before it"
-            )
+    def count(self, sums: Sums, batch_size: int, *, is_bad: bool) -> None:
+        """Count a step's batch."""
         self.sequences += batch_size
         self.tokens += sums.tokens
-        self.since_log.add(sums)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if is_bad else 0
+        if not is_bad:
+            self.since_log.add(sums)
 
 
 class Record:
@@ -74,6 +64,7 @@ class Record:
         self, run: Prepared, engine: Engine, state: TrainState, log: MetricsLog | None
     ) -> None:
         self._run, self._engine, self._state, self._log = run, engine, state, log
+        self._bad_steps = BadSteps(run.run_dir, state.step) if run.world.is_main else None
         self._throughput = Throughput(int(state.tokens))
         self._started = time.monotonic() - (log.seconds if log else 0.0)
         self._data_wait = 0.0
@@ -101,10 +92,39 @@ class Record:
             before = time.monotonic()
 
     def count(self, reading: Reading) -> bool:
-        """Count a step; whether a process asked to stop."""
+        """Count a step; whether a process asked to stop.
+
+        Raises:
+            NumbersError: It is the last of `run.max_bad_steps` in a row.
+        """
         sums = reading.sums()
-        self._state.count(sums, self._run.case.train_batch_size)
+        # While fp16 looks for its loss scale, a finite loss may overflow in the gradient.
+        is_bad = sums.skips > 0 and not (
+            self._run.case.seeks_loss_scale and math.isfinite(sums.loss)
+        )
+        batch = self._state.sequences // self._run.case.train_batch_size
+        self._state.count(sums, self._run.case.train_batch_size, is_bad=is_bad)
+        if is_bad:
+            self._bad_step(batch, sums.loss)
         return sums.stops > 0
+
+    def _bad_step(self, batch: int, loss: float) -> None:
+        """Say and write what was not applied; end a run that does nothing else."""
+        in_a_row, most = self._state.bad_in_a_row, self._run.case.bertds.run.max_bad_steps
+        fault = f"a summed loss of {loss}" if not math.isfinite(loss) else "an infinite gradient"
+        logger.warning(
+            "step %d had %s and was not applied (%d in a row, the run stops at %d); %s says what "
+            "was in it",
+            *(batch + 1, fault, in_a_row, most, NAME),
+        )
+        if self._bad_steps is not None:
+            self._bad_steps.write(batch + 1, loss, self._run.loader.origins(batch))
+        if in_a_row >= most:
+            raise NumbersError(
+                f"{in_a_row} steps in a row up to {batch + 1} had a loss or gradient that is not "
+                f"finite and were not applied: lower optimizer.params.lr, set gradient_clipping, "
+                f"or look at the sequences in {NAME}; the last checkpoint is good"
+            )
 
     def training(self) -> None:
         """The training line: figures of the steps since the last one."""
@@ -147,7 +167,8 @@ class Record:
             loss,
             figures["acc/valid"],
         )
-        is_best = self._state.best_loss is None or loss < self._state.best_loss
+        best = math.inf if self._state.best_loss is None else self._state.best_loss
+        is_best = loss < best  # never if it is NaN
         if is_best:
             self._state.best_loss = loss
         return is_best

@@ -22,6 +22,8 @@ class Sums:
     """Tokens computed, filler included."""
     stops: float = 0.0
     """Processes that ask to stop."""
+    skips: float = 0.0
+    """Processes that did not apply the step: none or all."""
 
     def add(self, other: "Sums") -> None:
         """Add figures of other tokens."""
@@ -43,7 +45,7 @@ class Reading:
     """Sums on their way from the device to the host."""
 
     def __init__(self, values: Tensor) -> None:
-        """Start the copy of (6,) sums, without waiting."""
+        """Start the copy of (7,) sums, without waiting."""
         self._event: torch.cuda.Event | None = None
         if values.is_cuda:
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

@@ -82,7 +82,7 @@ def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
         0 when done, 75 when stopped before the end, with a checkpoint.
 
     Raises:
-        NumbersError: The loss is not finite.
+        NumbersError: Losses, gradients or weights are not finite.
         CheckpointError: A checkpoint cannot be read or written.
     """
     if run.world.is_main:

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from bertds import command_line, log
+from bertds.bad_steps import NumbersError
 from bertds.case.file import Arm, CaseError, list_arms, read_case
 from bertds.engine import naming_lost_peers, start, stop
 from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
-from bertds.record import PREEMPTED, NumbersError
+from bertds.record import PREEMPTED
 from bertds.report import write_report
 from bertds.run_dir import read_json, write_json, write_status
 from bertds.state.fragments import CheckpointError

@@ -2,12 +2,13 @@
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
+import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -16,6 +17,7 @@ from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtyp
 from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
+from bertds.world import World
 from tests import trained_runs
 
 # Machines that run tests do other things as well: no example is too slow. The examples are the same
@@ -155,6 +157,15 @@ def data_root(
     )
     write_shards(root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking)
     return root
+
+
+@pytest.fixture(scope="session")
+def device() -> Iterator[torch.device]:
+    """A process group of this process alone, for engines in it; DeepSpeed takes no second one."""
+    from bertds import engine
+
+    yield engine.start(World(), 60.0)
+    engine.stop()
 
 
 @pytest.fixture(scope="session")

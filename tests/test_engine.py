@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertds import engine as engine_module
 from bertds.case.file import BatchSplit, Case, CaseError, read_case
 from bertds.data.packing import Pack, Sequences, pack
 from bertds.deepspeed_config import check_device, no_decay
@@ -41,12 +39,6 @@ BASE: dict[str, Any] = {
         "run": {"max_steps": 10, "max_micro_batch_size": 4},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def device() -> Iterator[torch.device]:
-    yield engine_module.start(World(), 60.0)
-    engine_module.stop()
 
 
 def case_of(tmp_path: Path, settings: str = "", **changes: Any) -> Case:

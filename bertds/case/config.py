@@ -251,6 +251,9 @@ class RunConfig(Block):
     """On CUDA: only kernels that give the same bits each time."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Seconds after which a collective that does not return ends the process."""
+    max_bad_steps: Count = 10
+    """Steps in a row whose loss or gradient is not finite, after which the run stops (code 71);
+    none of them is applied, and bad_steps.jsonl says what was in them."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -244,6 +244,11 @@ class DeepSpeedKeys(Block):
             raise ValueError(
                 "bf16.bf16_optimizer_states needs bf16.bf16_master_weights_and_grads: change one"
             )
+        if not self.bf16.check_grad_overflow:
+            raise ValueError(
+                "bf16.check_grad_overflow is false, so that DeepSpeed would apply gradients that "
+                "are not finite: leave it out"
+            )
         added = self.data_types.grad_accum_dtype
         if self.zero_optimization.stage == 0 and added not in (None, self.precision):
             raise ValueError(

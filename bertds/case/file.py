@@ -66,6 +66,11 @@ class Case:
         enabled = [k for k in ("bf16", "fp16") if self.deepspeed.get(k, {}).get("enabled")]
         return enabled[0] if enabled else "fp32"
 
+    @property
+    def seeks_loss_scale(self) -> bool:
+        """Whether gradients overflow now and then in normal training: fp16, unless it is static."""
+        return self.precision == "fp16" and not self.deepspeed["fp16"].get("loss_scale", 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:

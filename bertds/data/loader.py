@@ -97,6 +97,31 @@ class TrainLoader:
         """
         return next(self._batches(number, number + 1))
 
+    def origins(self, number: int) -> Iterator[tuple[str, int, int]]:
+        """Where the sequences of a global batch come from; nothing is read.
+
+        Args:
+            number: Batches before it in the run.
+
+        Yields:
+            In the batch's order: the set's name, the pass over it that masks, the ordinal in it.
+        """
+        epoch, step = divmod(number, self.order.steps_per_epoch)
+        for lane in range(self.order.lanes):
+            position, stop = (count * self.order.per_lane for count in (step, step + 1))
+            while position < stop:
+                window = self.order.window_at(epoch, lane, position)
+                end = min(stop, window.stop)
+                for place in range(position - window.start, end - window.start):
+                    block = int(window.blocks[window.owners[place]])
+                    yield self._origin(epoch, block, int(window.rows[place]))
+                position = end
+
+    def _origin(self, epoch: int, block: int, row: int) -> tuple[str, int, int]:
+        masked_set, number, pass_number = self._place_of(epoch, block)
+        part = masked_set.part
+        return part.name, pass_number, part.shards.first_sequence(number) + row
+
     def _batches(self, first: int, stop: int) -> Iterator[list[Pack]]:
         """Made a stretch of batches at a time, since a batch may be too small for numpy."""
         stretch = max(1, int(_STRETCH_TOKENS / self._tokens))
@@ -150,10 +175,15 @@ class TrainLoader:
         return join(blocks).pick(first_row[window.owners] + window.rows)
 
     def _read_block(self, epoch: int, block: int) -> Rows:
-        number = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        masked_set, pass_of_epoch = self._entries[number]
+        masked_set, number, pass_number = self._place_of(epoch, block)
+        return masked_set.read(number, pass_number)
+
+    def _place_of(self, epoch: int, block: int) -> tuple[MaskedSet, int, int]:
+        """The set of a block of the order, its number there, and the pass over the set."""
+        entry = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        masked_set, pass_of_epoch = self._entries[entry]
         pass_number = epoch * masked_set.part.weight + pass_of_epoch
-        return masked_set.read(block - int(self._first_block[number]), pass_number)
+        return masked_set, block - int(self._first_block[entry]), pass_number
 
 
 def default_lanes(batch_size: int) -> int:

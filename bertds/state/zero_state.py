@@ -50,6 +50,20 @@ def fragments(ds_engine: Any) -> dict[str, Tensor]:
     return found
 
 
+def not_finite(ds_engine: Any) -> str:
+    """A weight or moment of this process's part that is infinite or NaN, by name; else nothing.
+
+    One pass at the speed of the memory, and one wait for the device.
+    """
+    parts = fragments(ds_engine)
+    # A sum is finite only if all its numbers are; it may overflow without, so then each counts.
+    sums = [tensor.sum(dtype=torch.float32) for tensor in parts.values()]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return ""
+    spoilt = (key for key, tensor in parts.items() if not bool(tensor.isfinite().all()))
+    return next((" of ".join(key.split("|")[:2]) for key in spoilt), "")
+
+
 def optimizer_scalars(ds_engine: Any) -> dict[str, Any]:
     """The optimizer's numbers that are not one for each weight: step counts.
 
