@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bertds import checkpoint
 from bertds.bad_steps import NAME, BadSteps, NumbersError
-from bertds.data.loader import valid_packs
+from bertds.data.loader import shared_lanes, valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import Part
 from bertds.data.shard_format import TOKENIZER_NAME
@@ -215,6 +215,8 @@ def describe(run: Prepared, engine: Engine, step: int) -> None:
     )
     if step:
         logger.info("going on from step %d", step)
+    if advice := shared_lanes(run.world.world_size, run.loader.order.lanes):
+        logger.warning("%s", advice)
     if run.world.is_main:
         names = ("torch", "deepspeed", "numpy", "tokenizers")
         versions = {"python": platform.python_version(), **{n: version(n) for n in names}}

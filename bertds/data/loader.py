@@ -191,6 +191,16 @@ def default_lanes(batch_size: int) -> int:
     return max(lanes for lanes in range(1, 65) if batch_size % lanes == 0)
 
 
+def shared_lanes(world_size: int, lanes: int) -> str:
+    """What it costs that several processes share a lane; empty if none do."""
+    if world_size <= lanes:
+        return ""
+    return (
+        f"data.lanes is {lanes}, so each block is read by about {world_size / lanes:.0f} of the "
+        f"{world_size} processes: begin a run of this size with data.lanes={world_size}"
+    )
+
+
 def valid_packs(masked_set: MaskedSet, share: Share) -> Iterator[Pack]:
     """This process's packs of a validation set, each sequence once over all processes.
 

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertds.case.config import DataConfig, MaskingConfig
-from bertds.data.loader import Share, TrainLoader, default_lanes, read_ahead, valid_packs
+from bertds.data.loader import (
+    Share,
+    TrainLoader,
+    default_lanes,
+    read_ahead,
+    shared_lanes,
+    valid_packs,
+)
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from tests.packs import sequences_of
 
@@ -298,6 +305,11 @@ def test_languages_are_mixed_in_every_batch(data_root):
 
 def test_lanes_follow_the_batch():
     assert [default_lanes(size) for size in (256, 192, 64, 100, 1, 67)] == [64, 64, 64, 50, 1, 1]
+
+
+def test_more_processes_than_lanes_are_told_what_they_read():
+    assert shared_lanes(64, 64) == ""
+    assert "by about 4 of the 256 processes" in shared_lanes(256, 64)
 
 
 @pytest.mark.parametrize(
