@@ -30,6 +30,7 @@ from torch import Tensor
 
 from bertds.bad_steps import NumbersError
 from bertds.case.file import BatchSplit, Case
+from bertds.clock import StepClock
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
@@ -134,6 +135,8 @@ class Engine:
     device: torch.device
     split: BatchSplit
     seed: int
+    clock: StepClock
+    """Seconds of forward, backward and update."""
     learning_rate: float = field(default=0.0, init=False)
     """The rate that the last step used."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
@@ -169,7 +172,7 @@ class Engine:
         if _is_plain(engine.optimizer):
             _make_skippable(engine.optimizer)
         _limit_waiting(case.bertds.run.collective_timeout_s)
-        return cls(engine, world, device, split, case.bertds.run.seed)
+        return cls(engine, world, device, split, case.bertds.run.seed, StepClock(device))
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the model fp32 weights by name; all processes must call it.
@@ -201,14 +204,18 @@ class Engine:
         for number, pack in enumerate(packs):
             # A function of the place alone, so no generator's state needs to be kept.
             torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
+            self.clock.start()
             loss, correct = self.deepspeed(tensors_on(self.device, pack))
+            self.clock.ends("forward")
             # A loss that is not finite makes every gradient so; one that is adds zero.
             self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
+            self.clock.ends("backward")
             values += sums_of(pack, loss.detach(), correct)
             if number == len(packs) - 1:
                 self._before_update()
             with _naming_the_scales_floor():
                 self.deepspeed.step()
+            self.clock.ends("update")
         values[STOPS] = float(stop)
         values[SKIPS] = float(not self.deepspeed.was_step_applied())
         if self.grad_norm is None:

@@ -287,8 +287,9 @@ def model_flops_per_token(
     Two per multiply-add; the backward pass is twice the forward one; recomputed activations do not
     count (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM, arXiv:2204.02311, appendix B).
     A layer's matrices hold 4·D² (attention) and 2·D·F (3·D·F with a gate) weights, attention over n
-    positions takes 2·n·D multiply-adds a token, the head D² + D·V on masked rows only. Embedding
-    look-ups, norms, biases and soft-max are left out.
+    positions takes 2·n·D multiply-adds a token. On masked rows only are the head, D² + D·V, and of the
+    last layer what comes after its attention (D² and the feed-forward), since the loss needs no
+    other. Embedding look-ups, norms, biases and soft-max are left out.
 
     Args:
         hidden_size: D.
@@ -302,8 +303,9 @@ def model_flops_per_token(
     """
     attention = 4 * hidden_size**2 + 2 * mean_length * hidden_size
     feed_forward = (3 if glu else 2) * hidden_size * intermediate_size
+    spared = (1 - masked_share) * (hidden_size**2 + feed_forward)
     head = masked_share * hidden_size * (hidden_size + vocab_size)
-    return 6.0 * (num_layers * (attention + feed_forward) + head)
+    return 6.0 * (num_layers * (attention + feed_forward) - spared + head)
 
 
 def peak_flops(device_name: str) -> float | None:

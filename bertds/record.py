@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bertds import checkpoint
 from bertds.bad_steps import NAME, BadSteps, NumbersError
+from bertds.clock import measured_flops, peak_memory_gb
 from bertds.data.loader import shared_lanes, valid_packs
 from bertds.data.packing import Pack
 from bertds.data.sets import Part
@@ -68,6 +69,7 @@ class Record:
         self._throughput = Throughput(int(state.tokens))
         self._started = time.monotonic() - (log.seconds if log else 0.0)
         self._data_wait = 0.0
+        self._peak_flops = _peak_flops(run, engine.device)
         self._bar = tqdm(
             total=run.lengths.num_steps,
             initial=state.step,
@@ -139,13 +141,12 @@ class Record:
             "grad_norm": float(self._engine.grad_norm or 0.0),
             "tokens_per_s": speed,
             "padding": 1 - sums.tokens / sums.slots,
+            "mfu": mfu(speed, _flops_per_token(self._run), self._peak_flops),
+            "peak_memory": peak_memory_gb(self._engine.device),
             "data_wait": self._data_wait,
+            **self._engine.clock.seconds(),
         }
         self._data_wait = 0.0
-        peak = peak_flops(_device_name(self._engine.device))
-        if peak is not None:
-            all_peaks = peak * self._run.world.world_size
-            figures["mfu"] = mfu(speed, _flops_per_token(self._run), all_peaks)
         self._write(figures)
         self._bar.set_postfix_str(f"loss {sums.mean_loss:.3f} acc {sums.accuracy:.3f}")
 
@@ -277,6 +278,14 @@ def _set_facts(part: Part) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _peak_flops(run: Prepared, device: torch.device) -> float:
+    """Of all processes: by the card's data sheet, or measured, by all at once as they will work."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    known = peak_flops(_device_name(device))
+    one = measured_flops(device, dtypes[run.case.precision]) if known is None else known
+    return one * run.world.world_size
 
 
 def _flops_per_token(run: Prepared) -> float:

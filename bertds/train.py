@@ -9,7 +9,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -24,6 +24,7 @@ from bertds.log import add_file
 from bertds.metrics import MetricsLog
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.prepare import Prepared
+from bertds.profiling import traced, untraced
 from bertds.record import PREEMPTED, Record, TrainState, describe
 from bertds.run_dir import write_status
 from bertds.sums import Reading, Sums
@@ -70,13 +71,14 @@ class StopRequest:
         return bool(self._signal)
 
 
-def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
+def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bool = False) -> int:
     """Train one run from where it stands to its end.
 
     Args:
         run: From `prepare`.
         device: From `engine.start`.
         stop: Whether to stop before the end.
+        profile: Whether process 0 writes a trace of a few steps.
 
     Returns:
         0 when done, 75 when stopped before the end, with a checkpoint.
@@ -93,8 +95,9 @@ def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
         state = _resume(run, engine)
         describe(run, engine, state.step)
         log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
-        with contextlib.closing(Record(run, engine, state, log)) as record:
-            stopped = _loop(run, engine, state, record, stop)
+        tracing = traced(run.run_dir) if profile and run.world.is_main else untraced()
+        with contextlib.closing(Record(run, engine, state, log)) as record, tracing as end_step:
+            stopped = _loop(run, engine, state, record, stop, end_step)
     if run.world.is_main and stopped:
         write_status(run.run_dir, "pre-empted", PREEMPTED, "run the same command again", state.step)
     elif run.world.is_main:
@@ -103,7 +106,12 @@ def train(run: Prepared, device: torch.device, stop: StopRequest) -> int:
 
 
 def _loop(
-    run: Prepared, engine: Engine, state: TrainState, record: Record, stop: StopRequest
+    run: Prepared,
+    engine: Engine,
+    state: TrainState,
+    record: Record,
+    stop: StopRequest,
+    end_step: Callable[[], None],
 ) -> bool:
     """Steps to the end; True if it stopped before."""
     due = _Intervals.of(run)
@@ -112,6 +120,7 @@ def _loop(
         # A step's sums are read while the next one runs; all processes see the same.
         late, pending = pending, engine.train_step(packs, state.step, stop=stop.asked())
         state.step += 1
+        end_step()
         stopping = late is not None and record.count(late)
         last = state.step == run.lengths.num_steps
         if stopping or last or due.any(state.step):

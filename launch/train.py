@@ -1,6 +1,6 @@
 """Trains the arms of a case file, one after the other, and draws the case.
 
-    deepspeed launch/train.py --ds_config ds_configs/case11.json [--arm NAME] [--set 'a.b=value,…']
+    deepspeed launch/train.py --ds_config ds_configs/case11.json [--arm NAME] [--set 'a.b=value,…'] [--profile]
 
 Everything that files can tell is checked for all arms before a process group exists. Finished arms
 are skipped, a failed one is recorded and the next tried; a signal ends all, and so does a process
@@ -38,6 +38,7 @@ def main(
     data: Path = Path("data"),
     out: Path = Path("runs"),
     set: str = "",
+    profile: bool = False,
 ) -> int:
     """Train a case.
 
@@ -47,6 +48,7 @@ def main(
         data: Directory that the names of shard sets are relative to.
         out: Directory for <case>/<arm>/.
         set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes.
+        profile: Write a Chrome trace of a few steps to each run's directory, trace.json.
 
     Returns:
         0 done, 75 pre-empted (run the same command again), else the code of the last failure.
@@ -59,7 +61,7 @@ def main(
         cases = [read_case(each.path, each.run_arm, set) for each in arms]
         runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = [run for run in runs if not run.is_finished()]
-    code = _train_all(unfinished, world) if unfinished else 0
+    code = _train_all(unfinished, world, profile=profile) if unfinished else 0
     if world.is_main:
         _draw(out / ds_config.stem, arms, runs)
     if unfinished:
@@ -87,23 +89,23 @@ def _chosen(path: Path, name: str) -> list[Arm]:
     return chosen
 
 
-def _train_all(runs: list[Prepared], world: World) -> int:
+def _train_all(runs: list[Prepared], world: World, *, profile: bool) -> int:
     """The runs one after the other in the same processes; the code of the last that failed."""
     device = start(world, runs[0].case.bertds.run.collective_timeout_s)
     code = 0
     with StopRequest().listening() as request:
         for run in runs:
-            code = _train_one(run, device, request) or code
+            code = _train_one(run, device, request, profile=profile) or code
             if request.by_signal or code == PREEMPTED:
                 break
     return code
 
 
-def _train_one(run: Prepared, device: torch.device, request: StopRequest) -> int:
+def _train_one(run: Prepared, device: torch.device, request: StopRequest, *, profile: bool) -> int:
     """One run; a fault that all processes see alike is recorded, any other ends the processes."""
     try:
         with naming_lost_peers(run.world):
-            return train(run, device, request)
+            return train(run, device, request, profile=profile)
     except (CaseError, CheckpointError, NumbersError) as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)

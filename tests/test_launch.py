@@ -131,6 +131,27 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
 
 
 @pytest.mark.dist
+def test_a_profiled_run_says_where_its_time_went(tmp_path: Path, data_root: Path) -> None:
+    """A trace of steps 5 to 7, and the parts of a step among its figures."""
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+    settings = f"{TINY},run.max_steps=8,run.log_every=4"
+    code, output = run(0, *arguments(path, data_root, tmp_path / "out", settings), "--profile")
+    assert code == 0, output
+    run_dir = tmp_path / "out" / "case" / "main"
+    names = [
+        event.get("name")
+        for event in json.loads((run_dir / "trace.json").read_text())["traceEvents"]
+    ]
+    assert {f"ProfilerStep#{number}" for number in (4, 5, 6)} <= set(names)
+    assert "ProfilerStep#7" not in names
+    for line in lines_of(run_dir):
+        if "loss/train" in line:
+            assert min(line[key] for key in ("forward", "backward", "update", "mfu")) > 0
+            assert 0.1 < line["peak_memory"] < 100
+
+
+@pytest.mark.dist
 def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """`required` never starts from step 0, `never` never goes on, a fixed key never changes."""
     short = "scheduler=null,run.max_steps"

@@ -1,0 +1,83 @@
+"""Where a step's time goes, and how much memory it took: measured without waiting for the device.
+
+On CUDA the marks are events, whose distances are asked for only at a log point, when the device has
+passed them; on CPU they are readings of the clock.
+"""
+
+import resource
+import sys
+import time
+
+import torch
+
+Mark = float | torch.cuda.Event
+
+
+class StepClock:
+    """Seconds of each part of the steps since they were last told."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[str, Mark, Mark]] = []
+        self._last = self._now()
+
+    def start(self) -> None:
+        """What came before belongs to no part."""
+        self._last = self._now()
+
+    def ends(self, part: str) -> None:
+        """A part ends here that began at the mark before."""
+        now = self._now()
+        self._spans.append((part, self._last, now))
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """The sums by part, which begin anew; waits for the last mark."""
+        spans, self._spans = self._spans, []
+        sums: dict[str, float] = {}
+        for part, begin, end in spans:
+            sums[part] = sums.get(part, 0.0) + _between(begin, end)
+        return sums
+
+    def _now(self) -> Mark:
+        if not self._on_gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def _between(begin: Mark, end: Mark) -> float:
+    if isinstance(begin, float) or isinstance(end, float):
+        assert isinstance(begin, float) and isinstance(end, float)
+        return end - begin
+    end.synchronize()
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1000
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most that this process has held so far: of the device's memory, or (CPU) in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def measured_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+    """Matrix products' FLOP/s of this process, the best of a few: a peak for MFU; 0.1 s on a core.
+
+    Args:
+        device: Where.
+        dtype: Of the matrices.
+        size: Their side.
+    """
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    clock = StepClock(device)
+    times = []
+    for _ in range(6):
+        clock.start()
+        left @ right
+        clock.ends("product")
+        times.append(clock.seconds()["product"])
+    return 2 * size**3 / min(times[1:])  # the first one prepares the kernel
