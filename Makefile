@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench clean
 
 install: $(VENV)/installed
 
@@ -57,6 +57,17 @@ test-scale: install
 # As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2; skips what it lacks.
 test-cluster: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster --timeout 1800
+
+# CORPUS: a directory with {ko,en}.train.txt.gz. Hours; each line may be run alone.
+CORPUS ?= $(BERTDS_CORPUS)
+BENCH = $(BIN)/python benchmarks/$(1).py --corpus $(CORPUS) --data $(DATA)/bench
+
+bench: install
+	$(call BENCH,shard)
+	$(call BENCH,loader)
+	$(call BENCH,engine)
+	$(call BENCH,step)
+	$(call BENCH,memory)
 
 clean:
 	rm -rf $(VENV) $(DATA)/sample runs/sample
