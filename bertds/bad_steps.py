@@ -7,11 +7,13 @@ in `bad_steps.jsonl`, one JSON object a line, so that a bad text can be looked u
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from bertds.replacing import replacing
 
+logger = logging.getLogger("bertds")
 NAME = "bad_steps.jsonl"
 
 
@@ -47,8 +49,12 @@ class BadSteps:
             found.setdefault((name, number), []).append(ordinal)
         sequences = [{"set": n, "pass": p, "ordinals": o} for (n, p), o in found.items()]
         line = {"step": step, "loss": str(loss), "sequences": sequences}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        content = json.dumps(line, ensure_ascii=False)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{content}\n")
+        except OSError as error:
+            logger.error("%s: %s; it should hold: %s", self._path, error, content)
 
 
 def _cut(path: Path, step: int) -> None:

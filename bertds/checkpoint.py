@@ -32,6 +32,7 @@ from bertds.state.files import (
     prune,
     read_json,
     read_manifest,
+    remove_drafts,
     seal,
     verify,
     write_json,
@@ -59,6 +60,10 @@ _FAULTS = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
 Result = TypeVar("Result")
 
 
+class NotWrittenError(CheckpointError):
+    """A checkpoint that the disk did not take; the earlier ones are as they were."""
+
+
 def save(
     engine: Engine, run_dir: Path, state: dict[str, Any], *, keep_last: int, best: bool
 ) -> Path:
@@ -77,7 +82,7 @@ def save(
         Its folder.
 
     Raises:
-        CheckpointError: In all processes alike: one could not write. Older ones are unharmed.
+        NotWrittenError: In all processes alike: one could not write. Older ones are unharmed.
         NumbersError: In all processes alike: a weight or moment is not finite.
     """
     assert keep_last >= 1
@@ -85,6 +90,8 @@ def save(
     is_main = engine.world.is_main
     folder = folder_of(run_dir, engine.deepspeed.global_steps)
     draft = engine.broadcast_object(draft_of(folder))
+    if is_main:
+        remove_drafts(run_dir)  # they may be what fills the disk
     try:
         _together(engine, lambda: draft.mkdir(parents=True) if is_main else None)
         parts = _together(engine, lambda: _write_part(engine, draft, state))
@@ -95,7 +102,7 @@ def save(
     except CheckpointError as error:
         if is_main:
             shutil.rmtree(draft, ignore_errors=True)
-        raise CheckpointError(
+        raise NotWrittenError(
             f"checkpoint {folder.name} was not written, earlier ones are unharmed: {error}"
         ) from error
     if is_main:

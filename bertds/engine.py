@@ -10,15 +10,13 @@ with N, the masked tokens of the whole batch, all-reduced once before the first 
 never read back to the host. Figures come back one step late, so the host never waits for the device.
 """
 
-import contextlib
 import datetime
 import gc
 import logging
 import math
 import os
-import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -28,12 +26,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bertds.bad_steps import NumbersError
 from bertds.case.file import BatchSplit, Case
 from bertds.clock import StepClock
 from bertds.data.keyed_hash import key_of
 from bertds.data.packing import Pack
 from bertds.deepspeed_config import deepspeed_config, no_decay, own_factor
+from bertds.explained import abandoned_compilations, naming_a_steps_faults, naming_the_meeting
 from bertds.forward import SKIPS, STOPS, forward_sums, no_sums, sums_of, tensors_on
 from bertds.launcher import rendezvous
 from bertds.model.mlm import MaskedLanguageModel, parameter_groups
@@ -58,6 +56,10 @@ def start(world: World, timeout_s: float) -> torch.device:
 
     Returns:
         The device to compute on.
+
+    Raises:
+        PortError: The port to meet at is taken.
+        PeerLostError: Not all processes came.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
@@ -69,12 +71,14 @@ def start(world: World, timeout_s: float) -> torch.device:
         _prepare_cpu(world)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     os.environ.update(rendezvous(world))
-    deepspeed.init_distributed(
-        dist_backend="nccl" if on_gpu else "gloo",
-        auto_mpi_discovery=False,
-        timeout=datetime.timedelta(seconds=timeout_s),
-        verbose=False,
-    )
+    address = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
+    with naming_the_meeting(world, address, timeout_s):
+        deepspeed.init_distributed(
+            dist_backend="nccl" if on_gpu else "gloo",
+            auto_mpi_discovery=False,
+            timeout=datetime.timedelta(seconds=timeout_s),
+            verbose=False,
+        )
     return device
 
 
@@ -93,38 +97,6 @@ def stop() -> None:
     dist.destroy_process_group()
 
 
-class PeerLostError(ConnectionError):
-    """A collective failed because another process ended, hangs, or cannot be reached."""
-
-    code = 70
-
-
-@contextlib.contextmanager
-def naming_lost_peers(world: World) -> Iterator[None]:
-    """Turn what a failed collective says into one sentence for the user.
-
-    Raises:
-        PeerLostError: The process group failed, in this file or anywhere in DeepSpeed.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # gloo has no class of its own, but names its source file.
-        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
-            raise
-        raise PeerLostError(
-            f"process {world.rank} on {socket.gethostname()} lost touch with another one "
-            f"({_what_happened(error)}): a process has ended or hangs, or a host is gone; the "
-            "output of the others says why; run the same command again to go on"
-        ) from error
-
-
-def _what_happened(error: RuntimeError) -> str:
-    """The first line, without the place in torch's sources."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].partition("] ")[2] or lines[0]
-
-
 @dataclass(slots=True)
 class Engine:
     """A model in training."""
@@ -135,12 +107,15 @@ class Engine:
     device: torch.device
     split: BatchSplit
     seed: int
-    clock: StepClock
-    """Seconds of forward, backward and update."""
     learning_rate: float = field(default=0.0, init=False)
     """The rate that the last step used."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
     """Norm of the last step's gradient before clipping."""
+    clock: StepClock = field(init=False)
+    """Seconds of forward, backward and update."""
+
+    def __post_init__(self) -> None:
+        self.clock = StepClock(self.device)
 
     @classmethod
     def build(
@@ -157,6 +132,8 @@ class Engine:
         Raises:
             ValueError: The schedule does not fit the run.
         """
+        for sentence in abandoned_compilations() if world.local_rank == 0 else []:
+            logger.warning("%s", sentence)
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
         factor = own_factor(case, lengths)
         ours = {} if factor is None else {"lr_scheduler": partial(torch_scheduler, factor=factor)}
@@ -172,7 +149,7 @@ class Engine:
         if _is_plain(engine.optimizer):
             _make_skippable(engine.optimizer)
         _limit_waiting(case.bertds.run.collective_timeout_s)
-        return cls(engine, world, device, split, case.bertds.run.seed, StepClock(device))
+        return cls(engine, world, device, split, case.bertds.run.seed)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Give the model fp32 weights by name; all processes must call it.
@@ -196,31 +173,36 @@ class Engine:
 
         Raises:
             NumbersError: The loss scale of fp16 cannot fall any further.
+            MemoryFullError: This process has no memory left.
         """
         counts = [float(sum(pack.masked.size for pack in packs))]
         masked = self._all_reduce(torch.tensor(counts, dtype=torch.float32))
         scale = self.world.world_size * self.split.accumulation / masked[0]
         values = no_sums(self.device)
-        for number, pack in enumerate(packs):
-            # A function of the place alone, so no generator's state needs to be kept.
-            torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
-            self.clock.start()
-            loss, correct = self.deepspeed(tensors_on(self.device, pack))
-            self.clock.ends("forward")
-            # A loss that is not finite makes every gradient so; one that is adds zero.
-            self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
-            self.clock.ends("backward")
-            values += sums_of(pack, loss.detach(), correct)
-            if number == len(packs) - 1:
-                self._before_update()
-            with _naming_the_scales_floor():
-                self.deepspeed.step()
-            self.clock.ends("update")
+        with naming_a_steps_faults(self.world, self.split.micro_batch_size):
+            for number, pack in enumerate(packs):
+                values += self._micro_step(pack, scale, step, number)
         values[STOPS] = float(stop)
         values[SKIPS] = float(not self.deepspeed.was_step_applied())
         if self.grad_norm is None:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return Reading(self._all_reduce(values))
+
+    def _micro_step(self, pack: Pack, scale: Tensor, step: int, number: int) -> Tensor:
+        """One micro-batch, the last of which updates; its sums."""
+        # A function of the place alone, so no generator's state needs to be kept.
+        torch.manual_seed(key_of(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
+        self.clock.start()
+        loss, correct = self.deepspeed(tensors_on(self.device, pack))
+        self.clock.ends("forward")
+        # A loss that is not finite makes every gradient so; one that is adds zero.
+        self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
+        self.clock.ends("backward")
+        if number == self.split.accumulation - 1:
+            self._before_update()
+        self.deepspeed.step()
+        self.clock.ends("update")
+        return sums_of(pack, loss.detach(), correct)
 
     def _before_update(self) -> None:
         self.learning_rate = float(self.deepspeed.optimizer.param_groups[0]["lr"])
@@ -286,19 +268,6 @@ def _make_skippable(optimizer: Any) -> None:
 
     optimizer.overflow = False
     optimizer.step = step_unless_skipped
-
-
-@contextlib.contextmanager
-def _naming_the_scales_floor() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if "loss scale already at minimum" not in str(error):
-            raise
-        raise NumbersError(
-            "gradients overflow in fp16 even at the least loss scale, fp16.min_loss_scale: lower "
-            "optimizer.params.lr, set gradient_clipping, or use bf16; the last checkpoint is good"
-        ) from error
 
 
 def _limit_waiting(timeout_s: float) -> None:

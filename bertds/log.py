@@ -18,6 +18,13 @@ class _BesideProgressBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _RunLog(logging.FileHandler):
+    """A file that may lose lines on a full disk: the console has them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing: each line would be a stack trace."""
+
+
 def set_up(world: World) -> logging.Logger:
     """The project's logger, `bertds`, writing to standard error."""
     logger = logging.getLogger("bertds")
@@ -29,7 +36,7 @@ def set_up(world: World) -> logging.Logger:
 
 def add_file(path: Path, world: World) -> logging.Handler:
     """Write to a file as well; the caller removes the handler when the run ends."""
-    handler = _with_format(logging.FileHandler(path, encoding="utf-8", delay=True), world)
+    handler = _with_format(_RunLog(path, encoding="utf-8", delay=True), world)
     logging.getLogger("bertds").addHandler(handler)
     return handler
 

@@ -1,7 +1,7 @@
 """The figures of a run: `metrics.jsonl`, the same scalars for TensorBoard, tokens/s and MFU.
 
-`metrics.jsonl` holds one flat JSON object a line, and each line is flushed as it is written, so a
-run that dies loses at most the line under way. On resume both files are cut to the checkpoint's
+`metrics.jsonl` holds one flat JSON object a line, and each line is written at once, so a run that
+dies loses at most the line under way; what a full disk does not take is kept and written later. On resume both files are cut to the checkpoint's
 step: no step stands there twice and none from a lost future. TensorBoard's own records are used
 without torch or TensorFlow. A log point costs 0.1 ms.
 """
@@ -77,7 +77,7 @@ class MetricsLog:
         kept = _cut_metrics(path, resume_step)
         self.seconds = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
         self._step = resume_step
-        self._lines = path.open("a", encoding="utf-8", buffering=1)
+        self._lines = _Lines(path)
         self._events: _EventFile | None = None
         try:
             self._events = _EventFile(run_dir / "tb", resume_step)
@@ -88,7 +88,7 @@ class MetricsLog:
         """Writes one log point; `values` holds "step" and any other figures (NaN becomes null)."""
         self._step = int(values["step"])
         line = {key: _plain(value) for key, value in values.items()}
-        self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._lines.write(json.dumps(line, ensure_ascii=False, allow_nan=False))
         scalars = [
             Summary.Value(tag=key, simple_value=float(value))
             for key, value in values.items()
@@ -126,6 +126,36 @@ class MetricsLog:
             "metrics.jsonl has every figure.",
             error,
         )
+
+
+class _Lines:
+    """Lines appended to a file one by one; those that a full disk refuses wait for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._waiting = path, b""
+        self._file = path.open("ab", buffering=0)
+        self._said = False
+
+    def write(self, line: str) -> None:
+        self._waiting += f"{line}\n".encode()
+        self._try()
+
+    def close(self) -> None:
+        self._try()
+        self._file.close()
+        if self._waiting:
+            logger.error("%s lacks its last lines: %s", self._path, self._waiting.decode())
+
+    def _try(self) -> None:
+        try:
+            while self._waiting:
+                # A disk may take a part of a line; the rest must follow it.
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._said = False
+        except OSError as error:
+            if not self._said:
+                logger.warning("%s: %s; its lines are kept until there is room", self._path, error)
+            self._said = True
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

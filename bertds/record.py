@@ -2,35 +2,29 @@
 
 import logging
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from bertds import checkpoint
 from bertds.bad_steps import NAME, BadSteps, NumbersError
+from bertds.checkpoint import NotWrittenError
 from bertds.clock import measured_flops, peak_memory_gb
-from bertds.data.loader import shared_lanes, valid_packs
+from bertds.data.loader import valid_packs
 from bertds.data.packing import Pack
-from bertds.data.sets import Part
-from bertds.data.shard_format import TOKENIZER_NAME
+from bertds.describe import device_name
 from bertds.engine import Engine
 from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
-from bertds.model.mlm import count_parameters
 from bertds.prepare import Prepared
-from bertds.replacing import replacing
-from bertds.run_dir import now, read_json, write_json, write_status
+from bertds.run_dir import PREEMPTED, write_status
 from bertds.sums import Reading, Sums
-from bertds.validation import guess_figures, valid_figures
+from bertds.validation import valid_figures
+from bertds.watchdog import Watchdog
 
 logger = logging.getLogger("bertds")
-PREEMPTED = 75
-"""Exit code of a run that stopped before its end: run the same command again."""
 
 
 @dataclass(slots=True)
@@ -62,14 +56,20 @@ class Record:
     """What a run says of itself while it trains: lines, bar, checkpoints."""
 
     def __init__(
-        self, run: Prepared, engine: Engine, state: TrainState, log: MetricsLog | None
+        self,
+        run: Prepared,
+        engine: Engine,
+        state: TrainState,
+        log: MetricsLog | None,
+        dog: Watchdog,
     ) -> None:
-        self._run, self._engine, self._state, self._log = run, engine, state, log
+        self._run, self._engine, self._state, self._log, self._dog = run, engine, state, log, dog
         self._bad_steps = BadSteps(run.run_dir, state.step) if run.world.is_main else None
         self._throughput = Throughput(int(state.tokens))
         self._started = time.monotonic() - (log.seconds if log else 0.0)
         self._data_wait = 0.0
         self._peak_flops = _peak_flops(run, engine.device)
+        self._saved_best_loss = state.best_loss
         self._bar = tqdm(
             total=run.lengths.num_steps,
             initial=state.step,
@@ -87,11 +87,14 @@ class Record:
     def waiting(self, batches: Iterator[list[Pack]]) -> Iterator[list[Pack]]:
         """The batches, with the time spent waiting for them."""
         before = time.monotonic()
+        self._dog.sees("waiting for data", self._state.step + 1)
         for packs in batches:
             self._data_wait += time.monotonic() - before
+            self._dog.sees("computing")
             yield packs
             self._bar.update()
             before = time.monotonic()
+            self._dog.sees("waiting for data", self._state.step + 1)
 
     def count(self, reading: Reading) -> bool:
         """Count a step; whether a process asked to stop.
@@ -157,7 +160,12 @@ class Record:
         share = self._run.valid_share
         sets = self._run.valid.items()
         figures = valid_figures(
-            {name: self._engine.evaluate(valid_packs(one, share)) for name, one in sets}
+            {
+                name: self._engine.evaluate(
+                    self._dog.through(valid_packs(one, share), f"validating on {name}")
+                )
+                for name, one in sets
+            }
         )
         self._write(figures)
         self._throughput.restart(int(self._state.tokens))
@@ -174,11 +182,31 @@ class Record:
             self._state.best_loss = loss
         return is_best
 
-    def save(self, *, best: bool) -> None:
-        """A checkpoint of this step."""
+    def save(self, *, best: bool, final: bool) -> None:
+        """A checkpoint of this step; if the disk does not take it, training goes on.
+
+        Args:
+            best: Whether this is the best so far.
+            final: Whether no other will follow.
+
+        Raises:
+            NotWrittenError: The final one is not written.
+            NumbersError: A weight or moment is not finite.
+        """
+        self._dog.sees("saving", self._state.step)
         keep_last = self._run.case.bertds.run.keep_last
         state = asdict(self._state) | {"data": self._run.data_identity()}
-        checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
+        try:
+            checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
+        except NotWrittenError as error:
+            if final:
+                raise
+            if best:
+                self._state.best_loss = self._saved_best_loss
+            if self._run.world.is_main:
+                logger.error("%s; training goes on, the next one is tried in its turn", error)
+            return
+        self._saved_best_loss = self._state.best_loss
         self._throughput.restart(int(self._state.tokens))
         if self._run.world.is_main:
             write_status(self._run.run_dir, "running", PREEMPTED, "training", self._state.step)
@@ -197,93 +225,10 @@ class Record:
         self._log.log({**place, **figures, "seconds": seconds})
 
 
-def describe(run: Prepared, engine: Engine, step: int) -> None:
-    """Say and save (`case.json`, `tokenizer.json`) what is about to run, from which step on."""
-    logger.info(
-        "%s/%s: %d sequences a step = %d micro-batch x %d accumulation x %d processes; "
-        "%d steps of %d an epoch; %d sequences; %s; on %s",
-        run.case.name,
-        run.case.arm,
-        run.case.train_batch_size,
-        run.split.micro_batch_size,
-        run.split.accumulation,
-        run.world.world_size,
-        run.lengths.num_steps,
-        run.lengths.steps_per_epoch,
-        run.loader.order.num_sequences,
-        run.case.precision,
-        _device_name(engine.device),
-    )
-    if step:
-        logger.info("going on from step %d", step)
-    if advice := shared_lanes(run.world.world_size, run.loader.order.lanes):
-        logger.warning("%s", advice)
-    if run.world.is_main:
-        names = ("torch", "deepspeed", "numpy", "tokenizers")
-        versions = {"python": platform.python_version(), **{n: version(n) for n in names}}
-        content = {
-            "case": run.case.name,
-            "arm": run.case.arm,
-            "config": run.case.resolved,
-            "resolved": _facts(run, engine),
-            "versions": versions,
-        }
-        # The run's own copy: what is done with it later needs no shards.
-        with replacing(run.run_dir / TOKENIZER_NAME) as file:
-            file.write((run.vocabulary.directory / TOKENIZER_NAME).read_bytes())
-        write_json(run.run_dir / "case.json", content)
-        write_status(run.run_dir, "running", PREEMPTED, "training", step)
-
-
-def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
-    """What follows from the case, the data and the machine."""
-    # Of the first start, if this is another: the figures take a pass over the validation sets.
-    before = read_json(run.run_dir / "case.json").get("resolved", {})
-    train = [_set_facts(part) for part in run.train]
-    totals = {key: sum(one[key] for one in train) for key in ("sequences", "tokens")}
-    return {
-        "world_size": run.world.world_size,
-        "micro_batch_size": run.split.micro_batch_size,
-        "gradient_accumulation_steps": run.split.accumulation,
-        "steps_per_epoch": run.lengths.steps_per_epoch,
-        "num_steps": run.lengths.num_steps,
-        "lanes": run.loader.order.lanes,
-        "parameters": count_parameters(engine.deepspeed.module),
-        "vocab_size": run.vocabulary.size,
-        "special_tokens": run.vocabulary.framed,
-        "valid_row_length": run.valid_share.row_length,
-        "train": {**totals, "sets": train},
-        "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
-        "guess": before.get("guess") or _guess(run),
-        "device": _device_name(engine.device),
-        "started": before.get("started") or now(),
-    }
-
-
-def _guess(run: Prepared) -> dict[str, float] | None:
-    return guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None
-
-
-def _set_facts(part: Part) -> dict[str, Any]:
-    """Of a part, tokens in proportion where it is not the whole set."""
-    index = part.shards.index
-    tokens = round(index.tokens * part.num_sequences / index.sequences)
-    return {
-        "name": part.name,
-        "sequences": part.num_sequences,
-        "tokens": tokens,
-        "set_key": index.set_key,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def _peak_flops(run: Prepared, device: torch.device) -> float:
     """Of all processes: by the card's data sheet, or measured, by all at once as they will work."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    known = peak_flops(_device_name(device))
+    known = peak_flops(device_name(device))
     one = measured_flops(device, dtypes[run.case.precision]) if known is None else known
     return one * run.world.world_size
 

@@ -13,11 +13,16 @@ from typing import IO
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file open for writing that takes the name `path` only when it is whole and on the disk."""
     temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk needs every byte
+            temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

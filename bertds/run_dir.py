@@ -5,12 +5,16 @@ Supervisors and reports read these files, so they are replaced as a whole, never
 
 import datetime
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 from bertds.case.file import CaseError
 from bertds.replacing import replacing
 
+logger = logging.getLogger("bertds")
+PREEMPTED = 75
+"""Exit code of a run that stopped before its end: run the same command again."""
 State = Literal["running", "done", "pre-empted", "failed"]
 # A change of these in a run that has begun would break its order, masks or shapes.
 _FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed")
@@ -42,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_status(run_dir: Path, state: State, code: int, message: str, step: int) -> None:
-    """How the run goes.
+    """How the run goes; a disk that does not take it is said, and ends nothing.
 
     Args:
         run_dir: The run's directory.
@@ -52,7 +56,10 @@ def write_status(run_dir: Path, state: State, code: int, message: str, step: int
         step: Optimizer steps done.
     """
     status = {"state": state, "code": code, "message": message, "step": step, "updated": now()}
-    write_json(run_dir / "status.json", status)
+    try:
+        write_json(run_dir / "status.json", status)
+    except OSError as error:
+        logger.error("status.json could not be written (%s); it should say: %s", error, status)
 
 
 def now() -> str:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import torch
@@ -19,15 +20,17 @@ from bertds import checkpoint
 from bertds.case.config import interval_steps
 from bertds.case.file import CaseError
 from bertds.data.keyed_hash import key_of
+from bertds.describe import describe
 from bertds.engine import Engine
 from bertds.log import add_file
 from bertds.metrics import MetricsLog
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.prepare import Prepared
 from bertds.profiling import traced, untraced
-from bertds.record import PREEMPTED, Record, TrainState, describe
-from bertds.run_dir import write_status
+from bertds.record import Record, TrainState
+from bertds.run_dir import PREEMPTED, read_json, write_status
 from bertds.sums import Reading, Sums
+from bertds.watchdog import HUNG, Watchdog
 
 logger = logging.getLogger("bertds")
 _WEIGHTS = 30  # the stream of the run's seed that the first weights are drawn from
@@ -85,24 +88,46 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
 
     Raises:
         NumbersError: Losses, gradients or weights are not finite.
-        CheckpointError: A checkpoint cannot be read or written.
+        CheckpointError: A checkpoint cannot be read, or the final one not be written.
     """
     if run.world.is_main:
         run.run_dir.mkdir(parents=True, exist_ok=True)
     stop.set_deadline(run.case.bertds.run.max_hours)
     torch.use_deterministic_algorithms(run.case.bertds.run.deterministic)
-    with contextlib.closing(build(run, device)) as engine, _log_file(run):
+    timeout_s = run.case.bertds.run.collective_timeout_s
+    with Watchdog(run.world, timeout_s, partial(_record_hang, run)) as dog, _log_file(run):
+        return _train(run, device, stop, dog, profile=profile)
+
+
+def _train(
+    run: Prepared, device: torch.device, stop: StopRequest, dog: Watchdog, *, profile: bool
+) -> int:
+    """Build, resume, loop; the exit code."""
+    dog.sees("building the model")
+    with contextlib.closing(build(run, device)) as engine:
+        dog.sees("loading a checkpoint")
         state = _resume(run, engine)
+        dog.sees("describing the run", state.step)
         describe(run, engine, state.step)
         log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
         tracing = traced(run.run_dir) if profile and run.world.is_main else untraced()
-        with contextlib.closing(Record(run, engine, state, log)) as record, tracing as end_step:
+        with (
+            contextlib.closing(Record(run, engine, state, log, dog)) as record,
+            tracing as end_step,
+        ):
             stopped = _loop(run, engine, state, record, stop, end_step)
+        dog.sees("closing")
     if run.world.is_main and stopped:
         write_status(run.run_dir, "pre-empted", PREEMPTED, "run the same command again", state.step)
     elif run.world.is_main:
         write_status(run.run_dir, "done", 0, "all steps are done", state.step)
     return PREEMPTED if stopped else 0
+
+
+def _record_hang(run: Prepared, sentence: str) -> None:
+    if run.world.is_main:
+        step = read_json(run.run_dir / "status.json").get("step", 0)
+        write_status(run.run_dir, "failed", HUNG, sentence, step)
 
 
 def _loop(
@@ -130,7 +155,7 @@ def _loop(
             record.training()
         is_best = (last or due.evaluate(state.step)) and record.validation()
         if stopping or last or is_best or due.save(state.step):
-            record.save(best=is_best)
+            record.save(best=is_best, final=stopping or last)
         if stopping and not last:
             return True
     return False

@@ -18,13 +18,14 @@ import torch
 from bertds import command_line, log
 from bertds.bad_steps import NumbersError
 from bertds.case.file import Arm, CaseError, list_arms, read_case
-from bertds.engine import naming_lost_peers, start, stop
+from bertds.engine import start, stop
+from bertds.explained import naming_lost_peers
 from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
-from bertds.record import PREEMPTED
 from bertds.report import write_report
-from bertds.run_dir import read_json, write_json, write_status
+from bertds.run_dir import PREEMPTED, read_json, write_json, write_status
+from bertds.run_lock import locked
 from bertds.state.fragments import CheckpointError
 from bertds.train import StopRequest, train
 from bertds.world import World
@@ -61,11 +62,14 @@ def main(
         cases = [read_case(each.path, each.run_arm, set) for each in arms]
         runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = [run for run in runs if not run.is_finished()]
-    code = _train_all(unfinished, world, profile=profile) if unfinished else 0
-    if world.is_main:
-        _draw(out / ds_config.stem, arms, runs)
-    if unfinished:
-        stop()  # after the drawing: launchers kill the rest as soon as one process ends with a code
+    with contextlib.ExitStack() as locks:
+        for run in unfinished if world.is_main else []:
+            locks.enter_context(locked(run.run_dir))
+        code = _train_all(unfinished, world, profile=profile) if unfinished else 0
+        if world.is_main:
+            _draw(out / ds_config.stem, arms, runs)
+        if unfinished:
+            stop()  # after the drawing: launchers kill all as soon as one process ends with a code
     return code
 
 

@@ -14,9 +14,11 @@ import torch
 
 from bertds.bad_steps import NAME, NumbersError
 from bertds.checkpoint import folders
-from bertds.engine import Engine, _naming_the_scales_floor
+from bertds.engine import Engine
+from bertds.explained import naming_a_steps_faults
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.state.files import read_weights
+from bertds.world import World
 from tests.bad_step_worker import FAULTS
 from tests.data.test_loader import loader_of
 from tests.gloo import run
@@ -163,7 +165,7 @@ def test_the_floor_of_the_loss_scale_is_a_sentence() -> None:
     scaler = DynamicLossScaler(4, 1000, 1, delayed_shift=1, consecutive_hysteresis=False)
     with pytest.raises(NumbersError, match=r"fp16\.min_loss_scale"):
         for _ in range(4):
-            with _naming_the_scales_floor():
+            with naming_a_steps_faults(World(), 4):
                 scaler.update_scale(overflow=True)
-    with pytest.raises(RuntimeError, match="something else"), _naming_the_scales_floor():
+    with pytest.raises(RuntimeError, match="something else"), naming_a_steps_faults(World(), 4):
         raise RuntimeError("something else")

@@ -1,12 +1,17 @@
 """A checkpoint is complete or absent, and any damage is found and named."""
 
+import hashlib
+import io
 import itertools
+import pickle
 import random
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from bertds.state.files import (
@@ -25,6 +30,7 @@ from bertds.state.files import (
 from bertds.state.fragments import (
     CheckpointError,
     FragmentReader,
+    WrittenFile,
     file_name,
     key_of,
     write_fragments,
@@ -122,6 +128,49 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
     seal(draft, folder, {}, [written._replace(name="../../state.json")])
     with pytest.raises(CheckpointError, match="strange file"):
         open_checkpoint(folder)
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def sealed(run_dir: Path, content: bytes) -> Path:
+    """A checkpoint with this tensor file, which the manifest's hash confirms."""
+    folder = folder_of(run_dir, 1)
+    draft = draft_of(folder)
+    draft.mkdir(parents=True)
+    (draft / file_name(0)).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    files = [WrittenFile(file_name(0), len(content), digest), write_json(draft / "state.json", {})]
+    seal(draft, folder, {"step": 1, "world_size": 1, "parameters": {"a": [3]}}, files)
+    return folder
+
+
+def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    """Whoever can write a checkpoint can write its hashes as well: what is read must be harmless."""
+    touched = tmp_path / "touched"
+    pickled, saved = pickle.dumps(Evil(touched)), io.BytesIO()
+    torch.save({"weight|a|0": Evil(touched)}, saved)
+    for number, content in enumerate((pickled, saved.getvalue())):
+        folder = sealed(tmp_path / str(number), content)
+        with pytest.raises(CheckpointError, match=r"rank_00000\.safetensors cannot be read"):
+            read_weights(folder)
+    assert not touched.exists()
+    pickle.loads(pickled)
+    assert touched.exists()  # it would have worked
+
+
+@pytest.mark.parametrize("key", ["weight", "weight|a", "weight|a|x", "weight|a|0|0", ""])
+def test_a_strange_key_is_refused(key: str, tmp_path: Path) -> None:
+    folder = sealed(tmp_path, safetensors.torch.save({key: torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_weights(folder)
 
 
 def test_a_step_saved_again_is_replaced(tmp_path: Path) -> None:

@@ -138,13 +138,15 @@ def launch(tmp_path: Path, data_root: Path) -> Iterator[Launch]:
     """Starts a long run of two processes and waits for its first checkpoint."""
     path, out = tmp_path / "case.json", tmp_path / "out"
     path.write_text(json.dumps(BASE))
-    settings = "run.max_steps=100000,run.save_every=5,scheduler=null"
+    settings = "run.max_steps=100000,run.save_every=5"
     started: list[subprocess.Popen[bytes]] = []
     below: list[int] = []
 
-    def start(command: Callable[..., list[str]]) -> tuple[subprocess.Popen[bytes], list[int], Path]:
+    def start(
+        command: Callable[..., list[str]], changes: str = "scheduler=null"
+    ) -> tuple[subprocess.Popen[bytes], list[int], Path]:
         process = subprocess.Popen(
-            command(2, *arguments(path, data_root, out, settings)),
+            command(2, *arguments(path, data_root, out, f"{settings},{changes}")),
             env=environment(),
             stdout=(tmp_path / "output").open("wb"),
             stderr=subprocess.STDOUT,
@@ -202,10 +204,7 @@ def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
     launch: Launch, tmp_path: Path
 ) -> None:
     process, below, run_dir = launch(deepspeed_command)
-    lost = next(
-        one for one in below if "--local_rank=1" in Path(f"/proc/{one}/cmdline").read_text()
-    )
-    os.kill(lost, signal.SIGKILL)
+    os.kill(second_of(below), signal.SIGKILL)
     process.wait(timeout=60)
     wait_for_end(below, 60)
     assert process.returncode != 0
@@ -213,3 +212,36 @@ def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
     assert "process 0 on" in output
     assert "lost touch with another one" in output
     assert read_json(run_dir / "status.json")["code"] == 70
+
+
+def second_of(below: list[int]) -> int:
+    """Process 1."""
+    return next(
+        one for one in below if "--local_rank=1" in Path(f"/proc/{one}/cmdline").read_text()
+    )
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
+    launch: Launch, tmp_path: Path, data_root: Path
+) -> None:
+    """SIGSTOP: the collective never returns; nobody hangs, and the one that stands still goes too."""
+    process, below, run_dir = launch(deepspeed_command, "scheduler=null,run.collective_timeout_s=6")
+    flags = arguments(tmp_path / "case.json", data_root, tmp_path / "out", "run.max_steps=100000")
+    code, output = run(0, *flags)
+    assert code == 2, output
+    refusal = next(line for line in output.splitlines() if "is in use by process" in line)
+    assert str(run_dir) in refusal
+    assert read_json(run_dir / "status.json")["state"] == "running"
+    os.kill(second_of(below), signal.SIGSTOP)
+    began = time.monotonic()
+    status = wait_for_state(run_dir, "failed", 60)
+    assert time.monotonic() - began < 6 + 10
+    assert status["code"] == 70
+    process.wait(timeout=90)
+    wait_for_end(below, 60)
+    assert process.returncode != 0
+    output = (tmp_path / "output").read_text()
+    assert "process 0 on" in output
+    assert "lost touch with another one" in output

@@ -222,7 +222,12 @@ def prune(newest: Path, keep_last: int) -> None:
             # Renamed first, so that half of it is never taken for a checkpoint.
             with contextlib.suppress(OSError):
                 path.rename(draft_of(path))
-    for path in newest.parent.glob("step_*.tmp-*"):
+    remove_drafts(run_dir)
+
+
+def remove_drafts(run_dir: Path) -> None:
+    """Remove what killed saves have left."""
+    for path in (run_dir / "checkpoints").glob("step_*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

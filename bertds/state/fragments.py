@@ -103,11 +103,10 @@ class FragmentReader:
         self._kinds: dict[str, set[str]] = {}
         for path in paths:
             try:
-                file = self._stack.enter_context(safe_open(path, framework="pt"))
-            except (OSError, SafetensorError) as error:
+                self._index(self._stack.enter_context(safe_open(path, framework="pt")))
+            except (OSError, ValueError, SafetensorError) as error:
                 self._stack.close()
                 raise CheckpointError(f"{path} cannot be read ({error})") from error
-            self._index(file)
         for fragments in self._fragments.values():
             fragments.sort(key=lambda fragment: fragment.start)
 

@@ -1,0 +1,135 @@
+"""A disk that fills up while a run trains: nothing that was whole is lost, and the run goes on."""
+
+import contextlib
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.checkpoint import NotWrittenError, folders
+from bertds.metrics import MetricsLog
+from bertds.run_dir import read_json
+from bertds.state.files import named, read_weights
+from tests.launching import figures_of
+from tests.training import train_here
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    target = tmp_path / "disk"
+    target.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(target)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take every byte."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+class On(logging.Handler):
+    """Does something the moment the program says something."""
+
+    def __init__(self, words: str, work: Callable[[], None]) -> None:
+        super().__init__()
+        self._words, self._work = words, work
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            self._work()
+
+
+@contextlib.contextmanager
+def on(*pairs: tuple[str, Callable[[], None]]) -> Iterator[None]:
+    logger = logging.getLogger("bertds")
+    level, handlers = logger.level, [On(words, work) for words, work in pairs]
+    logger.setLevel(logging.INFO)
+    logger.handlers += handlers
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+
+
+def test_training_goes_on_and_saves_when_there_is_room(
+    small_disk: Path,
+    data_root: Path,
+    tmp_path: Path,
+    device: torch.device,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Full from the validation of step 6 until the save of step 8 has failed: only that is missing."""
+    logging.getLogger("bertds").propagate = True
+    run_dir = small_disk / "case" / "main"
+    seen = []
+    with on(
+        ("step 6: validation", lambda: fill(small_disk)),
+        ("was not written", lambda: seen.append([path.name for path in folders(run_dir)])),
+        ("was not written", (small_disk / "filler").unlink),
+    ):
+        settings = "run.keep_last=9,run.eval_every=6"
+        assert train_here(data_root, small_disk, device, settings) == 0
+    # That of step 6 was the best, and the first that found no room.
+    said = [m for m in caplog.messages if "was not written" in m]
+    assert len(said) == 1
+    assert "step_0000000006" in said[0]
+    assert "earlier ones are unharmed" in said[0]
+    assert "No space left on device" in said[0]
+    assert "training goes on" in said[0]
+    assert seen == [["step_0000000004"]]
+    names = [path.name for path in folders(run_dir)]
+    assert names == ["step_0000000012", "step_0000000008", "step_0000000004"]
+    assert named(run_dir, "latest") == folders(run_dir)[0]
+    read_weights(folders(run_dir)[0])
+    assert not list((run_dir / "checkpoints").glob("*.tmp-*"))
+    assert train_here(data_root, tmp_path / "straight", device, settings) == 0
+    assert figures_of(run_dir) == figures_of(tmp_path / "straight" / "case" / "main")
+
+
+def test_the_last_checkpoint_must_be_written(
+    small_disk: Path, data_root: Path, device: torch.device
+) -> None:
+    """A run is not done, nor pre-empted, without it; started again with room, it ends well."""
+    run_dir = small_disk / "case" / "main"
+    with (
+        on(("step 12: validation", lambda: fill(small_disk))),
+        pytest.raises(NotWrittenError, match="step_0000000012 was not written") as ended,
+    ):
+        train_here(data_root, small_disk, device, "run.eval_every=12")
+    assert ended.value.code == 4
+    assert folders(run_dir)[0].name == "step_0000000008"
+    (small_disk / "filler").unlink()
+    assert train_here(data_root, small_disk, device, "run.eval_every=12") == 0
+    assert folders(run_dir)[0].name == "step_0000000012"
+    assert read_json(run_dir / "status.json")["state"] == "done"
+
+
+def test_lines_wait_for_room(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Said once, and in the end no line is missing, torn or doubled."""
+    logging.getLogger("bertds").propagate = True
+    log = MetricsLog(small_disk, 0)
+    for step in range(300):
+        if step == 20:
+            fill(small_disk)
+        if step == 200:
+            (small_disk / "filler").unlink()
+        log.log({"step": step, "loss/train": step / 7, "text": step})
+    log.close()
+    assert [line["step"] for line in figures_of(small_disk)] == list(range(300))
+    assert sum("kept until there is room" in m for m in caplog.messages) == 1
