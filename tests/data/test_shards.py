@@ -311,7 +311,7 @@ def test_an_interrupted_write_leaves_no_file_under_its_name(tmp_path):
 
     with pytest.raises(StoppedError):
         write_shard(tmp_path / "shard-000000.tar", 0, blocks())
-    assert [path.name for path in tmp_path.iterdir()] == [".tmp-shard-000000.tar"]
+    assert [path.name for path in tmp_path.iterdir()] == []
     with replacing(tmp_path / "x") as file:
         file.write(b"whole")
     assert (tmp_path / "x").read_bytes() == b"whole"
