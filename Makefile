@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench audit clean
 
 install: $(VENV)/installed
 
@@ -69,5 +69,11 @@ bench: install
 	$(call BENCH,step)
 	$(call BENCH,memory)
 
+# Known vulnerabilities of what is installed; asks PyPI, and lists as skipped what it found nothing of.
+audit: install
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --skip-editable --path $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')
+
 clean:
-	rm -rf $(VENV) $(DATA)/sample runs/sample
+	rm -rf $(VENV) $(VENV)-audit $(DATA)/sample runs/sample

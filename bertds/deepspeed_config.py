@@ -1,5 +1,6 @@
 """What DeepSpeed is told, and what this machine cannot do: both known before processes start."""
 
+import socket
 from typing import Any
 
 import torch
@@ -9,19 +10,31 @@ from bertds.case.file import BatchSplit, Case, CaseError
 from bertds.schedule import DEEPSPEEDS_OWN, Factor, Lengths, deepspeed_block, factor_of
 
 
+class DeviceError(CaseError):
+    """This machine lacks what the case asks for; the others may have it."""
+
+
 def check_device(case: Case) -> None:
     """Refuse what this machine cannot do, before a process group exists.
 
     Raises:
-        CaseError: fp16, or an optimizer without a CPU implementation, on a CPU.
+        DeviceError: There is no CUDA here, and the case asks for it, or for fp16 or an optimizer
+            that DeepSpeed has on GPU only.
     """
     if torch.cuda.is_available():
         return
+    if case.bertds.run.device == "cuda":
+        raise DeviceError(
+            f'run.device is "cuda", but torch finds no GPU on {socket.gethostname()}: look at '
+            'nvidia-smi and CUDA_VISIBLE_DEVICES there, or set it to "any"'
+        )
     if case.precision == "fp16":
-        raise CaseError("fp16.enabled is true, but DeepSpeed has no fp16 on CPU: use bf16 or fp32")
+        raise DeviceError(
+            "fp16.enabled is true, but DeepSpeed has no fp16 on CPU: use bf16 or fp32"
+        )
     kind = case.deepspeed["optimizer"]["type"]
     if kind not in ("Adam", "AdamW"):
-        raise CaseError(
+        raise DeviceError(
             f"optimizer.type is '{kind}', which DeepSpeed has on GPU only: use Adam or AdamW here"
         )
 

@@ -67,7 +67,10 @@ def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     data, masking = case.bertds.data, case.bertds.masking
-    train = [Part.open(root, one.name, one.fraction, one.weight) for one in data.train]
+    skips = case.bertds.run.on_bad_shard == "skip"
+    train = [
+        Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips) for one in data.train
+    ]
     valid = open_valid(case, root)
     parts = [*train, *valid.values()]
     vocabulary = Vocabulary.of(parts)

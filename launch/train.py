@@ -18,6 +18,7 @@ import torch
 from bertds import command_line, log
 from bertds.bad_steps import NumbersError
 from bertds.case.file import Arm, CaseError, list_arms, read_case
+from bertds.deepspeed_config import DeviceError
 from bertds.engine import start, stop
 from bertds.explained import naming_lost_peers
 from bertds.launcher import end_with_launcher
@@ -75,11 +76,11 @@ def main(
 
 @contextlib.contextmanager
 def _only_main_complains(world: World) -> Iterator[None]:
-    """Every process finds the same fault in the files; one sentence of it is enough."""
+    """Every process finds the same fault in the files, one sentence of it is enough; not so a GPU."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if world.is_main:
+        if world.is_main or isinstance(error, DeviceError):
             raise
         sys.exit(getattr(error, "code", command_line.USAGE_ERROR))
 

@@ -230,6 +230,7 @@ def test_evaluation_does_not_depend_on_the_cut(device: torch.device, tmp_path: P
     [
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 1}}, "fp16"),
         ({"optimizer": {"type": "Lion", "params": {"lr": 1, "weight_decay": 0}}}, "Lion"),
+        ({"bertds": BASE["bertds"] | {"run": {"max_steps": 1, "device": "cuda"}}}, "no GPU on"),
     ],
 )
 def test_what_a_cpu_cannot_do_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

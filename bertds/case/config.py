@@ -251,6 +251,12 @@ class RunConfig(Block):
     """On CUDA: only kernels that give the same bits each time."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Seconds after which a collective that does not return ends the process."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What a damaged or missing training shard does: end the run (code 3), or have its sequences
+    replaced by those of the next whole block, named in the log. The steps stay as many."""
+    device: Literal["any", "cuda"] = "any"
+    """Where to train: on CUDA where there is one, else on CPU; or on CUDA only, so that a machine
+    without is refused."""
     max_bad_steps: Count = 10
     """Steps in a row whose loss or gradient is not finite, after which the run stops (code 71);
     none of them is applied, and bad_steps.jsonl says what was in them."""

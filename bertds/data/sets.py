@@ -28,15 +28,19 @@ class Part:
     """Sequences that are used: the first ones."""
     weight: int = 1
     """Passes over the part in one epoch."""
+    skips_bad: bool = False
+    """Whether other sequences stand in for those of a damaged block."""
 
     @classmethod
-    def open(cls, root: Path, name: str, fraction: float, weight: int = 1) -> "Part":
+    def open(
+        cls, root: Path, name: str, fraction: float, weight: int = 1, *, skips_bad: bool = False
+    ) -> "Part":
         """The first floor(fraction * N) sequences of a set.
 
         Raises:
             ValueError: The set is not there or damaged, or the fraction leaves no sequence.
         """
-        shards = ShardSet.open(root / name)
+        shards = ShardSet.open(root / name, skips_bad=skips_bad)
         # Through the decimal text, since floor(0.29 * 100) is 28 in binary.
         limit = int(Fraction(str(fraction)) * shards.num_sequences)
         if limit == 0:
@@ -44,7 +48,7 @@ class Part:
                 f"fraction {fraction} of the {shards.num_sequences} sequences of {root / name} "
                 "is none: raise it"
             )
-        return cls(name, shards, limit, weight)
+        return cls(name, shards, limit, weight, skips_bad)
 
     @property
     def mean_length(self) -> float:
@@ -56,9 +60,14 @@ class Part:
         blocks = range(self.shards.num_blocks)
         return bisect.bisect_right(blocks, sequence, key=self.shards.first_sequence) - 1
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that are used, the last one perhaps in part."""
+        return self.block_of(self.num_sequences - 1) + 1
+
     def block_sequences(self) -> list[npt.NDArray[np.integer]]:
         """Sequences used of each block that is used, in two arrays: all but the last, the last."""
-        last = self.block_of(self.num_sequences - 1)
+        last = self.num_blocks - 1
         rest = self.num_sequences - self.shards.first_sequence(last)
         return [self.shards.block_sequences[:last], np.array([rest])]
 
@@ -203,8 +212,24 @@ class MaskedSet:
             _check_stored(part, masking)
 
     def read(self, block: int, pass_number: int) -> Rows:
-        """All sequences of a block, masked as in a pass over the set."""
-        content = self.part.shards.read_block(block)
+        """All sequences of a block, masked as in a pass over the set.
+
+        Raises:
+            ShardError: The block is damaged and nothing may stand in for it.
+        """
+        if not self.part.skips_bad:
+            return self._rows(block, self.part.shards.read_block(block), pass_number)
+        found, content = self.part.shards.read_whole_block(block, self.part.num_blocks)
+        rows = self._rows(found, content, pass_number)
+        if found == block:
+            return rows
+        # As many as the order counts on, so that every process has as many steps as before.
+        used = min(
+            rows.lengths.size, self.part.num_sequences - self.part.shards.first_sequence(found)
+        )
+        return rows.pick(np.arange(self.part.shards.block_sequences[block]) % used)
+
+    def _rows(self, block: int, content: Block, pass_number: int) -> Rows:
         copy = pass_number if self._copies is None else pass_number % self._copies
         inputs, positions = self._masked(block, content, copy)
         is_masked = np.zeros(content.tokens.size, dtype=bool)

@@ -6,7 +6,9 @@ each 256 blocks, whatever the size of the corpus. What is damaged is named: shar
 """
 
 import bisect
+import functools
 import hashlib
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -32,6 +34,8 @@ from bertds.data.shard_format import (
 
 __all__ = ["Block", "Index", "Shard", "ShardError", "ShardSet", "StoredMasking", "verify"]
 
+logger = logging.getLogger("bertds")
+_MOST_BAD_BLOCKS = 1000  # in a row, beyond shards known to be bad: then the whole set is
 _STRIDE = 256  # blocks between two remembered sums
 _MAX_OPEN_FILES = 64
 
@@ -43,6 +47,7 @@ class ShardSet:
         directory: Where it is.
         index: Its `index.json`.
         block_sequences: Sequences of each block, uint32 of shape [blocks], mapped from the disk.
+        bad_shards: Numbers of those that were missing or of another size when it was opened.
     """
 
     def __init__(self, directory: Path, index: Index, blocks: Uint32s) -> None:
@@ -56,23 +61,37 @@ class ShardSet:
         self._first_blocks: list[int] = [0, *np.cumsum(counts).tolist()]
         self._files: OrderedDict[int, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
+        self.bad_shards: set[int] = set()
+        self._skips = False
+        self._named: set[int] = set()
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, skips_bad: bool = False) -> Self:
         """Open a set: the index, the sizes of its files and the sums of its blocks are checked.
+
+        Args:
+            directory: Where it is.
+            skips_bad: Name shards that are missing or of another size, instead of refusing them.
 
         Raises:
             ShardError: Something is missing, or does not belong together; one sentence names it.
         """
         index = read_index(directory)
         shards = cls(directory, index, _read_blocks(directory / BLOCKS_NAME, index))
+        shards._skips = skips_bad
         for number, shard in enumerate(index.shards):
-            shards._check_shard(number, shard)
+            try:
+                shards._check_shard(number, shard)
+            except ShardError as error:
+                if not skips_bad or len(shards.bad_shards) == len(index.shards) - 1:
+                    raise
+                logger.error("%s (its sequences are replaced by others)", error)
+                shards.bad_shards.add(number)
         _check_totals(directory, index)
         return shards
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).open, (self.directory,)
+        return functools.partial(type(self).open, skips_bad=self._skips), (self.directory,)
 
     @property
     def num_sequences(self) -> int:
@@ -118,6 +137,41 @@ class ShardSet:
         except (ValueError, OSError) as error:
             self._fail(shard, f"block {block} is damaged ({error})", error)
         return found
+
+    def read_whole_block(self, block: int, num_blocks: int) -> tuple[int, Block]:
+        """A block, or else the next one that is whole, among the first ones of the set.
+
+        Which one that is depends on the files alone, so every process finds the same.
+
+        Args:
+            block: The one that is wanted.
+            num_blocks: How many of the first blocks may stand in; after the last comes the first.
+
+        Returns:
+            Its number and content.
+
+        Raises:
+            ShardError: There is none far and wide.
+        """
+        failed: ShardError | None = None
+        tries, number = 0, block
+        for _ in range(num_blocks):
+            if self.shard_of(number) not in self.bad_shards:
+                try:
+                    return number, self.read_block(number)
+                except ShardError as error:
+                    failed, tries = error, tries + 1
+                    self._name(number, error)
+            if tries > _MOST_BAD_BLOCKS:
+                break
+            number = (number + 1) % num_blocks
+        raise failed or ShardError(f"{self.directory} has no whole shard among those that are used")
+
+    def _name(self, block: int, error: ShardError) -> None:
+        """Say it, once a block."""
+        if block not in self._named:
+            self._named.add(block)
+            logger.error("%s (its sequences are replaced by others)", error)
 
     def _open_file(self, shard: int) -> "_Descriptor":
         """The open shard; the least recently used one beyond `_MAX_OPEN_FILES` is closed."""

@@ -40,7 +40,7 @@ def test_a_fraction_is_rounded_down_in_decimals(
     monkeypatch, tmp_path, num_sequences, fraction, expected
 ):
     shards = SetOfSize(num_sequences)
-    monkeypatch.setattr("bertds.data.sets.ShardSet.open", lambda _: shards)
+    monkeypatch.setattr("bertds.data.sets.ShardSet.open", lambda _, **__: shards)
     part = Part.open(tmp_path, "ko", fraction)
     assert part.num_sequences == expected
     used = np.concatenate(part.block_sequences())
