@@ -1,0 +1,51 @@
+"""Where a run may lie, and when it stops: awkward paths, symbolic links, a limit of hours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.checkpoint import folders
+from bertds.run_dir import read_json
+from bertds.state.files import read_weights
+from tests.launching import figures_of
+from tests.training import train_here
+
+
+@pytest.mark.parametrize("name", ["두 단어 out", 'a\'b "c" $HOME;x'])
+def test_a_run_lies_behind_a_link_in_a_strange_place(
+    name: str, data_root: Path, tmp_path: Path, device: torch.device
+) -> None:
+    """The link is moved between two starts: what was saved there is found through it."""
+    places = tmp_path / name, tmp_path / f"{name} moved"
+    places[0].mkdir()
+    link = tmp_path / "out"
+    link.symlink_to(places[0])
+    settings = "scheduler=null,run.eval_every=12"
+    assert train_here(data_root, link, device, f"{settings},run.max_steps=4") == 0
+    places[0].rename(places[1])
+    link.unlink()
+    link.symlink_to(places[1])
+    assert train_here(data_root, link, device, settings) == 0
+    run_dir = places[1] / "case" / "main"
+    steps = [line["step"] for line in figures_of(run_dir) if "loss/train" in line]
+    assert steps == list(range(1, 13))
+    assert read_weights(folders(run_dir)[0])
+
+
+def test_a_run_stops_at_its_hours_and_goes_on(
+    data_root: Path, tmp_path: Path, device: torch.device
+) -> None:
+    """Saved at the step it reached, code 75; started again until it is done, it has missed nothing."""
+    codes, settings = [], "run.max_hours=1e-9"
+    run_dir = tmp_path / "out" / "case" / "main"
+    while not codes or codes[-1] == 75:
+        assert len(codes) < 12
+        codes.append(train_here(data_root, tmp_path / "out", device, settings))
+        status = read_json(run_dir / "status.json")
+        assert status["code"] == codes[-1]
+        assert int(folders(run_dir)[0].name.removeprefix("step_")) == status["step"]
+    assert codes[-1] == 0
+    assert len(codes) > 2
+    assert train_here(data_root, tmp_path / "straight", device) == 0
+    assert figures_of(run_dir) == figures_of(tmp_path / "straight" / "case" / "main")
