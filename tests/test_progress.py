@@ -1,4 +1,4 @@
-"""What the Slurm job file asks: which arm, and whether to go back to the queue."""
+"""What the job files ask: which arm, and whether to go back to the queue."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ CASE = ["--ds_config", str(ROOT / "ds_configs" / "case11.json")]
 
 
 def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / "slurm" / "progress.py"), *arguments]
+    command = [sys.executable, str(ROOT / "launch" / "progress.py"), *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
 
 

@@ -1,7 +1,7 @@
-"""What train.sbatch asks about a run: the name of an arm, and whether the job is to go on.
+"""What job files ask about a run: the name of an arm, and whether the job is to go on.
 
-    python launch/slurm/progress.py arm 2 --ds_config ds_configs/case11.json
-    python launch/slurm/progress.py steps --ds_config ds_configs/case11.json --out runs
+    python launch/progress.py arm 2 --ds_config ds_configs/case11.json
+    python launch/progress.py steps --ds_config ds_configs/case11.json --out runs
 
 It takes the arguments of launch/train.py, reads the case file and `status.json`, and needs neither
 torch nor a device.
@@ -70,4 +70,4 @@ def steps(
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run("launch/slurm/progress.py", {"arm": arm, "steps": steps}))
+    sys.exit(command_line.run("launch/progress.py", {"arm": arm, "steps": steps}))
