@@ -1,6 +1,7 @@
 """What DeepSpeed is told, and what this machine cannot do: both known before processes start."""
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,9 +78,9 @@ def deepspeed_config(
     config["train_micro_batch_size_per_gpu"] = split.micro_batch_size
     config["gradient_accumulation_steps"] = split.accumulation
     params = dict(config["optimizer"]["params"])
-    offloaded = config.get("zero_optimization", {}).get("offload_optimizer")
-    if not on_gpu and not offloaded:
-        params["torch_adam"] = True  # DeepSpeed's own would be compiled, for two minutes
+    if _has_torchs_adam(config, on_gpu=on_gpu):
+        # DeepSpeed's own is compiled at the start: for two minutes on CPU, with nvcc on GPU.
+        params["torch_adam"] = not on_gpu or params.get("torch_adam", True)
     if params.get("torch_adam") and not params.pop("bias_correction", True):
         raise CaseError("optimizer.params.bias_correction is false, which torch's Adam has not")
     if params.get("torch_adam"):
@@ -91,3 +92,12 @@ def deepspeed_config(
     if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
         config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])
     return config
+
+
+def _has_torchs_adam(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
+    """Whether torch's Adam can do what the case asks of DeepSpeed's."""
+    optimizer = config["optimizer"]
+    if config.get("zero_optimization", {}).get("offload_optimizer"):
+        return False
+    bias_correction = optimizer["params"].get("bias_correction", True)
+    return optimizer["type"] in ("Adam", "AdamW") and (not on_gpu or bias_correction)
