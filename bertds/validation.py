@@ -25,9 +25,10 @@ def open_valid(case: Case, root: Path) -> dict[str, Part]:
 
 def masked_valid(case: Case, part: Part, vocabulary: Vocabulary) -> MaskedSet:
     """A validation set with its masks, which stay the same for ever: those of static copy 0."""
-    stored = part.shards.index.masking
-    fixed = {"mode": "static", "copies": 1 if stored is None else stored.copies}
-    masking = MaskingConfig.model_validate(case.bertds.masking.model_dump() | fixed)
+    stored, chosen = part.shards.index.masking, case.bertds.masking
+    copies = 1 if stored is None else stored.copies
+    fixed = {"mode": "static", "copies": copies, "ratio": chosen.valid_ratio or chosen.ratio}
+    masking = MaskingConfig.model_validate(chosen.model_dump() | fixed)
     return MaskedSet(part, vocabulary.masker(masking), masking)
 
 

@@ -192,6 +192,9 @@ class MaskingConfig(Block):
     """With `static`: masks of epoch e are those of copy e mod copies."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of a sequence's tokens that are predicted; at least one is."""
+    valid_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """That share in validation sets, so that arms of several ratios can be compared there.
+    Default: ratio."""
     mask_share: Share = 0.8
     """Of those, the share that becomes [MASK]."""
     random_share: Share = 0.1

@@ -197,9 +197,34 @@ def test_every_file_loads_and_is_complete_in_itself(file):
         assert {"optimizer", "gradient_clipping", "zero_optimization"} <= text.keys()
 
 
-def test_there_are_eleven_cases_and_three_to_start_from():
-    cases = {f"case{n}.json" for n in range(1, 12)}
+def test_there_are_eleven_cases_three_beyond_them_and_three_to_start_from():
+    cases = {f"case{n}.json" for n in range(1, 15)}
     assert set(FILES) == cases | {"sample.json", "bert_base.json", "modernbert_base.json"}
+
+
+@pytest.mark.parametrize("number", [12, 13, 14])
+def test_the_cases_beyond_differ_in_what_they_compare_alone(number):
+    """Their base is one run, and validation has the same masks in every arm."""
+    base = read("case12/prenorm").resolved
+    for arm in arms_of(f"case{number}.json"):
+        case = read_case(arm.path, arm.run_arm)
+        differing = {
+            key
+            for block, other in ((case.resolved, base), (case.resolved["bertds"], base["bertds"]))
+            for key in block
+            if key != "bertds" and block[key] != other[key]
+        }
+        allowed = {12: {"model"}, 13: {"masking"}, 14: {"train_batch_size", "optimizer"}}[number]
+        assert differing <= allowed | {"title"}
+        assert case.bertds.masking.valid_ratio == 0.15
+
+
+def test_the_rates_of_case_14_grow_with_the_root_of_the_batch():
+    for arm in ("batch64_lr2.5e-4", "batch256_lr5e-4", "batch1024_lr1e-3"):
+        (listed,) = [each for each in arms_of("case14.json") if each.name == arm]
+        case = read_case(listed.path, listed.run_arm)
+        rate = case.deepspeed["optimizer"]["params"]["lr"]
+        assert rate == pytest.approx(5e-4 * (case.train_batch_size / 256) ** 0.5)
 
 
 def test_fp32_as_in_the_original_is_one_setting_away():
