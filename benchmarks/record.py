@@ -1,0 +1,113 @@
+"""Runs the record at the scale of `record_rule.py`, from two texts to `OUT/<variant>/<case>/`.
+
+python benchmarks/record.py --ko F[,F…] --en F[,F…] [--data data/record] [--out runs/record]
+    [--variants seed0,seed1,seed2,adamw,warmup] [--cases case1,…] [--side_by_side N]
+
+The data are made first, then the arms are trained by `launch/train.py`, `side_by_side` at once, each
+in one process of one thread. The same command goes on where an earlier one was stopped; finished arms are
+skipped. What an arm prints is in `OUT/<variant>/<case>.<arm>.log`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from record_rule import VARIANTS, Variant, scaled
+
+from bertds.case.file import Arm, list_arms
+from bertds.data.shards import ShardSet
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """An arm of a case in a variant."""
+
+    variant: Variant
+    case: Path
+    arm: Arm
+
+    @property
+    def log(self) -> str:
+        """Where its output goes, in OUT."""
+        return f"{self.variant.name}/{self.case.stem}.{self.arm.name}.log"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another case trains it."""
+        return self.arm.path != self.case
+
+
+def jobs_of(variants: list[Variant], cases: list[str]) -> list[Job]:
+    """Every arm of the variants; those that other cases train come last, to be drawn only."""
+    jobs = []
+    for variant in variants:
+        paths = [ROOT / f"ds_configs/{name}.json" for name in variant.cases if name in cases]
+        arms = [(path, arm) for path in paths for arm in list_arms(path)]
+        found = [Job(variant=variant, case=path, arm=arm) for path, arm in arms]
+        jobs += sorted(found, key=lambda job: job.is_shared)
+    return jobs
+
+
+def run(job: Job, sentences: int, options: argparse.Namespace) -> None:
+    """Train an arm, or go on with it, or draw it again."""
+    settings = scaled(job.arm.path, job.arm.run_arm, sentences)
+    if job.variant.settings:
+        settings += f",{job.variant.settings}"
+    command = [sys.executable, "launch/train.py", f"--ds_config={job.case}"]
+    command += [f"--arm={job.arm.name}", f"--set={settings}", f"--data={options.data}"]
+    out = options.out / job.variant.name
+    out.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    with (options.out / job.log).open("ab") as log:
+        code = subprocess.run(
+            [*command, f"--out={out}"],
+            check=False,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=ROOT,
+        ).returncode
+    minutes = (time.monotonic() - began) / 60
+    print(f"{job.log}: code {code} after {minutes:.1f} minutes", flush=True)
+
+
+def make_data(options: argparse.Namespace) -> int:
+    """All vocabularies and shards; gives the sentences of a language."""
+    command = [sys.executable, "-m", "data_prep", "record"]
+    command += [f"--ko={options.ko}", f"--en={options.en}", f"--out={options.data}"]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    sets = [ShardSet.open(options.data / f"50k/en/{split}") for split in ("train", "valid")]
+    return sum(one.index.lines for one in sets)
+
+
+def main() -> None:
+    """All that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ko", required=True)
+    parser.add_argument("--en", required=True)
+    parser.add_argument("--data", type=Path, default=ROOT / "data/record")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/record")
+    parser.add_argument("--variants", default=",".join(one.name for one in VARIANTS))
+    parser.add_argument("--cases", default=",".join(VARIANTS[0].cases))
+    parser.add_argument("--side_by_side", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    wanted = options.variants.split(",")
+    sentences = make_data(options)
+    jobs = jobs_of([one for one in VARIANTS if one.name in wanted], options.cases.split(","))
+    for shared in (False, True):  # a shared run is finished before it is drawn elsewhere
+        with ThreadPoolExecutor(options.side_by_side) as pool:
+            chosen = [job for job in jobs if job.is_shared == shared]
+            list(pool.map(lambda job: run(job, sentences, options), chosen))
+
+
+if __name__ == "__main__":
+    main()

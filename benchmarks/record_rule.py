@@ -1,0 +1,100 @@
+"""The one rule by which the record's cases are made small enough for two CPU cores.
+
+Every width a quarter, so a sixteenth of the weights in the layers; a sixteenth of the sentences, so
+that there are as many weights for a token; a quarter of the batch; a tenth of the epochs, all
+lengths of schedules with them. What the arms of a case differ in stays: depth, decay, rates,
+vocabulary, masking, and batch sizes as ratios. The script that runs them makes `--set` of it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.case.file import read_case
+
+WIDTH = 4
+HEADS = 2
+BATCH = 4
+EPOCHS = 10
+SENTENCES = 16
+RECORD_SENTENCES = 1_442_176 + 160_242  # a language, in training and validation
+VALIDATIONS = 16  # in a run
+LOG_LINES = 100
+VALID_SHARE = 0.5  # of what the rule for sentences leaves of a validation set
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """A set of runs that all differ from the shipped cases in one way more than by the rule."""
+
+    name: str
+    cases: tuple[str, ...]
+    settings: str = ""
+    meaning: str
+
+
+ELEVEN = tuple(f"case{number}" for number in range(1, 12))
+NEW = ("case12", "case13", "case14")
+SEEDED = ("case4", "case8", "case11")
+ADAMW = "optimizer.type=AdamW,optimizer.params.adam_w_mode=null"
+WARMUP = 'scheduler={"type":"WarmupLinearLR","params":{"warmup_epochs":0.1,"min_ratio":1}}'
+VARIANTS = (
+    Variant(name="seed0", cases=ELEVEN + NEW, meaning="as shipped, by the rule"),
+    Variant(name="seed1", cases=SEEDED, settings="run.seed=1", meaning="another seed"),
+    Variant(name="seed2", cases=SEEDED, settings="run.seed=2", meaning="another seed"),
+    Variant(
+        name="adamw",
+        cases=("case2", "case5", "case7"),
+        settings=ADAMW,
+        meaning="AdamW's decoupled decay, which leaves out biases and norms",
+    ),
+    Variant(
+        name="warmup",
+        cases=("case9",),
+        settings=WARMUP,
+        meaning="a warm-up of one of the record's epochs before the constant rate",
+    ),
+)
+
+
+def scaled(path: Path, arm: str, sentences: int) -> str:
+    """The `--set` text that makes an arm small.
+
+    Args:
+        path: The case file.
+        arm: An arm that it trains itself.
+        sentences: Of a language in the corpus at hand, in training and validation.
+    """
+    case = read_case(path, arm)
+    block, share = case.resolved["bertds"], RECORD_SENTENCES / SENTENCES / sentences
+    model, data = block["model"], block["data"]
+    epochs = block["run"]["num_epochs"] / EPOCHS
+    settings: dict[str, Any] = {
+        "train_batch_size": case.train_batch_size // BATCH,
+        "model.hidden_size": model["hidden_size"] // WIDTH,
+        "model.intermediate_size": model["intermediate_size"] // WIDTH,
+        "model.num_attention_heads": model["num_attention_heads"] // HEADS,
+        "data.train": [_part(one, share) for one in data["train"]],
+        "data.valid": {
+            name: _part(one, share * VALID_SHARE) for name, one in data["valid"].items()
+        },
+        "run.num_epochs": epochs,
+        "run.log_every": _interval(epochs / LOG_LINES),
+        "run.eval_every": _interval(epochs / VALIDATIONS),
+        "run.save_every": _interval(epochs / 8),
+        "run.keep_last": 1,
+    }
+    for key, value in case.resolved.get("scheduler", {}).get("params", {}).items():
+        if key.endswith("_epochs"):
+            settings[f"scheduler.params.{key}"] = value / EPOCHS
+    return ",".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def _part(one: dict[str, Any], share: float) -> dict[str, Any]:
+    fraction = min(1.0, one.get("fraction", 1.0) * share)
+    return {**one, "fraction": round(fraction, 6)}
+
+
+def _interval(epochs: float) -> str:
+    return f"{max(epochs, 1e-6):.6f} epochs"
