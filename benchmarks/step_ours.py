@@ -16,7 +16,7 @@ from bertds.data.packing import Pack
 from bertds.engine import Engine, start
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
 from bertds.prepare import Prepared, prepare
-from bertds.train import build
+from bertds.training import build
 from bertds.world import World
 
 STEPS = 2  # a turn
@@ -45,7 +45,7 @@ def turn(step: Step, batches: Iterator[list[Pack]]) -> dict[str, float]:
 
 
 def engine_step(run: Prepared, device: torch.device) -> Step:
-    """As `bertds.train` steps; the sums are read, so that nothing is left undone."""
+    """As `bertds.training` steps; the sums are read, so that nothing is left undone."""
     engine: Engine = build(run, device)
     numbers = itertools.count()
     return lambda packs: engine.train_step(packs, next(numbers), stop=False).sums()

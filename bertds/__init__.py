@@ -1,1 +1,21 @@
-"""Pre-training of BERT-like encoders on DeepSpeed, from raw text to a Hugging Face model."""
+"""Pre-training of BERT-like encoders on DeepSpeed, from raw text to a Hugging Face model.
+
+From Python: `Case`, `train` and `load_model`, which are imported when they are asked for, since many
+parts of the package do without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertds.api import Model, load_model, train
+    from bertds.case.file import Case
+
+__all__ = ["Case", "Model", "load_model", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "bertds.case.file" if name == "Case" else "bertds.api"
+    return getattr(importlib.import_module(module), name)

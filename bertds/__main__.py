@@ -57,7 +57,8 @@ def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> 
     from bertds.fill import table
     from bertds.trained import Trained
 
-    print(table(guesses_of(Trained.open(run_dir, checkpoint), text, top)))
+    trained = Trained.open(run_dir, checkpoint)
+    print(table(guesses_of(trained, trained.model(), text, top)))
 
 
 def report(case_dir: Path) -> None:

@@ -10,7 +10,7 @@ from bertds.case.error import CaseError
 from bertds.data.packing import Int64s, Sequences, pack
 from bertds.data.tokenizer import Tokenizer
 from bertds.forward import tensors_on
-from bertds.hugging_face.tokenizer_files import whole_tokenizer
+from bertds.model.mlm import MaskedLanguageModel
 from bertds.trained import Trained
 
 
@@ -26,8 +26,14 @@ class Guess:
     """The text with this token in its place."""
 
 
-def fill(trained: Trained, text: str, top: int) -> list[Guess]:
+def fill(trained: Trained, model: MaskedLanguageModel, text: str, top: int) -> list[Guess]:
     """The `top` most likely tokens for each [MASK], in fp32 on the CPU.
+
+    Args:
+        trained: The run.
+        model: Its model, `trained.model()`.
+        text: One sequence.
+        top: How many.
 
     Raises:
         CaseError: The text has no [MASK], or is too long for the model.
@@ -36,7 +42,7 @@ def fill(trained: Trained, text: str, top: int) -> list[Guess]:
     if not 0 < top <= tokenizer.vocab_size:
         raise CaseError(f"--top is {top}, wanted is 1 to {tokenizer.vocab_size}, the vocabulary")
     ids, masked = _encode(trained, text)
-    likely = _probabilities(trained, ids, masked).topk(top)
+    likely = _probabilities(model, ids, masked, tokenizer.special_ids["pad"]).topk(top)
     return [
         Guess(
             mask=number,
@@ -53,23 +59,18 @@ def fill(trained: Trained, text: str, top: int) -> list[Guess]:
 
 def _encode(trained: Trained, text: str) -> tuple[list[int], Int64s]:
     """A text's ids, and the places of [MASK] among them."""
-    tokenizer, longest = trained.tokenizer, trained.case.bertds.model.max_position_embeddings
-    whole = whole_tokenizer(tokenizer, framed=trained.facts["special_tokens"])
-    ids, mask_id = whole.encode_marked(text), tokenizer.special_ids["mask"]
+    ids, mask_id = trained.encode(text), trained.tokenizer.special_ids["mask"]
     masked = np.flatnonzero(np.array(ids) == mask_id)
     if masked.size == 0:
-        (mask,) = tokenizer.tokens([mask_id])
+        (mask,) = trained.tokenizer.tokens([mask_id])
         raise CaseError(f"the text {text!r} has no {mask}: write it where a token is to be found")
-    if len(ids) > longest:
-        raise CaseError(
-            f"the text has {len(ids)} tokens, the model takes {longest} "
-            "(model.max_position_embeddings): shorten it"
-        )
     return ids, masked
 
 
 @torch.no_grad()
-def _probabilities(trained: Trained, ids: list[int], masked: Int64s) -> torch.Tensor:
+def _probabilities(
+    model: MaskedLanguageModel, ids: list[int], masked: Int64s, pad_id: int
+) -> torch.Tensor:
     """(masks, vocabulary), each row adds up to 1."""
     sequence = Sequences(
         inputs=np.array(ids),
@@ -77,9 +78,8 @@ def _probabilities(trained: Trained, ids: list[int], masked: Int64s) -> torch.Te
         masked=masked,
         labels=np.zeros_like(masked),
     )
-    pad_id = trained.tokenizer.special_ids["pad"]
     one = pack(sequence, row_length=len(ids), pad_id=pad_id)
-    return trained.model().logits(tensors_on(torch.device("cpu"), one)).softmax(-1)
+    return model.logits(tensors_on(torch.device("cpu"), one)).softmax(-1)
 
 
 def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -16,6 +16,7 @@ import torch
 from bertds.case.file import Case, CaseError, resolved_case
 from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
+from bertds.hugging_face.tokenizer_files import whole_tokenizer
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.run_dir import read_json
 from bertds.state.files import Checkpoint, folder_of, folders, named, open_checkpoint
@@ -69,6 +70,22 @@ class Trained:
             tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
             checkpoint=_choose(run_dir, checkpoint),
         )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, read as in training; marks such as [MASK] are taken as such.
+
+        Raises:
+            CaseError: The text is too long for the model.
+        """
+        longest = self.case.bertds.model.max_position_embeddings
+        whole = whole_tokenizer(self.tokenizer, framed=self.facts["special_tokens"])
+        ids = whole.encode_marked(text)
+        if len(ids) > longest:
+            raise CaseError(
+                f"the text has {len(ids)} tokens, the model takes {longest} "
+                "(model.max_position_embeddings): shorten it"
+            )
+        return ids
 
     def model(self) -> MaskedLanguageModel:
         """The model with the checkpoint's fp32 weights, on the CPU, without dropout.

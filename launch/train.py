@@ -28,7 +28,7 @@ from bertds.report import write_report
 from bertds.run_dir import PREEMPTED, read_json, write_json, write_status
 from bertds.run_lock import locked
 from bertds.state.fragments import CheckpointError
-from bertds.train import StopRequest, train
+from bertds.training import StopRequest, train
 from bertds.world import World
 
 logger = logging.getLogger("bertds")

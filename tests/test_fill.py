@@ -20,7 +20,7 @@ def command(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_probabilities_are_those_of_the_whole_vocabulary(run_dirs):
     trained = Trained.open(run_dirs["bert"], "latest")
     size = trained.tokenizer.vocab_size
-    guesses = fill(trained, "가나 [MASK] 달래 [MASK]", size)
+    guesses = fill(trained, trained.model(), "가나 [MASK] 달래 [MASK]", size)
     assert len(guesses) == 2 * size
     for mask in (0, 1):
         some = [guess.probability for guess in guesses if guess.mask == mask]
@@ -32,7 +32,7 @@ def test_a_long_text_gets_what_the_model_says(run_dirs):
     """The first guess is the model's on the same ids laid out by hand."""
     trained = Trained.open(run_dirs["modernbert_bf16"], "latest")
     words = "ba co der fin go hal"
-    (guess,) = fill(trained, f"{words} [MASK] {words}", 1)
+    (guess,) = fill(trained, trained.model(), f"{words} [MASK] {words}", 1)
     tokenizer, model = trained.tokenizer, trained.model()
     (ids,) = tokenizer.encode_batch([words])
     sequence = torch.tensor([*ids, tokenizer.special_ids["mask"], *ids])

@@ -8,7 +8,7 @@ import torch
 
 from bertds.case.file import read_case
 from bertds.prepare import prepare
-from bertds.train import StopRequest, train
+from bertds.training import StopRequest, train
 from bertds.world import World
 
 BASE: dict[str, Any] = {

@@ -54,6 +54,25 @@ class Case:
     resolved: Json
     """The whole file after patches, as it is saved with the run."""
 
+    @classmethod
+    def read(cls, path: Path | str, arm: str = "", settings: str = "") -> "Case":
+        """An arm of a case file, for Python programs.
+
+        Args:
+            path: The case file.
+            arm: One of its arms; may be left out where there is one.
+            settings: Changes as in `--set`: `run.max_steps=100,train_batch_size=64`.
+
+        Raises:
+            CaseError: Anything wrong, in one sentence.
+        """
+        arms = list_arms(Path(path))
+        chosen = [each for each in arms if arm == each.name or (not arm and len(arms) == 1)]
+        if not chosen:
+            names = ", ".join(each.name for each in arms)
+            raise CaseError(f"{path}: arm is {arm!r}, wanted is one of {names}")
+        return read_case(chosen[0].path, chosen[0].run_arm, settings)
+
     @property
     def train_batch_size(self) -> int:
         """B, sequences of one optimizer update over all processes."""

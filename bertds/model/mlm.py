@@ -74,15 +74,19 @@ class MaskedLanguageModel(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def logits(self, pack: PackTensors) -> Tensor:
-        """(M, V) logits at the masked positions."""
+    def hidden_states(self, pack: PackTensors) -> Tensor:
+        """(M, D) what the encoder says of the tokens at the masked positions."""
         config = self.config
         window = config.local_attention if config.global_attn_every_n_layers > 1 else None
         dtype = self.head.dense.weight.dtype
         segments = segments_of(
             pack.segments_T, pack.cumulative, pack.max_length, pack.rows, window, dtype
         )
-        return self.head(self.encoder(pack.inputs_T, pack.positions_T, segments, pack.masked_M))
+        return self.encoder(pack.inputs_T, pack.positions_T, segments, pack.masked_M)
+
+    def logits(self, pack: PackTensors) -> Tensor:
+        """(M, V) logits at the masked positions."""
+        return self.head(self.hidden_states(pack))
 
     def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
         """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
