@@ -1,15 +1,17 @@
-"""Steps that no process applied, since a loss or a gradient of one of them was not finite.
+"""Steps that no process applied: a loss or a gradient of one was not finite, or a loss jumped.
 
 Weights, moments and schedule stay as they were, the data goes on. What the batch was made of stands
 in `bad_steps.jsonl`, one JSON object a line, so that a bad text can be looked up:
 
     {"step": 812, "loss": "nan", "sequences": [{"set": "ko", "pass": 3, "ordinals": [17, 4, …]}, …]}
+    {"step": 950, "spike": {"step": 953, "loss": 9.7}, "sequences": […]}
 """
 
 import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from bertds.replacing import replacing
 
@@ -36,19 +38,21 @@ class BadSteps:
         if self._path.is_file():
             _cut(self._path, resume_step)
 
-    def write(self, step: int, loss: float, origins: Iterable[tuple[str, int, int]]) -> None:
+    def write(
+        self, step: int, why: dict[str, Any], origins: Iterable[tuple[str, int, int]]
+    ) -> None:
         """Add one step.
 
         Args:
             step: The optimizer step that was not applied, from 1.
-            loss: Summed over the batch.
+            why: The loss summed over the batch, or the spike for which it was passed over.
             origins: Set, pass over it and ordinal in it of each sequence of the batch.
         """
         found: dict[tuple[str, int], list[int]] = {}
         for name, number, ordinal in origins:
             found.setdefault((name, number), []).append(ordinal)
         sequences = [{"set": n, "pass": p, "ordinals": o} for (n, p), o in found.items()]
-        line = {"step": step, "loss": str(loss), "sequences": sequences}
+        line = {"step": step, **why, "sequences": sequences}
         content = json.dumps(line, ensure_ascii=False)
         try:
             with self._path.open("a", encoding="utf-8") as file:

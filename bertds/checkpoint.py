@@ -57,6 +57,12 @@ from bertds.state.zero_state import (
 
 VISIBLE_WITHIN_S = 60
 _FAULTS = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
+_PARTS: dict[str, set[str]] = {
+    "state": set(),
+    "progress": {"counters", "updates", "loss_scale", "autocast_scale"},
+    "optimizer": {"optimizer", "values"},
+}
+"""What must be in state.json."""
 Result = TypeVar("Result")
 
 
@@ -244,11 +250,24 @@ def _verify_together(engine: Engine, path: Path) -> None:
 def _read(ds_engine: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     """Fill the fp32 weights and moments of this process; returns what else was saved."""
     saved = read_json(checkpoint.path / "state.json")
+    _check_parts(checkpoint.path / "state.json", saved)
     _check_shapes(checkpoint, shapes(ds_engine))
     with FragmentReader(checkpoint.tensor_files) as reader:
         load_weights(ds_engine, reader)
         load_moments(ds_engine, reader, saved["optimizer"])
     return saved
+
+
+def _check_parts(path: Path, saved: dict[str, Any]) -> None:
+    """Its hash is right, but another version or another program may have written it."""
+    for part, keys in _PARTS.items():
+        block = saved.get(part)
+        lacks = keys - block.keys() if isinstance(block, dict) else {part}
+        if lacks:
+            raise CheckpointError(
+                f"{path} holds no {', '.join(sorted(lacks))} where this version wants it: go on "
+                "with the program that wrote it"
+            )
 
 
 def _check_shapes(checkpoint: Checkpoint, wanted: dict[str, list[int]]) -> None:

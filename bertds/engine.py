@@ -188,6 +188,13 @@ class Engine:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return Reading(self._all_reduce(values))
 
+    def skip_step(self) -> None:
+        """Count a step without a batch, as DeepSpeed counts one that it does not apply."""
+        self.deepspeed.global_steps += 1
+        self.deepspeed.skipped_steps += 1
+        self.deepspeed.global_samples += self.deepspeed.train_batch_size()
+        self.deepspeed.micro_steps += self.split.accumulation
+
     def _micro_step(self, pack: Pack, scale: Tensor, step: int, number: int) -> Tensor:
         """One micro-batch, the last of which updates; its sums."""
         # A function of the place alone, so no generator's state needs to be kept.

@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -20,6 +21,8 @@ from bertds.engine import Engine
 from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
 from bertds.prepare import Prepared
 from bertds.run_dir import PREEMPTED, write_status
+from bertds.spikes import Skip, guard
+from bertds.state.fragments import CheckpointError
 from bertds.sums import Reading, Sums
 from bertds.validation import valid_figures
 from bertds.watchdog import Watchdog
@@ -42,6 +45,29 @@ class TrainState:
     """Sums of the steps after the last training line, bad ones left out."""
     bad_in_a_row: int = 0
     """Steps up to now that were not applied, since a loss or gradient was not finite."""
+    losses: list[float] = field(default_factory=list)
+    """Mean losses of the last good steps, as many as the guard against spikes needs."""
+    skips: list[Skip] = field(default_factory=list)
+    """What is passed over because of spikes."""
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "TrainState":
+        """What a checkpoint holds of it.
+
+        Raises:
+            CheckpointError: It holds something else.
+        """
+        known = {each.name for each in fields(cls)}
+        if unknown := saved.keys() - known:
+            raise CheckpointError(
+                f"state.json of the checkpoint holds {', '.join(sorted(unknown))}, which this "
+                "version does not know: go on with the program that wrote it"
+            )
+        try:
+            sums, skips = Sums(**saved["since_log"]), [Skip(*s) for s in saved.get("skips", [])]
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(f"state.json of the checkpoint is damaged ({error})") from error
+        return cls(**saved | {"since_log": sums, "skips": skips})
 
     def count(self, sums: Sums, batch_size: int, *, is_bad: bool) -> None:
         """Count a step's batch."""
@@ -70,6 +96,7 @@ class Record:
         self._data_wait = 0.0
         self._peak_flops = _peak_flops(run, engine.device)
         self._saved_best_loss = state.best_loss
+        self._has_checkpoint = state.step > 0
         self._bar = tqdm(
             total=run.lengths.num_steps,
             initial=state.step,
@@ -100,7 +127,8 @@ class Record:
         """Count a step; whether a process asked to stop.
 
         Raises:
-            NumbersError: It is the last of `run.max_bad_steps` in a row.
+            NumbersError: It is the last of `run.max_bad_steps` in a row, or one spike too many.
+            LossSpike: Its loss jumped.
         """
         sums = reading.sums()
         # While fp16 looks for its loss scale, a finite loss may overflow in the gradient.
@@ -111,7 +139,21 @@ class Record:
         self._state.count(sums, self._run.case.train_batch_size, is_bad=is_bad)
         if is_bad:
             self._bad_step(batch, sums.loss)
+        elif sums.skips == 0:
+            guard(
+                *(self._run.case.bertds.run, batch + 1, sums.mean_loss),
+                *(self._state.losses, self._state.skips),
+                back=self._has_checkpoint,
+            )
         return sums.stops > 0
+
+    def skipped(self, skip: Skip) -> None:
+        """Count a step whose batch was passed over."""
+        batch = self._state.sequences // self._run.case.train_batch_size
+        self._state.sequences += self._run.case.train_batch_size
+        why = {"spike": {"step": skip.spike, "loss": skip.loss}}
+        if self._bad_steps is not None:
+            self._bad_steps.write(batch + 1, why, self._run.loader.origins(batch))
 
     def _bad_step(self, batch: int, loss: float) -> None:
         """Say and write what was not applied; end a run that does nothing else."""
@@ -123,7 +165,8 @@ class Record:
             *(batch + 1, fault, in_a_row, most, NAME),
         )
         if self._bad_steps is not None:
-            self._bad_steps.write(batch + 1, loss, self._run.loader.origins(batch))
+            why = {"loss": str(loss)}
+            self._bad_steps.write(batch + 1, why, self._run.loader.origins(batch))
         if in_a_row >= most:
             raise NumbersError(
                 f"{in_a_row} steps in a row up to {batch + 1} had a loss or gradient that is not "
@@ -207,6 +250,7 @@ class Record:
                 logger.error("%s; training goes on, the next one is tried in its turn", error)
             return
         self._saved_best_loss = self._state.best_loss
+        self._has_checkpoint = True
         self._throughput.restart(int(self._state.tokens))
         if self._run.world.is_main:
             write_status(self._run.run_dir, "running", PREEMPTED, "training", self._state.step)

@@ -29,7 +29,8 @@ from bertds.prepare import Prepared
 from bertds.profiling import traced, untraced
 from bertds.record import Record, TrainState
 from bertds.run_dir import PREEMPTED, read_json, write_status
-from bertds.sums import Reading, Sums
+from bertds.spikes import LossSpike, Skip, skip_at
+from bertds.sums import Reading
 from bertds.watchdog import HUNG, Watchdog
 
 logger = logging.getLogger("bertds")
@@ -102,11 +103,30 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
 def _train(
     run: Prepared, device: torch.device, stop: StopRequest, dog: Watchdog, *, profile: bool
 ) -> int:
-    """Build, resume, loop; the exit code."""
+    """The run's course, begun again at each loss spike; the exit code."""
+    skips: list[Skip] = []
+    while True:
+        try:
+            return _course(run, device, stop, dog, skips, profile=profile)
+        except LossSpike as spike:
+            skips = spike.skips
+
+
+def _course(
+    run: Prepared,
+    device: torch.device,
+    stop: StopRequest,
+    dog: Watchdog,
+    skips: list[Skip],
+    *,
+    profile: bool,
+) -> int:
+    """Build, resume, loop, to the end or to a loss spike; the exit code."""
     dog.sees("building the model")
     with contextlib.closing(build(run, device)) as engine:
         dog.sees("loading a checkpoint")
         state = _resume(run, engine)
+        state.skips = skips or state.skips
         dog.sees("describing the run", state.step)
         describe(run, engine, state.step)
         log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
@@ -143,12 +163,18 @@ def _loop(
     pending: Reading | None = None
     for packs in record.waiting(run.loader.batches(state.step, run.lengths.num_steps)):
         # A step's sums are read while the next one runs; all processes see the same.
-        late, pending = pending, engine.train_step(packs, state.step, stop=stop.asked())
+        late, pending = pending, None
+        skip = skip_at(state.skips, state.step + 1)
+        if skip is None:
+            pending = engine.train_step(packs, state.step, stop=stop.asked())
         state.step += 1
         end_step()
         stopping = late is not None and record.count(late)
+        if skip is not None:
+            engine.skip_step()
+            record.skipped(skip)
         last = state.step == run.lengths.num_steps
-        if stopping or last or due.any(state.step):
+        if pending is not None and (stopping or last or due.any(state.step)):
             stopping |= record.count(pending)
             pending = None
         if last or due.log(state.step):
@@ -206,13 +232,13 @@ def _resume(run: Prepared, engine: Engine) -> TrainState:
     for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:
         logger.warning("%s", sentence)
     state = checkpoint.load(engine, found)
-    if state.pop("data") != run.data_identity():
+    if state.pop("data", None) != run.data_identity():
         names = ", ".join(part.name for part in run.train)
         raise CaseError(
             f"{found.path} was trained on other shards than those that --data now has as {names}: "
             "point it at those of before, or train into another --out"
         )
-    return TrainState(**state | {"since_log": Sums(**state["since_log"])})
+    return TrainState.of(state)
 
 
 @contextlib.contextmanager

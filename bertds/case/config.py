@@ -263,6 +263,17 @@ class RunConfig(Block):
     max_bad_steps: Count = 10
     """Steps in a row whose loss or gradient is not finite, after which the run stops (code 71);
     none of them is applied, and bad_steps.jsonl says what was in them."""
+    spike_sigmas: Annotated[float, Field(gt=0)] | None = None
+    """A training loss this many standard deviations above the mean of the steps before it is a
+    spike: the run goes back to its last checkpoint and passes over the batches around it, which
+    bad_steps.jsonl names. Default: no guard."""
+    spike_window: Annotated[int, Field(ge=2)] = 128
+    """Steps that this mean and deviation are taken over; before there are as many, nothing is a
+    spike."""
+    spike_skip: Annotated[int, Field(ge=0)] = 8
+    """Batches passed over before and after that of a spike (before: since the checkpoint)."""
+    max_spikes: Count = 10
+    """Spikes of a run that are gone back for; at one more the run stops (code 71)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

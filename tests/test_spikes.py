@@ -1,0 +1,180 @@
+"""A loss that jumps: back to the last checkpoint, and past the batches around it."""
+
+import json
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertds.bad_steps import NumbersError
+from bertds.case.config import RunConfig
+from bertds.checkpoint import folders
+from bertds.engine import Engine
+from bertds.spikes import LossSpike, Skip, guard, skip_at
+from bertds.state.files import read_weights
+from tests.launching import figures_of, kill_group, run, start
+from tests.test_bad_steps import bad_lines, spoilt
+from tests.test_launch import BASE, arguments, wait_for_line
+from tests.training import train_here
+
+# Twelve steps of a loss near 6, saved at 4 and 8; a spike at step 7 spoils steps 6 to 8.
+GUARD = "run.spike_sigmas=20,run.spike_window=3,run.spike_skip=1,run.eval_every=12"
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return read_weights(folders(out / "case" / "main")[0])
+
+
+def assert_same(ours: Path, reference: Path) -> None:
+    """Figures, and weights to the bit."""
+    assert figures_of(ours / "case" / "main") == figures_of(reference / "case" / "main")
+    weights, expected = weights_of(ours), weights_of(reference)
+    assert all(weights[name].equal(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_the_batches_around_a_spike_might_as_well_not_have_been(
+    stage: int,
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run is that in which these very steps were not applied, since they were not finite."""
+    logging.getLogger("bertds").propagate = True
+    setting = f"zero_optimization.stage={stage}"
+    ours, reference = tmp_path / "spike", tmp_path / "nan"
+    with spoilt(monkeypatch, {6}, 1000.0):
+        assert train_here(data_root, ours, device, f"{GUARD},{setting}") == 0
+    with spoilt(monkeypatch, {5, 6, 7}, math.nan):
+        assert train_here(data_root, reference, device, f"run.eval_every=12,{setting}") == 0
+    skipped, bad = bad_lines(ours), bad_lines(reference)
+    assert [line["step"] for line in skipped] == [6, 7, 8]
+    assert [line["sequences"] for line in skipped] == [line["sequences"] for line in bad]
+    assert {line["spike"]["step"] for line in skipped} == {7}
+    assert skipped[0]["spike"]["loss"] > 100
+    without = [
+        [
+            {k: v for k, v in line.items() if k != "tokens"}
+            for line in figures_of(each / "case/main")
+        ]
+        for each in (ours, reference)
+    ]
+    assert without[0] == without[1]
+    weights, expected = weights_of(ours), weights_of(reference)
+    assert all(weights[name].equal(expected[name]) for name in expected)
+    (said,) = [message for message in caplog.messages if "had a loss of" in message]
+    assert "step 7 had a loss of" in said
+    assert "going back to the last checkpoint; of steps 6 to 8" in said
+
+
+class KilledError(Exception):
+    """What a test ends a run with."""
+
+
+@pytest.mark.parametrize("at", [4, 8, 10])
+def test_a_run_that_dies_after_going_back_goes_on_as_if_it_had_not(
+    at: int,
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the next checkpoint (the spike is met again), or after it (the checkpoint knows)."""
+    settings = f"{GUARD},run.save_every=4"
+    with spoilt(monkeypatch, {6}, 1000.0):
+        assert train_here(data_root, tmp_path / "straight", device, settings) == 0
+    train_step: Any = Engine.train_step
+    passes: Iterator[int] = iter([at])
+
+    def dying(engine: Engine, packs: Any, step: int, **keys: Any) -> Any:
+        went_back = 6 in seen
+        seen.add(step)
+        if went_back and step == at and next(passes, None) is not None:
+            raise KilledError
+        return train_step(engine, packs, step, **keys)
+
+    seen: set[int] = set()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "train_step", dying)
+        with spoilt(monkeypatch, {6}, 1000.0), pytest.raises(KilledError):
+            train_here(data_root, tmp_path / "killed", device, settings)
+    with spoilt(monkeypatch, {6}, 1000.0):
+        assert train_here(data_root, tmp_path / "killed", device, settings) == 0
+    assert_same(tmp_path / "killed", tmp_path / "straight")
+    assert bad_lines(tmp_path / "killed") == bad_lines(tmp_path / "straight")
+
+
+def test_without_a_checkpoint_it_is_said_and_training_goes_on(
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("bertds").propagate = True
+    with spoilt(monkeypatch, {3}, 1000.0):
+        assert train_here(data_root, tmp_path, device, f"{GUARD},run.save_every=12") == 0
+    assert any("no checkpoint to go back to" in message for message in caplog.messages)
+    assert not (tmp_path / "case" / "main" / "bad_steps.jsonl").exists()
+
+
+def test_too_many_spikes_end_the_run(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GUARD.replace("skip=1", "skip=0")
+    with (
+        spoilt(monkeypatch, {5, 6, 9}, 1000.0),
+        pytest.raises(NumbersError, match="has gone back for 2 such spikes already") as ended,
+    ):
+        train_here(data_root, tmp_path, device, f"{settings},run.max_spikes=2")
+    assert ended.value.code == 71
+    assert folders(tmp_path / "case" / "main")[0].name == "step_0000000008"
+    with spoilt(monkeypatch, {5, 6, 9}, 1000.0):
+        assert train_here(data_root, tmp_path, device, settings) == 0
+    assert [line["step"] for line in bad_lines(tmp_path)] == [6, 7, 10]
+
+
+def test_the_guard_waits_for_its_window_and_remembers_no_spike() -> None:
+    settings = RunConfig(max_steps=9, spike_sigmas=6.0, spike_window=4, spike_skip=2)
+    losses: list[float] = []
+    for step, loss in enumerate((9.0, 5.0, 5.2, 5.1, 4.9, 5.0), 1):
+        guard(settings, step, loss, losses, [], back=True)
+    with pytest.raises(LossSpike) as spike:
+        guard(settings, 7, 8.0, losses, [Skip(1, 1, 1, 9.0)], back=True)
+    assert spike.value.skips == [Skip(1, 1, 1, 9.0), Skip(5, 9, 7, 8.0)]
+    assert losses == [5.2, 5.1, 4.9, 5.0]
+    found = [skip_at(spike.value.skips, step) for step in range(1, 11)]
+    assert [skip is not None for skip in found] == [True, *[False] * 3, *[True] * 5, False]
+    guard(RunConfig(max_steps=9), 7, 8.0, losses, [], back=True)
+    assert len(losses) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_processes_go_back_together_and_go_on_after_a_kill(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """Spikes of the data's own, since the guard is made nervous; SIGKILL in the middle of it."""
+    case = tmp_path / "case.json"
+    case.write_text(json.dumps(BASE))
+    nervous = "run.spike_sigmas=1.5,run.spike_window=8,run.spike_skip=1,run.max_spikes=999"
+    settings = f"{nervous},run.max_steps=80,run.save_every=10,run.eval_every=80"
+    code, output = run(2, *arguments(case, data_root, tmp_path / "straight", settings))
+    assert code == 0, output
+    lines = bad_lines(tmp_path / "straight")
+    assert len({line["spike"]["step"] for line in lines}) > 2
+    process = start(2, *arguments(case, data_root, tmp_path / "killed", settings))
+    wait_for_line(tmp_path / "killed" / "case" / "main" / "bad_steps.jsonl")
+    kill_group(process, signal.SIGKILL)
+    process.communicate()
+    code, output = run(2, *arguments(case, data_root, tmp_path / "killed", settings))
+    assert code == 0, output
+    assert_same(tmp_path / "killed", tmp_path / "straight")
+    assert bad_lines(tmp_path / "killed") == lines
