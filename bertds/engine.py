@@ -39,6 +39,7 @@ from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
 from bertds.state.zero_state import refresh_weights, set_weights, undo_initial_step
 from bertds.sums import Reading, Sums
+from bertds.watchdog import Watchdog
 from bertds.world import World
 
 logger = logging.getLogger("bertds")
@@ -72,7 +73,10 @@ def start(world: World, timeout_s: float) -> torch.device:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     os.environ.update(rendezvous(world))
     address = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
-    with naming_the_meeting(world, address, timeout_s):
+    # The meeting's own time-out does not hold where the other side is there and does not answer.
+    watchdog = Watchdog(world, timeout_s, lambda _: None)
+    with watchdog as dog, naming_the_meeting(world, address, timeout_s):
+        dog.sees(f"meeting the others at {address}")
         deepspeed.init_distributed(
             dist_backend="nccl" if on_gpu else "gloo",
             auto_mpi_discovery=False,

@@ -27,7 +27,13 @@ sys.exit(run("meet", meet, []))
 
 
 def meet(**variables: str) -> tuple[int, list[str]]:
-    """Process 0 at the meeting; its exit code and what it says besides warnings."""
+    """A process at the meeting; its exit code and what it says besides warnings."""
+    code, said, _ = met(**variables)
+    return code, said
+
+
+def met(**variables: str) -> tuple[int, list[str], str]:
+    """The same, and all of its output."""
     ended = subprocess.run(
         [sys.executable, "-c", MEET],
         env=environment() | variables,
@@ -36,8 +42,9 @@ def meet(**variables: str) -> tuple[int, list[str]]:
         timeout=300,
         check=False,
     )
-    said = (ended.stdout + ended.stderr).splitlines()
-    return ended.returncode, [line for line in said if line.startswith("meet:")]
+    output = ended.stdout + ended.stderr
+    said = [line for line in output.splitlines() if line.startswith("meet:")]
+    return ended.returncode, said, output
 
 
 @pytest.mark.dist
@@ -64,6 +71,20 @@ def test_processes_that_do_not_come_are_a_sentence() -> None:
     assert len(said) == 1
     assert "process 0 on" in said[0]
     assert "for 2 processes to meet" in said[0]
+
+
+@pytest.mark.dist
+def test_a_process_that_is_there_and_does_not_answer_is_a_sentence() -> None:
+    """As process 0 is when it was stopped: its port takes connections, and nobody reads them."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = str(mute.getsockname()[1])
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        code, _, output = met(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", **place)
+    assert code == 70
+    assert f"while meeting the others at 127.0.0.1:{port}" in output
+    assert "process 1 on" in output
 
 
 def test_no_memory_left_names_the_micro_batch(device: torch.device, tmp_path: Path) -> None:
