@@ -3,12 +3,14 @@
 python checkpoint_worker.py SCENARIO DIRECTORY [ARGUMENT ...]
 """
 
+import ctypes
 import datetime
 import hashlib
 import itertools
 import logging
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -398,6 +400,35 @@ def save_with_little_room(engine: Engine, root: Path) -> None:
         checkpoint.save(engine, root, {}, keep_last=1, best=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def elsewhere(root: Path) -> None:
+    """Process 1 sees the directory a second late, as over NFS, and then no more."""
+    said = {}
+    root.mkdir(exist_ok=True)
+    with engine_of(1, "fp32") as engine:
+        train_step(engine)
+        dist.barrier()
+        if not WORLD.is_main:
+            assert ctypes.CDLL(None).unshare(0x20000) == 0  # a mount namespace of its own
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+            hide(root)
+            late = subprocess.Popen(["sh", "-c", f"sleep 1; umount '{root}'"])
+        folder = checkpoint.save(engine, root, {}, keep_last=1, best=False)
+        said["late"] = [folder.name, checkpoint_files.open_checkpoint(folder).step]
+        if not WORLD.is_main:
+            assert late.wait() == 0
+            hide(root)
+        checkpoint.VISIBLE_WITHIN_S = 1
+        train_step(engine)
+        said["never"] = message_of(
+            lambda: checkpoint.save(engine, root, {}, keep_last=1, best=False)
+        )
+    emit(**said)
+
+
+def hide(root: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(root)], check=True)
 
 
 def endless(root: Path, stage: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import os
 import pickle
 import random
 import shutil
@@ -222,6 +223,19 @@ def test_a_fault_in_one_process_is_the_same_in_all(tmp_path: Path) -> None:
     assert "moments of AdamW, the case asks for SGD" in one["other optimizer"]
     assert "state.json is missing" in one["all damaged"]
     assert one["none"] == []
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_disk_that_shows_late_is_waited_for_and_one_that_is_not_shared_is_said(
+    tmp_path: Path,
+) -> None:
+    one, other = run(WORKER, 2, "elsewhere", tmp_path / "run", scratch=tmp_path)
+    assert one == other
+    assert one["late"] == ["step_0000000001", 1]
+    assert one["never"].startswith("4 checkpoint step_0000000002 was not written")
+    assert "did not appear within 1 s: --out must be on a file system" in one["never"]
+    assert [path.name for path in folders(tmp_path / "run")] == ["step_0000000001"]
 
 
 def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:

@@ -1,4 +1,4 @@
-"""A disk that fills up while a run trains: nothing that was whole is lost, and the run goes on."""
+"""A disk that fills up, or is gone, while a run trains: nothing that was whole is lost."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ from bertds.state.files import named, read_weights
 from tests.launching import figures_of
 from tests.training import train_here
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
     target = tmp_path / "disk"
     target.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(target)]
@@ -133,3 +133,30 @@ def test_lines_wait_for_room(small_disk: Path, caplog: pytest.LogCaptureFixture)
     log.close()
     assert [line["step"] for line in figures_of(small_disk)] == list(range(300))
     assert sum("kept until there is room" in m for m in caplog.messages) == 1
+
+
+def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
+    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Away from the validation of step 6 on; when it is back, the same command goes on from 4."""
+    logging.getLogger("bertds").propagate = True
+    out, away = tmp_path / "mount" / "out", tmp_path / "away"
+
+    def vanish() -> None:
+        out.parent.rename(away)
+        out.parent.write_bytes(b"")  # nothing can be made there
+
+    settings = "run.eval_every=6"
+    with (
+        on(("step 6: validation", vanish)),
+        pytest.raises(NotWrittenError, match="step_0000000012 was not written") as ended,
+    ):
+        train_here(data_root, out, device, settings)
+    assert ended.value.code == 4
+    assert any("training goes on" in message for message in caplog.messages)
+    out.parent.unlink()
+    away.rename(out.parent)
+    assert [path.name for path in folders(out / "case" / "main")] == ["step_0000000004"]
+    assert train_here(data_root, out, device, settings) == 0
+    assert train_here(data_root, tmp_path / "straight", device, settings) == 0
+    assert figures_of(out / "case" / "main") == figures_of(tmp_path / "straight" / "case" / "main")

@@ -245,3 +245,59 @@ def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
     output = (tmp_path / "output").read_text()
     assert "process 0 on" in output
     assert "lost touch with another one" in output
+
+
+def node_command(hosts: Path, port: int, node: int, *arguments: str) -> list[str]:
+    """One of two nodes of a process each, started by itself."""
+    deepspeed = deepspeed_command(2)[0]
+    place = [f"--hostfile={hosts}", "--no_ssh", f"--node_rank={node}", "--master_addr=127.0.0.1"]
+    program = str(ROOT / "launch" / "train.py")
+    return [deepspeed, *place, f"--master_port={port}", program, *arguments]
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_node_that_is_lost_ends_the_other_with_a_sentence_and_it_goes_on_alone(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """SIGKILL to all of node 1 at once; the other is gone within a minute, its checkpoint good."""
+    case, hosts, port = tmp_path / "case.json", tmp_path / "hostfile", free_port()
+    case.write_text(json.dumps(BASE))
+    hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    settings = "scheduler=null,run.save_every=5,run.max_steps"
+    flags = arguments(case, data_root, tmp_path / "out", f"{settings}=100000")
+    output = tmp_path / "output"
+    nodes = [
+        subprocess.Popen(
+            node_command(hosts, port, node, *flags),
+            env=environment() | {"DS_ACCELERATOR": "cpu"},
+            stdout=output.open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        for node in range(2)
+    ]
+    run_dir = tmp_path / "out" / "case" / "main"
+    below: list[list[int]] = [[], []]
+    try:
+        wait_for_line(run_dir / "checkpoints" / "latest")
+        below = [descendants(node.pid) for node in nodes]
+        for process in [nodes[1].pid, *below[1]]:
+            os.kill(process, signal.SIGKILL)
+        nodes[0].wait(timeout=60)
+        wait_for_end(below[0], 60)
+    finally:
+        for process in alive([*(node.pid for node in nodes), *below[0], *below[1]]):
+            os.kill(process, signal.SIGKILL)
+        for node in nodes:
+            node.wait()
+    assert nodes[0].returncode != 0
+    assert "process 0 on" in output.read_text()
+    assert "lost touch with another one" in output.read_text()
+    assert read_json(run_dir / "status.json")["code"] == 70
+    saved = int(folders(run_dir)[0].name[5:])
+    again = arguments(case, data_root, tmp_path / "out", f"{settings}={saved + 5}")
+    code, said = run(0, *again)
+    assert code == 0, said
+    assert f"going on from step {saved}" in said
