@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench audit clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench soak fuzz audit clean
 
 install: $(VENV)/installed
 
@@ -68,6 +68,21 @@ bench: install
 	$(call BENCH,engine)
 	$(call BENCH,step)
 	$(call BENCH,memory)
+
+# An hour: random faults, and the run that had none beside it. As root, for a disk that fills up.
+SOAK_MINUTES ?= 45
+
+soak: install
+	$(BIN)/python benchmarks/soak.py --work $(DATA)/soak --minutes $(SOAK_MINUTES)
+
+# Any bytes into the readers of shards and indexes; what fails is written to found-…
+FUZZ_MINUTES ?= 20
+
+fuzz: install
+	$(BIN)/pip install --quiet atheris
+	mkdir -p $(DATA)/fuzz
+	PYTHONPATH=. $(BIN)/python tests/data/fuzz_readers.py $(DATA)/fuzz -artifact_prefix=found- \
+		-max_total_time=$$(( 60 * $(FUZZ_MINUTES) )) -max_len=400 -timeout=20 -rss_limit_mb=2048
 
 # Known vulnerabilities of what is installed; asks PyPI, and lists as skipped what it found nothing of.
 audit: install

@@ -96,6 +96,10 @@ class MetricsLog:
         ]
         self._add(Summary(value=scalars))
 
+    def flush(self) -> None:
+        """Writes the lines that a full disk has refused, if there is room by now."""
+        self._lines.flush()
+
     def text(self, tag: str, markdown: str) -> None:
         """Shows a text in TensorBoard at the last logged step; `metrics.jsonl` does not hold it."""
         self._add(text_pb(tag, markdown))
@@ -138,15 +142,15 @@ class _Lines:
 
     def write(self, line: str) -> None:
         self._waiting += f"{line}\n".encode()
-        self._try()
+        self.flush()
 
     def close(self) -> None:
-        self._try()
+        self.flush()
         self._file.close()
         if self._waiting:
             logger.error("%s lacks its last lines: %s", self._path, self._waiting.decode())
 
-    def _try(self) -> None:
+    def flush(self) -> None:
         try:
             while self._waiting:
                 # A disk may take a part of a line; the rest must follow it.

@@ -239,6 +239,8 @@ class Record:
         self._dog.sees("saving", self._state.step)
         keep_last = self._run.case.bertds.run.keep_last
         state = asdict(self._state) | {"data": self._run.data_identity()}
+        if self._log is not None:
+            self._log.flush()  # a run that goes on from here does not write them again
         try:
             checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
         except NotWrittenError as error:

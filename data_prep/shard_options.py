@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bertds.data.shard_format import StoredMasking
+from bertds.data.shard_format import MAX_COPIES, StoredMasking
 from bertds.data.shard_writer import SHARD_BYTES
 from bertds.data.tokenizer import Tokenizer
 from data_prep.gather import Framing
@@ -84,8 +84,8 @@ def masking_of(
     """
     if masking == "none":
         return None
-    if not 1 <= copies <= 1000:
-        raise ValueError(f"--copies is {copies}, wanted is 1 to 1000")
+    if not 1 <= copies <= MAX_COPIES:
+        raise ValueError(f"--copies is {copies}, wanted is 1 to {MAX_COPIES}")
     if not 0 < ratio < 1:
         raise ValueError(f"--mask_ratio is {ratio}, wanted is between 0 and 1")
     return StoredMasking(

@@ -253,6 +253,9 @@ def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:
             generator.choice(workers.processes).kill()
             workers.kill()
             said = workers.emitted()
+        latest = named(tmp_path / "run", "latest")
+        assert latest is not None
+        open_checkpoint(latest)
         for line in said:
             assert states.setdefault(line["step"], line["state"]) == line["state"]
         if said[0]["what"] == "resumed":
@@ -273,6 +276,7 @@ def test_kills_while_saving_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_many_kills_while_saving_lose_nothing(tmp_path: Path, stage: int) -> None:
+    """A hundred in all."""
     kill_and_resume(tmp_path, kills=25, stage=stage)

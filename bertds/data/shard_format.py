@@ -36,6 +36,7 @@ TOKENIZER_NAME = "tokenizer.json"
 BLOCK_TOKENS = 32_768  # a block holds at most so many tokens, or one longer sequence
 END_OF_TAR = bytes(1024)
 MAX_INDEX_BYTES = 256 << 20  # a million shards
+MAX_COPIES = 1000
 NPY_HEADER_BYTES = 128
 _RECORD = 512  # the unit of a tar
 
@@ -61,7 +62,7 @@ class StoredMasking:
     mask_share: float
     random_share: float
     unit: Literal["token", "word"]
-    copies: _Positive
+    copies: Annotated[int, Field(gt=0, le=MAX_COPIES)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
