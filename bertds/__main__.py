@@ -62,15 +62,21 @@ def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> 
 
 
 def report(case_dir: Path) -> None:
-    """Draw a case: record.md and its plots.
+    """Draw a case, or all cases of a directory: record.md, record.html and plots.
 
     Args:
-        case_dir: The case's directory, such as runs/case11.
+        case_dir: The case's directory, such as runs/case11, or the one above it, runs.
     """
+    from bertds.full_record import case_directories, write_full_record
     from bertds.report import write_report
 
-    written = write_report(case_dir)
-    for path in (written.record, *written.plots):
+    if case_directories(case_dir):
+        everything = write_full_record(case_dir)
+        written = [everything.record, everything.page, *(one.page for one in everything.cases)]
+    else:
+        one = write_report(case_dir)
+        written = [one.record, one.page, *one.plots]
+    for path in written:
         print(path)
 
 

@@ -1,4 +1,4 @@
-"""The drawn record of a case: `record.md` and the curves of its arms, from run directories alone.
+"""The drawn record of a case, from run directories alone: `record.md`, its plots, `record.html`.
 
 Nothing is kept between two calls but the verdict, which a person writes: what stands from
 `**Verdict:**` on in an earlier record stands in the next one. The same files give the same bytes.
@@ -7,7 +7,7 @@ A case of a few arms takes seconds, most of them for drawing.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,25 +15,32 @@ from typing import Literal
 import numpy as np
 
 from bertds.drawing.arms import Arm, load_arms
-from bertds.drawing.plots import Curve, Panel, draw_panels, smoothing_window
-from bertds.drawing.tables import comparison, figures, one_line, validation_sets
+from bertds.drawing.charts import chart_data
+from bertds.drawing.curves import Curve, Panel, are_far_apart, smoothing_window
+from bertds.drawing.page import Section, page
+from bertds.drawing.plots import draw_panels
+from bertds.drawing.tables import comparison, figures, validation_sets
+from bertds.drawing.words import one_line
 from bertds.replacing import replacing
 
-__all__ = ["Report", "write_report"]
+__all__ = ["CaseRecord", "Report", "write_report"]
 
 NO_VERDICT = b"**Verdict:** *to be written.*\n"
 NOTE = "<!-- Drawn by `python -m bertds report`, which keeps what stands from the verdict on. -->"
-# Learning rates further apart than this are drawn on a logarithmic axis.
-LOG_RATIO = 8.0
+TO_ZOOM = (
+    "[record.html](record.html) has them to zoom, against steps, epochs, tokens and time, with "
+    "throughput and gradient norm."
+)
 
 Axis = Literal["steps", "time"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What was written: the record, and the plots in the order in which it shows them."""
+    """What was written: the record, its page, and the plots in the order in which it shows them."""
 
     record: Path
+    page: Path
     plots: tuple[Path, ...]
 
 
@@ -46,32 +53,81 @@ class Plot:
     png: bytes
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseRecord:
+    """What a case's record is drawn from."""
+
+    case_dir: Path
+    title: str
+    arms: Sequence[Arm]
+    verdict: bytes
+    """From its `**Verdict:**` on, as a person left it."""
+
+    @classmethod
+    def load(cls, case_dir: Path) -> "CaseRecord":
+        """Reads the runs of a case, and the verdict of its earlier record.
+
+        Raises:
+            ValueError: If the directory is no case's, or a file of a run is broken.
+        """
+        case_dir = case_dir.absolute()
+        arms = load_arms(case_dir)
+        verdict = _kept_verdict(case_dir / "record.md")
+        return cls(case_dir=case_dir, title=_title(case_dir.name, arms), arms=arms, verdict=verdict)
+
+    def section(self) -> Section:
+        """The case as a page shows it."""
+        return Section(
+            name=self.case_dir.name,
+            title=self.title,
+            verdict="" if self.verdict == NO_VERDICT else self.verdict.decode(errors="replace"),
+            legend=_legend(self.arms),
+            charts=chart_data(self.arms),
+            figures=figures(self.arms)[1:],
+            comparison=comparison(self.arms)[1:],
+        )
+
+    def write(self, section: Section) -> Report:
+        """Draws record, page and plots into the case's directory, each file replaced as a whole."""
+        plots = {
+            self.case_dir / f"{self.case_dir.name}_{plot.name}.png": plot
+            for plot in _draw(self.arms)
+        }
+        for path, plot in plots.items():
+            _replace(path, plot.png)
+        record, drawn = self.case_dir / "record.md", self.case_dir / "record.html"
+        _replace(record, self._markdown(plots))
+        _replace(drawn, page(self.title, [section]))
+        return Report(record=record, page=drawn, plots=tuple(plots))
+
+    def _markdown(self, plots: Mapping[Path, Plot]) -> bytes:
+        shown = [
+            f"![{plot.caption}]({path.name})\n\n*{plot.caption}*" for path, plot in plots.items()
+        ]
+        sections = [
+            f"# {self.title}",
+            NOTE,
+            *comparison(self.arms),
+            *figures(self.arms),
+            *(["## Curves", f"{_legend(self.arms)} {TO_ZOOM}", *shown] if shown else []),
+            "## Verdict",
+        ]
+        return ("\n\n".join(sections) + "\n\n").encode() + self.verdict
+
+
 def write_report(case_dir: Path) -> Report:
-    """Draws a case's record and plots into its directory, each file replaced as a whole.
+    """Draws a case's record, page and plots into its directory.
 
     Raises:
         ValueError: If the directory is no case's, or a file of a run is broken.
     """
-    case_dir = case_dir.absolute()
-    arms = load_arms(case_dir)
-    record = case_dir / "record.md"
-    verdict = _kept_verdict(record)
-    paths = {case_dir / f"{case_dir.name}_{plot.name}.png": plot for plot in _draw(arms)}
-    shown = [f"![{plot.caption}]({path.name})\n\n*{plot.caption}*" for path, plot in paths.items()]
-    sections = [
-        f"# {_title(case_dir.name, arms)}",
-        NOTE,
-        *comparison(arms),
-        *figures(arms),
-        *(["## Curves", _legend(arms), *shown] if shown else []),
-        "## Verdict",
-    ]
-    for path, plot in paths.items():
-        with replacing(path) as file:
-            file.write(plot.png)
-    with replacing(record) as file:
-        file.write(("\n\n".join(sections) + "\n\n").encode() + verdict)
-    return Report(record=record, plots=tuple(paths))
+    case = CaseRecord.load(case_dir)
+    return case.write(case.section())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _title(name: str, arms: Sequence[Arm]) -> str:
@@ -142,11 +198,10 @@ def _draw_rates(arms: Sequence[Arm]) -> list[Plot]:
     curves = _curves(arms, "lr", "steps")
     if not curves:
         return []
-    peaks = [peak for curve in curves if (peak := float(np.nanmax(curve.y, initial=0.0))) > 0]
     png = draw_panels(
         [Panel(title="", curves=curves, nested=True)],
         x="steps",
-        y="rates, log" if peaks and max(peaks) > LOG_RATIO * min(peaks) else "rates",
+        y="rates, log" if are_far_apart([curve.y for curve in curves]) else "rates",
         y_label="learning rate",
     )
     return [Plot(name="lr", caption="Learning rate against optimizer steps.", png=png)]

@@ -140,6 +140,7 @@ def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
     for run in runs:
         print(f"run     {run.run_dir}{_result(run.run_dir)}")
     print(f"record  {case_dir / report.record.name}")
+    print(f"page    {case_dir / report.page.name}")
     for plot in report.plots:
         print(f"plot    {case_dir / plot.name}")
 

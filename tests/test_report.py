@@ -1,5 +1,4 @@
 import io
-import json
 import math
 import re
 import subprocess
@@ -13,80 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertds.drawing.arms import load_arms
-from bertds.drawing.plots import Curve, Panel, _thinned, draw_panels, running_mean, smoothing_window
+from bertds.drawing.curves import Curve, Panel, running_mean, smoothing_window, thinned
+from bertds.drawing.plots import draw_panels
 from bertds.report import write_report
+from tests.case_runs import config, lines_of, write_run, write_same
 
 PLOTS = ("loss", "acc", "lr", "loss_relative", "acc_relative")
-
-
-def config(title="depth", layers=3, batch=256):
-    return {
-        "train_batch_size": batch,
-        "optimizer": {"type": "Adam", "params": {"lr": 5e-4, "weight_decay": 1e-4}},
-        "gradient_clipping": 0,
-        "bertds": {
-            "title": title,
-            "model": {"hidden_size": 512, "num_hidden_layers": layers},
-            "data": {"train": [{"name": "30k/en/train"}], "valid": {"en": "30k/en/valid"}},
-        },
-    }
-
-
-def lines_of(num_steps, *, loss=2.0, log_every=1, eval_every=5, sets=()):
-    lines = []
-    for step in range(log_every, num_steps + 1, log_every):
-        place = {"step": step, "epoch": step / 10, "tokens": step * 400, "seconds": step * 0.5}
-        falling = loss + 6 * math.exp(-step / 5)
-        lines.append(
-            {
-                **place,
-                "lr": 5e-4,
-                "loss/train": falling,
-                "acc/train": 1 / falling,
-                "tokens_per_s": 800.0,
-            }
-        )
-        if step % eval_every == 0:
-            named = {f"loss/valid/{name}": falling + 0.5 for name in sets}
-            named |= {f"acc/valid/{name}": 0.25 for name in sets}
-            lines.append(
-                {**place, "loss/valid": falling + 0.25, "acc/valid": 0.9 / falling, **named}
-            )
-    return lines
-
-
-def write_run(root, case, arm, lines, *, config=None, status=None, tail=""):
-    run = root / case / arm
-    run.mkdir(parents=True)
-    resolved = {
-        "world_size": 2,
-        "micro_batch_size": 64,
-        "gradient_accumulation_steps": 2,
-        "steps_per_epoch": 1126,
-        "num_steps": 5630,
-        "parameters": 22_900_123,
-        "vocab_size": 7458,
-        "train": {"sequences": 288_435, "tokens": 4_700_001, "sets": []},
-        "valid": {"en": {"sequences": 32_048, "tokens": 519_002}},
-        "started": "2026-02-01T09:30:00+00:00",
-        "device": "NVIDIA H200",
-    }
-    about = {"case": case, "arm": arm, "resolved": resolved, "versions": {"torch": "2.13.0"}}
-    (run / "case.json").write_text(json.dumps({**about, "config": config or CONFIG}))
-    status = status or {"state": "done", "code": 0, "message": "", "step": 20}
-    (run / "status.json").write_text(json.dumps(status))
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (run / "metrics.jsonl").write_text(text + tail)
-    return run
-
-
-CONFIG = config()
-
-
-def write_same(root, case, arm, target):
-    run = root / case / arm
-    run.mkdir(parents=True)
-    (run / "case.json").write_text(json.dumps({"case": case, "arm": arm, "same_as": target}))
 
 
 @pytest.fixture
@@ -131,7 +62,7 @@ def test_the_files_of_the_contract(case6):
     assert report.record == case6 / "record.md"
     assert [path.name for path in report.plots] == [f"case6_{name}.png" for name in PLOTS]
     assert sorted(path.name for path in case6.iterdir() if path.is_file()) == sorted(
-        ["record.md", *(path.name for path in report.plots)]
+        ["record.html", "record.md", *(path.name for path in report.plots)]
     )
     record = report.record.read_text()
     for path in report.plots:
@@ -258,7 +189,7 @@ def test_a_written_verdict_is_kept(case6):
 
 def test_the_same_files_give_the_same_bytes(case6):
     report = write_report(case6)
-    paths = [report.record, *report.plots]
+    paths = [report.record, report.page, *report.plots]
     before = [path.read_bytes() for path in paths]
     write_report(case6)
     assert [path.read_bytes() for path in paths] == before
@@ -266,7 +197,7 @@ def test_the_same_files_give_the_same_bytes(case6):
 
 
 def test_a_torn_last_line_changes_nothing(case6):
-    paths = [(report := write_report(case6)).record, *report.plots]
+    paths = [(report := write_report(case6)).record, report.page, *report.plots]
     before = [path.read_bytes() for path in paths]
     with (case6 / "layers3" / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 31, "loss/tra')
@@ -439,7 +370,7 @@ def test_a_curve_of_many_points_is_drawn_with_its_extremes_in_little_time():
     x = np.arange(300_000.0)
     y = np.sin(x / 1e4)
     y[123_456], y[200_000], y[5:50] = 3.0, -3.0, np.nan
-    thin_x, thin_y = _thinned(x, y)
+    thin_x, thin_y = thinned(x, y)
     assert len(thin_x) == len(thin_y) < 10_000
     assert (np.nanmax(thin_y), np.nanmin(thin_y)) == (3.0, -3.0)
     assert abs(thin_x[np.nanargmax(thin_y)] - 123_456) < 200

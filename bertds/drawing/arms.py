@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bertds.metrics import read_metrics
 
-__all__ = ["MEASURES", "Arm", "Measure", "Series", "load_arms"]
+__all__ = ["MEASURES", "Arm", "Measure", "Series", "load_arms", "natural"]
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["step", "epoch", "tokens", "seconds"]
@@ -79,7 +79,7 @@ def load_arms(case_dir: Path) -> list[Arm]:
     """
     if (case_dir / "case.json").exists():
         raise ValueError(f"{case_dir} is one arm's run; give the case's directory above it.")
-    paths = sorted(case_dir.glob("*/case.json"), key=lambda path: _natural(path.parent.name))
+    paths = sorted(case_dir.glob("*/case.json"), key=lambda path: natural(path.parent.name))
     if not paths:
         raise ValueError(f"{case_dir} holds no run: no arm's case.json; train the case first.")
     return [_load_arm(path.parent) for path in paths]
@@ -139,7 +139,7 @@ def _column(lines: list[dict[str, float]], key: str) -> Floats:
     return np.array([line.get(key, math.nan) for line in lines], dtype=np.float64)
 
 
-def _natural(name: str) -> list[tuple[int, float, str]]:
+def natural(name: str) -> list[tuple[int, float, str]]:
     """A sort key in which numbers, 1e-5 among them, compare as numbers."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", name)
     return [

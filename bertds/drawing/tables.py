@@ -8,17 +8,17 @@ different steps and the overfitted ones past their best.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bertds.drawing.arms import MEASURES, Arm, Measure
-from bertds.drawing.plots import smoothing_window
+from bertds.drawing.curves import smoothing_window
+from bertds.drawing.words import NO_VALUE, count, date, decimals, duration, epochs, one_line, table
 
-__all__ = ["comparison", "figures", "one_line", "validation_sets"]
+__all__ = ["best", "comparison", "figures", "state_of", "validation_sets"]
 
-NO_VALUE = "–"
 FIGURES = ("loss/train", "loss/valid", "acc/train", "acc/valid")
 FIGURE_NAMES = ("train loss", "valid loss", "train acc", "valid acc")
 END_HEADER = ("arm", "steps", "epochs", "tokens", *FIGURE_NAMES, "time", "tokens/s", "status")
@@ -41,14 +41,14 @@ def comparison(arms: Sequence[Arm]) -> list[str]:
         sections.append("The arms have the same settings.")
     if differing:
         rows = [[f"`{key}`", *values] for key, values in differing.items()]
-        sections.append(_table(["setting", *names], rows))
+        sections.append(table(["setting", *names], rows))
     if differing_facts:
         rows = [[key, *values] for key, values in differing_facts.items()]
-        sections.append(_table(["run", *names], rows))
+        sections.append(table(["run", *names], rows))
     rows = [[key, value] for key, value in common_facts.items()]
     rows += [[f"`{block}`", value] for block, value in _by_block(common).items()]
     if rows:
-        sections.append(_table(["common to all arms" if len(trained) > 1 else "run", ""], rows))
+        sections.append(table(["common to all arms" if len(trained) > 1 else "run", ""], rows))
     return sections
 
 
@@ -59,14 +59,14 @@ def figures(arms: Sequence[Arm]) -> list[str]:
     sections = [
         "## Figures",
         END_NOTE,
-        _table(END_HEADER, [_end_row(arm) for arm in arms]),
+        table(END_HEADER, [_end_row(arm) for arm in arms]),
         *_remarks(arms),
     ]
     if logged:
-        rows = [[_name(arm), *_best(arm, "loss/valid"), *_best(arm, "acc/valid")] for arm in logged]
+        rows = [[_name(arm), *best(arm, "loss/valid"), *best(arm, "acc/valid")] for arm in logged]
         sections += [
             "At the best validation, of the loss and of the accuracy.",
-            _table(BEST_HEADER, rows),
+            table(BEST_HEADER, rows),
         ]
     if len(sets) > 1:
         sections += _by_set(logged, sets)
@@ -79,11 +79,6 @@ def validation_sets(arms: Sequence[Arm]) -> list[str]:
     """The names of the validation sets that any arm logged by name; none if there is but one."""
     keys = {key for arm in arms for line in arm.lines for key in line}
     return sorted(key.removeprefix("loss/valid/") for key in keys if key.startswith("loss/valid/"))
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks."""
-    return " ".join(text.split())
 
 
 # Settings and facts
@@ -109,19 +104,19 @@ def _facts(arm: Arm) -> dict[str, str]:
     sets = {one.get("name", ""): one for one in train.get("sets", [])}
     versions = arm.case.get("versions", {})
     facts = {
-        "parameters": _count(resolved.get("parameters")),
-        "vocabulary": _count(resolved.get("vocab_size")),
+        "parameters": count(resolved.get("parameters")),
+        "vocabulary": count(resolved.get("vocab_size")),
         "training data": _amounts({"": train} if train else {}),
         "of which": _amounts(sets) if len(sets) > 1 else "",
         "validation data": _amounts(valid),
-        "steps an epoch": _count(resolved.get("steps_per_epoch")),
-        "steps planned": _count(resolved.get("num_steps")),
+        "steps an epoch": count(resolved.get("steps_per_epoch")),
+        "steps planned": count(resolved.get("num_steps")),
         "micro-batch × accumulation × ranks": (
-            " × ".join(_count(resolved.get(key)) for key in batch) if resolved else ""
+            " × ".join(count(resolved.get(key)) for key in batch) if resolved else ""
         ),
         "device": str(resolved.get("device", "")),
-        "started": _date(resolved.get("started")),
-        "last written": _date(arm.status.get("updated")),
+        "started": date(resolved.get("started")),
+        "last written": date(arm.status.get("updated")),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     return {name: fact for name, fact in facts.items() if fact not in ("", NO_VALUE)}
@@ -153,13 +148,13 @@ def _end_row(arm: Arm) -> list[str]:
     speed = speed[np.isfinite(speed)]
     return [
         _name(arm),
-        _count(arm.reached("step")),
-        _epochs(arm.reached("epoch")),
-        _count(arm.reached("tokens")),
+        count(arm.reached("step")),
+        epochs(arm.reached("epoch")),
+        count(arm.reached("tokens")),
         *[_figure(arm, key) for key in FIGURES],
-        _duration(arm.reached("seconds")),
-        _count(np.median(speed)) if len(speed) else NO_VALUE,
-        _state(arm),
+        duration(arm.reached("seconds")),
+        count(np.median(speed)) if len(speed) else NO_VALUE,
+        state_of(arm),
     ]
 
 
@@ -172,10 +167,10 @@ def _figure(arm: Arm, key: str, measure: Measure = "step", limit: float = math.i
     window = smoothing_window(len(series.values)) if key.endswith("/train") else 1
     last = series.values[max(0, index + 1 - window) : index + 1]
     mean = np.nanmean(last) if np.isfinite(last[-1]) else math.nan
-    return _decimals(key, float(mean))
+    return decimals(key, float(mean))
 
 
-def _best(arm: Arm, key: str) -> list[str]:
+def best(arm: Arm, key: str) -> list[str]:
     """The least loss or greatest accuracy, its step and its epoch."""
     series = arm.series(key)
     if not np.isfinite(series.values).any():
@@ -183,7 +178,7 @@ def _best(arm: Arm, key: str) -> list[str]:
     find = np.nanargmin if key.startswith("loss/") else np.nanargmax
     at = int(find(series.values))
     step, epoch = float(series.at["step"][at]), float(series.at["epoch"][at])
-    return [_decimals(key, float(series.values[at])), _count(step), _epochs(epoch)]
+    return [decimals(key, float(series.values[at])), count(step), epochs(epoch)]
 
 
 def _remarks(arms: Sequence[Arm]) -> list[str]:
@@ -191,7 +186,7 @@ def _remarks(arms: Sequence[Arm]) -> list[str]:
     ends = {arm.name: arm.reached("step") for arm in arms if arm.lines}
     remarks = []
     if len(set(ends.values())) > 1:
-        listed = ", ".join(f"`{name}` {_count(end)}" for name, end in ends.items())
+        listed = ", ".join(f"`{name}` {count(end)}" for name, end in ends.items())
         remarks.append(
             f"**The arms end at different steps** ({listed}): a verdict compares them at equal "
             "steps, epochs, tokens or time, and says at which."
@@ -200,7 +195,7 @@ def _remarks(arms: Sequence[Arm]) -> list[str]:
         state, code = arm.status.get("state"), arm.status.get("code", NO_VALUE)
         if state in ("failed", "pre-empted"):
             said = one_line(str(arm.status.get("message", ""))) or "no reason given"
-            step = _count(arm.status.get("step"))
+            step = count(arm.status.get("step"))
             remarks.append(f"`{arm.name}` {state} at step {step} (code {code}): {said}")
     return remarks
 
@@ -210,10 +205,10 @@ def _by_set(arms: Sequence[Arm], sets: Sequence[str]) -> list[str]:
     header += [f"{name} {figure}" for name in sets for figure in ("loss", "best", "acc", "best")]
     keys = [f"{figure}/valid/{name}" for name in sets for figure in ("loss", "acc")]
     rows = [
-        [_name(arm), *(cell for key in keys for cell in (_figure(arm, key), _best(arm, key)[0]))]
+        [_name(arm), *(cell for key in keys for cell in (_figure(arm, key), best(arm, key)[0]))]
         for arm in arms
     ]
-    return ["By validation set, at the end and at each figure's best.", _table(header, rows)]
+    return ["By validation set, at the end and at each figure's best.", table(header, rows)]
 
 
 def _at_equal_steps(arms: Sequence[Arm]) -> list[str]:
@@ -222,24 +217,24 @@ def _at_equal_steps(arms: Sequence[Arm]) -> list[str]:
     limit = min(arm.reached("step") for arm in sound)
     rows = []
     for arm in arms:
-        validated, epochs = arm.series("loss/valid"), arm.series("epoch")
-        at, end = validated.index_at("step", limit), epochs.index_at("step", limit)
+        validated, passes = arm.series("loss/valid"), arm.series("epoch")
+        at, end = validated.index_at("step", limit), passes.index_at("step", limit)
         rows.append(
             [
                 _name(arm),
-                NO_VALUE if end is None else _epochs(float(epochs.values[end])),
+                NO_VALUE if end is None else epochs(float(passes.values[end])),
                 *[_figure(arm, key, "step", limit) for key in FIGURES],
-                NO_VALUE if at is None else _count(float(validated.at["step"][at])),
+                NO_VALUE if at is None else count(float(validated.at["step"][at])),
             ]
         )
     who = "all arms" if len(sound) == len(arms) else "all arms but the failed ones"
-    note = f"At equal steps: step {_count(limit)}, the last that {who} reached."
-    return [note, _table(STEPS_HEADER, rows)]
+    note = f"At equal steps: step {count(limit)}, the last that {who} reached."
+    return [note, table(STEPS_HEADER, rows)]
 
 
 def _at_equal_cost(arms: Sequence[Arm]) -> list[str]:
     """The last validation that every arm had made by equal epochs, tokens and time."""
-    words = {"epoch": _epochs, "tokens": _count, "seconds": _duration}
+    words = {"epoch": epochs, "tokens": count, "seconds": duration}
     units = {"epoch": " epochs", "tokens": " tokens", "seconds": ""}
     header, columns = ["arm"], []
     for measure in MEASURES[1:]:
@@ -251,7 +246,7 @@ def _at_equal_cost(arms: Sequence[Arm]) -> list[str]:
     if not columns:
         return []
     rows = [[_name(arm), *(_figure(arm, *column) for column in columns)] for arm in arms]
-    return ["At equal epochs, tokens and time: the last validation by then.", _table(header, rows)]
+    return ["At equal epochs, tokens and time: the last validation by then.", table(header, rows)]
 
 
 def _sound(arms: Sequence[Arm]) -> Sequence[Arm]:
@@ -259,60 +254,21 @@ def _sound(arms: Sequence[Arm]) -> Sequence[Arm]:
     return [arm for arm in arms if not arm.failed] or arms
 
 
-# Words
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    ruler = ["---"] * len(header)
-    lines = [[one_line(cell).replace("|", "\\|") for cell in row] for row in (header, ruler, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _name(arm: Arm) -> str:
     return f"`{arm.name}` (= {arm.same_as})" if arm.same_as else f"`{arm.name}`"
 
 
-def _state(arm: Arm) -> str:
+def state_of(arm: Arm) -> str:
+    """What the run does, in a word; a failed one's code too."""
     if not arm.case:
         return "not trained yet"
     state = str(arm.status.get("state", "no status"))
     return f"{state} ({arm.status.get('code', NO_VALUE)})" if state == "failed" else state
 
 
-def _decimals(key: str, value: float) -> str:
-    if not math.isfinite(value):
-        return "NaN"
-    return f"{value:.3f}" if key.startswith("loss/") else f"{value:.4f}"
-
-
-def _count(value: float | None) -> str:
-    return NO_VALUE if value is None or math.isnan(value) else f"{round(value):,}"
-
-
-def _epochs(value: float) -> str:
-    return NO_VALUE if math.isnan(value) else f"{value:.2f}"
-
-
 def _amounts(sets: Mapping[str, Mapping[str, Any]]) -> str:
     """Sequences (a sentence each, or a piece of a document) and tokens of each set."""
     return "; ".join(
-        f"{name} {_count(one.get('sequences'))} sequences, {_count(one.get('tokens'))} tokens"
+        f"{name} {count(one.get('sequences'))} sequences, {count(one.get('tokens'))} tokens"
         for name, one in sets.items()
     ).strip()
-
-
-def _date(value: str | None) -> str:
-    """An ISO date to the minute."""
-    return "" if value is None else value[:16].replace("T", " ")
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return NO_VALUE
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
