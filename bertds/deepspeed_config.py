@@ -10,6 +10,8 @@ from bertds.case.deepspeed_blocks import Chosen
 from bertds.case.file import BatchSplit, Case, CaseError
 from bertds.schedule import DEEPSPEEDS_OWN, Factor, Lengths, deepspeed_block, factor_of
 
+MONITORS = ("tensorboard", "csv_monitor", "wandb")
+
 
 class DeviceError(CaseError):
     """This machine lacks what the case asks for; the others may have it."""
@@ -87,6 +89,7 @@ def deepspeed_config(
         params["fused"] = True  # one pass over weights and moments instead of a dozen
     config["optimizer"] = {**config["optimizer"], "params": params}
     config["timers"] = {"throughput": {"enabled": False}}  # it waits for the device each step
+    config |= {name: _monitor(case, name) for name in MONITORS if name in config}
     scheduler = _scheduler_of(case)
     config.pop("scheduler", None)
     if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
@@ -101,3 +104,11 @@ def _has_torchs_adam(config: Mapping[str, Any], *, on_gpu: bool) -> bool:
         return False
     bias_correction = optimizer["params"].get("bias_correction", True)
     return optimizer["type"] in ("Adam", "AdamW") and (not on_gpu or bias_correction)
+
+
+def _monitor(case: Case, name: str) -> dict[str, Any]:
+    """A monitor's block, in which no two arms write into one place."""
+    block = dict(case.deepspeed[name])
+    if name == "wandb":
+        return {"group": case.name, **block}
+    return {**block, "job_name": f"{block.get('job_name', case.name)}/{case.arm}"}

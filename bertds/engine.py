@@ -232,6 +232,23 @@ class Engine:
         self.deepspeed.train()
         return Reading(self._all_reduce(values)).sums()
 
+    def logits(self, pack: Pack) -> Tensor:
+        """(M, V) of a pack, without gradient; all processes must call it, with the same pack."""
+        found: list[Tensor] = []
+        head = self.deepspeed.module.head
+        # Through the whole model, for its hooks are what gathers the weights under ZeRO-3.
+        hook = head.register_forward_hook(lambda _, __, logits: found.append(logits))
+        self.deepspeed.eval()
+        with hook, torch.no_grad():
+            self.deepspeed(tensors_on(self.device, pack))
+        self.deepspeed.train()
+        return found[0]
+
+    def report(self, figures: Mapping[str, float], step: int) -> None:
+        """Hand figures to the monitors that the case file asks for: W&B, Comet, CSV."""
+        if self.deepspeed.monitor.enabled:
+            self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
+
     def _all_reduce(self, values: Tensor) -> Tensor:
         values = values.to(self.device)
         if self.world.world_size > 1:
@@ -252,6 +269,8 @@ class Engine:
 
     def close(self) -> None:
         """Free what the model took, so that the next arm finds room."""
+        if self.deepspeed.monitor.enabled and "wandb" in sys.modules:
+            sys.modules["wandb"].finish()  # else the next arm's figures go into this arm's run
         self.deepspeed.destroy()
         self.deepspeed = None
         # ZeRO 3 replaces it for good, and the next arm's losses would differ.

@@ -1,9 +1,9 @@
-"""The figures of a run: `metrics.jsonl`, the same scalars for TensorBoard, tokens/s and MFU.
+"""The figures of a run: `metrics.jsonl`, and the same scalars for TensorBoard.
 
 `metrics.jsonl` holds one flat JSON object a line, and each line is written at once, so a run that
-dies loses at most the line under way; what a full disk does not take is kept and written later. On resume both files are cut to the checkpoint's
-step: no step stands there twice and none from a lost future. TensorBoard's own records are used
-without torch or TensorFlow. A log point costs 0.1 ms.
+dies loses at most the line under way; what a full disk does not take is kept and written later. On
+resume both files are cut to the checkpoint's step: no step stands there twice and none from a lost
+future. A log point costs 0.1 ms.
 """
 
 import contextlib
@@ -11,46 +11,20 @@ import json
 import logging
 import math
 import numbers
-import os
-import re
-import socket
-import struct
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.summary.writer.record_writer import RecordWriter
 
+from bertds.events import EventFile
 from bertds.replacing import replacing
 
-__all__ = [
-    "MetricsLog",
-    "Throughput",
-    "mfu",
-    "model_flops_per_token",
-    "peak_flops",
-    "read_metrics",
-]
+__all__ = ["MetricsLog", "read_metrics"]
 
 logger = logging.getLogger("bertds")
-
-# Dense bf16 peaks (fp16 on V100) in FLOP/s from the vendors' data sheets, by the device name that
-# the driver gives. Variants with other peaks (PCIe, NVL, laptop, a MIG slice) are not matched.
-PEAK_FLOPS = {
-    r"(NVIDIA )?A100[- ](?!.*MIG).*": 312e12,
-    r"(NVIDIA )?H100( 80GB HBM3|.*SXM\S*)": 989e12,
-    r"NVIDIA H200( 141GB HBM3e|.*SXM\S*)?": 989e12,
-    r"NVIDIA L4": 121e12,
-    r"(NVIDIA |Tesla )?V100-SXM\S*": 125e12,
-    r"NVIDIA GeForce RTX 4090": 165e12,
-    r"NVIDIA B200": 2250e12,
-}
 
 
 class MetricsLog:
@@ -78,9 +52,9 @@ class MetricsLog:
         self.seconds = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
         self._step = resume_step
         self._lines = _Lines(path)
-        self._events: _EventFile | None = None
+        self._events: EventFile | None = None
         try:
-            self._events = _EventFile(run_dir / "tb", resume_step)
+            self._events = EventFile(run_dir / "tb", resume_step)
         except OSError as error:
             self._drop_events(error)
 
@@ -94,7 +68,7 @@ class MetricsLog:
             for key, value in values.items()
             if key != "step"
         ]
-        self._add(Summary(value=scalars))
+        self.show(Summary(value=scalars))
 
     def flush(self) -> None:
         """Writes the lines that a full disk has refused, if there is room by now."""
@@ -102,7 +76,16 @@ class MetricsLog:
 
     def text(self, tag: str, markdown: str) -> None:
         """Shows a text in TensorBoard at the last logged step; `metrics.jsonl` does not hold it."""
-        self._add(text_pb(tag, markdown))
+        self.show(text_pb(tag, markdown))
+
+    def show(self, summary: Summary) -> None:
+        """Adds a summary to TensorBoard at the last logged step."""
+        if self._events is None:
+            return
+        try:
+            self._events.add(Event(step=self._step, summary=summary))
+        except OSError as error:
+            self._drop_events(error)
 
     def close(self) -> None:
         """Flushes and closes both; the log takes no more points."""
@@ -111,14 +94,6 @@ class MetricsLog:
             return
         try:
             self._events.close()
-        except OSError as error:
-            self._drop_events(error)
-
-    def _add(self, summary: Summary) -> None:
-        if self._events is None:
-            return
-        try:
-            self._events.add(Event(step=self._step, summary=summary))
         except OSError as error:
             self._drop_events(error)
 
@@ -223,139 +198,3 @@ def _plain(value: float) -> float | int | None:
     if not math.isfinite(number):
         return None
     return number
-
-
-class _EventFile:
-    """One TensorBoard event file, written record by record (no thread, so a fault is seen).
-
-    Readers take the files of a directory in the order of their names and hide what a later file
-    sets back, so a new file's name must sort last, whatever the clock of this machine says.
-    """
-
-    def __init__(self, directory: Path, resume_step: int) -> None:
-        directory.mkdir(exist_ok=True)
-        last = 0
-        for path in sorted(directory.glob("events.out.tfevents.[0-9]*.*")):
-            last = max(last, int(path.name.split(".")[3]))
-            _cut_events(path, resume_step)
-        stamp = max(int(time.time()), last + 1)
-        name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((directory / name).open("xb", buffering=0))
-        self.add(Event(file_version="brain.Event:2"))
-        # A TensorBoard that is already open has read what was cut: this makes it forget it.
-        start = resume_step + 1 if resume_step else 0
-        self.add(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
-
-    def add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-
-    def close(self) -> None:
-        self._records.close()
-
-
-def _cut_events(path: Path, resume_step: int) -> None:
-    """Cuts an event file before its first record of a later step (all of it for 0).
-
-    A START record alone does not do: TensorBoard's default loader takes no notice of it. The steps
-    of a file only grow, so what is kept is a prefix and its bytes stay as they are.
-    """
-    if resume_step == 0:
-        path.unlink()
-        return
-    with path.open("r+b") as events:
-        end = 0
-        while (event := _next_event(events)) is not None and event.step <= resume_step:
-            end = events.tell()
-        events.truncate(end)
-
-
-def _next_event(events: BinaryIO) -> Event | None:
-    """The next record (length, crc, bytes, crc), or None at the end or at a torn one."""
-    length = _checked(events.read(12), 8)
-    if length is None:
-        return None
-    size = int.from_bytes(length, "little")
-    record = _checked(events.read(size + 4), size)
-    return None if record is None else Event.FromString(record)
-
-
-def _checked(content: bytes, size: int) -> bytes | None:
-    """The first `size` bytes if the crc that must follow them agrees."""
-    crc = content[size:]
-    return content[:size] if crc == struct.pack("<I", masked_crc32c(content[:size])) else None
-
-
-class Throughput:
-    """Tokens per second between two log points, by a clock that is never set back."""
-
-    def __init__(self, tokens: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Starts to count at `tokens`, the tokens seen so far (not 0 after a resume)."""
-        self._clock = clock
-        self._tokens, self._time = tokens, clock()
-
-    def restart(self, tokens: int) -> None:
-        """Starts a new span here, so that validation or saving before it does not count."""
-        self._tokens, self._time = tokens, self._clock()
-
-    def measure(self, tokens: int) -> float:
-        """Ends the span at `tokens` seen in all, returns its tokens/s, and starts the next."""
-        now = self._clock()
-        span, seen = now - self._time, tokens - self._tokens
-        self._tokens, self._time = tokens, now
-        return seen / span if span > 0 else math.nan
-
-
-def model_flops_per_token(
-    *,
-    hidden_size: int,
-    num_layers: int,
-    intermediate_size: int,
-    glu: bool,
-    mean_length: float,
-    vocab_size: int,
-    masked_share: float,
-) -> float:
-    """The FLOPs that training needs for one real (not padding) token, forward and backward.
-
-    Two per multiply-add; the backward pass is twice the forward one; recomputed activations do not
-    count (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; PaLM, arXiv:2204.02311, appendix B).
-    A layer's matrices hold 4·D² (attention) and 2·D·F (3·D·F with a gate) weights, attention over n
-    positions takes 2·n·D multiply-adds a token. On masked rows only are the head, D² + D·V, and of the
-    last layer what comes after its attention (D² and the feed-forward), since the loss needs no
-    other. Embedding look-ups, norms, biases and soft-max are left out.
-
-    Args:
-        hidden_size: D.
-        num_layers: The encoder's layers, all with global attention.
-        intermediate_size: F, the width inside the feed-forward (of each half with a gate).
-        glu: Whether the feed-forward is gated.
-        mean_length: The positions that a token attends to, on average over *tokens*: Σn² / Σn over
-            the sequences' lengths n.
-        vocab_size: V.
-        masked_share: Masked rows per real token, 0 to 1.
-    """
-    attention = 4 * hidden_size**2 + 2 * mean_length * hidden_size
-    feed_forward = (3 if glu else 2) * hidden_size * intermediate_size
-    spared = (1 - masked_share) * (hidden_size**2 + feed_forward)
-    head = masked_share * hidden_size * (hidden_size + vocab_size)
-    return 6.0 * (num_layers * (attention + feed_forward) - spared + head)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """A device's dense bf16 peak in FLOP/s, or None where we do not know the device."""
-    for pattern, peak in PEAK_FLOPS.items():
-        if re.fullmatch(pattern, device_name):
-            return peak
-    return None
-
-
-def mfu(tokens_per_s: float, flops_per_token: float, peak_flops: float) -> float:
-    """Model FLOPs utilisation, 0 to 1: what the model needs over what the devices could do.
-
-    Args:
-        tokens_per_s: Real tokens of all devices together.
-        flops_per_token: As `model_flops_per_token` gives it.
-        peak_flops: The sum over all devices, FLOP/s.
-    """
-    return tokens_per_s * flops_per_token / peak_flops

@@ -11,7 +11,7 @@ from pathlib import Path
 from bertds.case.file import BatchSplit, Case, CaseError, list_arms, read_case
 from bertds.corpus import Corpus
 from bertds.memory import Memory, MicroBatch, count_parameters, memory
-from bertds.metrics import model_flops_per_token, peak_flops
+from bertds.speed import model_flops_per_token, peak_flops
 
 _GIB = 1 << 30
 _RESERVED = 3 * _GIB

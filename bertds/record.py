@@ -16,11 +16,14 @@ from bertds.checkpoint import NotWrittenError
 from bertds.clock import measured_flops, peak_memory_gb
 from bertds.data.loader import valid_packs
 from bertds.data.packing import Pack
+from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.describe import device_name
 from bertds.engine import Engine
-from bertds.metrics import MetricsLog, Throughput, mfu, model_flops_per_token, peak_flops
+from bertds.examples import Examples
+from bertds.metrics import MetricsLog
 from bertds.prepare import Prepared
 from bertds.run_dir import PREEMPTED, write_status
+from bertds.speed import Throughput, mfu, model_flops_per_token, peak_flops
 from bertds.spikes import Skip, guard
 from bertds.state.fragments import CheckpointError
 from bertds.sums import Reading, Sums
@@ -91,6 +94,8 @@ class Record:
     ) -> None:
         self._run, self._engine, self._state, self._log, self._dog = run, engine, state, log, dog
         self._bad_steps = BadSteps(run.run_dir, state.step) if run.world.is_main else None
+        tokenizer = run.vocabulary.directory / TOKENIZER_NAME
+        self._examples = Examples(run.valid, run.valid_share, tokenizer)
         self._throughput = Throughput(int(state.tokens))
         self._started = time.monotonic() - (log.seconds if log else 0.0)
         self._data_wait = 0.0
@@ -102,7 +107,7 @@ class Record:
             initial=state.step,
             desc=f"{run.case.name}/{run.case.arm}",
             unit="step",
-            disable=not run.world.is_main,
+            disable=None if run.world.is_main else True,  # None: where it is no terminal
         )
 
     def close(self) -> None:
@@ -211,6 +216,7 @@ class Record:
             }
         )
         self._write(figures)
+        self._show_examples()
         self._throughput.restart(int(self._state.tokens))
         loss = figures["loss/valid"]
         logger.info(
@@ -224,6 +230,13 @@ class Record:
         if is_best:
             self._state.best_loss = loss
         return is_best
+
+    def _show_examples(self) -> None:
+        """What the model makes of a few sequences, for TensorBoard."""
+        logits = [self._engine.logits(pack) for pack in self._examples.packs]
+        if self._log is not None:
+            for tag, text in self._examples.told(logits).items():
+                self._log.text(tag, text)
 
     def save(self, *, best: bool, final: bool) -> None:
         """A checkpoint of this step; if the disk does not take it, training goes on.
@@ -269,6 +282,7 @@ class Record:
         }
         seconds = time.monotonic() - self._started
         self._log.log({**place, **figures, "seconds": seconds})
+        self._engine.report({**place, **figures, "seconds": seconds}, state.step)
 
 
 def _peak_flops(run: Prepared, device: torch.device) -> float:

@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 
 from bertds import checkpoint
+from bertds.board import opening
 from bertds.case.config import interval_steps
 from bertds.case.file import CaseError
 from bertds.data.keyed_hash import key_of
@@ -129,7 +130,7 @@ def _course(
         state.skips = skips or state.skips
         dog.sees("describing the run", state.step)
         describe(run, engine, state.step)
-        log = MetricsLog(run.run_dir, state.step) if run.world.is_main else None
+        log = _open_log(run, state.step) if run.world.is_main else None
         tracing = traced(run.run_dir) if profile and run.world.is_main else untraced()
         with (
             contextlib.closing(Record(run, engine, state, log, dog)) as record,
@@ -142,6 +143,14 @@ def _course(
     elif run.world.is_main:
         write_status(run.run_dir, "done", 0, "all steps are done", state.step)
     return PREEMPTED if stopped else 0
+
+
+def _open_log(run: Prepared, step: int) -> MetricsLog:
+    """The log of a run; a new one begins with what TensorBoard shows of it as a whole."""
+    log = MetricsLog(run.run_dir, step)
+    for summary in opening(read_json(run.run_dir / "case.json")) if step == 0 else ():
+        log.show(summary)
+    return log
 
 
 def _record_hang(run: Prepared, sentence: str) -> None:

@@ -1,0 +1,49 @@
+"""DeepSpeed's own monitors, where the case file asks for one, get the figures of the run."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.case.file import read_case, split_batch
+from bertds.deepspeed_config import MONITORS, deepspeed_config
+from bertds.schedule import Lengths
+from tests.training import BASE, train_here
+
+
+def test_csv_has_what_the_metrics_have(
+    device: torch.device, data_root: Path, tmp_path: Path
+) -> None:
+    where = f"csv_monitor.output_path={tmp_path / 'csv'}"
+    assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
+    run_dir = tmp_path / "case" / "main"
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss/train", "loss/valid", "lr", "tokens"):
+        path = tmp_path / "csv" / "case" / "main" / f"{key.replace('/', '_')}.csv"
+        (_, *rows) = csv.reader(path.open())
+        assert [[int(step), float(value)] for step, value in rows] == [
+            [line["step"], line[key]] for line in lines if key in line
+        ]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"enabled": True}, "case/fast"),
+        ({"enabled": True, "job_name": "mine"}, "mine/fast"),
+    ],
+)
+def test_no_two_arms_write_into_one_place(
+    tmp_path: Path, given: dict[str, object], wanted: str
+) -> None:
+    path = tmp_path / "case.json"
+    monitors = {"csv_monitor": given, "wandb": {"enabled": True}}
+    bertds = {**BASE["bertds"], "arms": {"fast": {}, "slow": {}}}
+    path.write_text(json.dumps({**BASE, **monitors, "bertds": bertds}))
+    case = read_case(path, "fast", "")
+    config = deepspeed_config(case, split_batch(case, 1), Lengths(10, 12), on_gpu=False)
+    assert config["csv_monitor"]["job_name"] == wanted
+    assert config["wandb"]["group"] == "case"
+    assert set(config) & set(MONITORS) == set(monitors)
