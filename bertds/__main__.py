@@ -132,6 +132,12 @@ COMMANDS: dict[str, command_line.Command] = {
     "report": report,
 }
 
-if __name__ == "__main__":
+
+def main(name: str = "bertds") -> int:
+    """Run what the command line asks; `bertds` is the installed script."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    sys.exit(command_line.run("python -m bertds", COMMANDS))
+    return command_line.run(name, COMMANDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main("python -m bertds"))

@@ -8,9 +8,11 @@ function. A user's error is one sentence on standard error and an exit code: 2, 
 the exception carries.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
+import io
 import logging
 import math
 import re
@@ -65,6 +67,9 @@ def _run(name: str, commands: dict[str, Command] | Command, arguments: list[str]
         return _run_one(name, commands, [], arguments)
     if arguments[:1] in (["--help"], ["-h"]):
         return _help(name, commands, [])
+    if arguments[:2] == ["--", "--completion"]:
+        fire.Fire(commands, arguments, name)  # what a shell sources
+        return 0
     command = _known_command(arguments, commands)
     return _run_one(name, commands[command], [command], arguments[1:])
 
@@ -106,11 +111,19 @@ class _Text(str):
 
 
 def _help(name: str, component: dict[str, Command] | Command, path: list[str]) -> int:
-    try:
-        fire.Fire(component, [*path, "--", "--help"], name)
-    except FireExit as ended:
-        return int(ended.code)
-    return 0
+    """Fire's help as text on standard output, types and defaults as a user writes them."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.redirect_stderr(page):
+        try:
+            fire.Fire(component, [*path, "--", "--help"], name)
+            code = 0
+        except FireExit as ended:
+            code = int(ended.code)
+    text = page.getvalue().replace(f"'{name}'", name)
+    text = re.sub(r"\w+Path\('(.*?)'\)", r"\1", text)
+    text = re.sub(r"Optional\[(.*?)(?: \| None)?\]", r"\1, or not given", text)
+    print(text.replace("Default: ''", "Default: none"), end="")  # noqa: T201
+    return code
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

@@ -7,14 +7,18 @@ to the bit, elsewhere to rounding.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from bertds.case.file import CaseError
 from bertds.data.loader import Share, valid_packs
+from bertds.data.packing import Pack
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.forward import forward_sums, no_sums
 from bertds.model.attention import takes_varlen
@@ -57,9 +61,17 @@ def evaluate(trained: Trained, root: Path) -> dict[str, float]:
 def _sums(model: MaskedLanguageModel, one: MaskedSet, share: Share, device: torch.device) -> Sums:
     """Of a whole set: what each process of the training would have added, one after the other."""
     values = no_sums(device)
-    for rank in range(share.world_size):
-        values += forward_sums(model, valid_packs(one, replace(share, rank=rank)), device)
+    with tqdm(total=one.part.num_sequences, unit="sequence", disable=None) as bar:
+        for rank in range(share.world_size):
+            packs = valid_packs(one, replace(share, rank=rank))
+            values += forward_sums(model, _counted(packs, bar), device)
     return Reading(values).sums()
+
+
+def _counted(packs: Iterator[Pack], bar: "tqdm[Any]") -> Iterator[Pack]:
+    for one in packs:
+        yield one
+        bar.update(np.unique(one.segments[one.masked]).size)
 
 
 def _check_sets(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) -> None:

@@ -5,7 +5,6 @@ first line of a case's verdict is its own.
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ def write_full_record(directory: Path) -> FullRecord:
     cases = case_directories(directory)
     if not cases:
         raise ValueError(f"{directory} holds no case: no arm's case.json; train a case first.")
-    bar = tqdm(cases, desc="drawing", unit="case", disable=not sys.stderr.isatty())
+    bar = tqdm(cases, desc="drawing", unit="case", disable=None)
     entries = [_draw(case) for case in bar]
     record, drawn = directory / "record.md", directory / "record.html"
     blocks = [f"# {TITLE}", f"{NOTE} [record.html](record.html) has all curves.", _index(entries)]

@@ -179,7 +179,7 @@ def _faults(directory: Path) -> list[str]:
     except ShardError as error:
         return [str(error)]
     faults = verify_frame(shards)
-    for number in tqdm(range(len(shards.index.shards)), desc=str(directory)):
+    for number in tqdm(range(len(shards.index.shards)), desc=str(directory), disable=None):
         faults += verify_shard(shards, number)
     return faults
 
@@ -193,5 +193,11 @@ COMMANDS: dict[str, Command] = {
     "show": show,
 }
 
+
+def main(name: str = "data_prep") -> int:
+    """Run what the command line asks; `data_prep` is the installed script."""
+    return run(name, COMMANDS)
+
+
 if __name__ == "__main__":
-    sys.exit(run("python -m data_prep", COMMANDS))
+    sys.exit(main("python -m data_prep"))

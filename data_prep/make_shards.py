@@ -99,7 +99,9 @@ class _Run:
         """Raw text to parts."""
         (self.work / "parts").mkdir(exist_ok=True)
         total = sum(source.size for source in sources)
-        with tqdm(total=total, desc=f"{self.out}: text", unit="B", unit_scale=True) as bar:
+        with tqdm(
+            total=total, desc=f"{self.out}: text", unit="B", unit_scale=True, disable=None
+        ) as bar:
             tasks = self._scatter_tasks(sources, max_tokens, bar)
             for _ in run_tasks(self.pool, self.workers, scatter, tasks):
                 pass
@@ -176,7 +178,7 @@ class _Run:
 
     def _run(self, function: Callable[[Task], None], tasks: list[Task], title: str) -> None:
         results = run_tasks(self.pool, self.workers, function, tasks)
-        for _ in tqdm(results, total=len(tasks), desc=title, disable=not tasks):
+        for _ in tqdm(results, total=len(tasks), desc=title, disable=None if tasks else True):
             pass
 
     def _scatter_tasks(

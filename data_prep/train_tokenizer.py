@@ -172,7 +172,7 @@ def _texts(sources: list[Source], lowercase: bool, title: str) -> Iterator[str]:
     """Clean text as the tokenizer's normaliser leaves it, some thousand lines at a time."""
     total = sum(source.size for source in sources)
     before = 0
-    with tqdm(total=total, desc=title, unit="B", unit_scale=True) as bar:
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
         for source in sources:
             for chunk, position in read_chunks(source):
                 text = "\n".join(clean_lines(chunk, source.kind, Counter()))

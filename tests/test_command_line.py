@@ -1,5 +1,6 @@
 """Command lines: values arrive verbatim, and a mistake touches nothing and is one sentence."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -204,8 +205,17 @@ def test_help_runs_nothing(capsys, arguments):
     calls.clear()
     assert run("program", COMMANDS, arguments) == 0
     assert calls == []
-    captured = capsys.readouterr()
-    text = captured.out + captured.err
+    text, errors = capsys.readouterr()
+    assert errors == ""
     assert "Make something." in text
+    assert not re.search(r"Posix|Optional|'program'", text)
     if arguments[0] == "make":
         assert "The text to read." in text
+
+
+def test_a_shell_is_told_what_completes(capsys):
+    assert run("program", COMMANDS, ["--", "--completion"]) == 0
+    script = capsys.readouterr().out
+    assert "complete -F" in script
+    assert "make" in script
+    assert "--input" in script
