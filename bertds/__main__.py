@@ -10,12 +10,12 @@ from pathlib import Path
 from bertds import command_line
 
 
-def evaluate(run_dir: Path, data: Path = Path("data"), checkpoint: str = "latest") -> None:
+def evaluate(run_dir: Path, data: str = "data", checkpoint: str = "latest") -> None:
     """Validate a run: the figures that training logged, for one of its checkpoints.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
-        data: Directory that the names of shard sets are relative to.
+        data: Directory or URL that the names of shard sets are relative to.
         checkpoint: latest, best, or a step such as 1000.
     """
     from bertds.evaluate import evaluate as figures_of
@@ -85,7 +85,7 @@ def plan(
     gpus: int,
     gpu: str = "h100",
     arm: str = "",
-    data: Path = Path("data"),
+    data: str = "data",
     set: str = "",
     gpus_per_node: int = 8,
     mfu: float = 0.4,
@@ -100,7 +100,7 @@ def plan(
         gpus: All GPUs, one process each.
         gpu: v100, a100, h100, h200, b200, l4 or 4090.
         arm: One of its arms; the first if not given.
-        data: Directory that the names of shard sets are relative to.
+        data: Directory or URL that the names of shard sets are relative to.
         set: Changes, as 'a.b=value,…'.
         gpus_per_node: GPUs of one host.
         mfu: Share of the peak that the model is taken to reach.

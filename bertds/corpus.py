@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertds.case.file import Case, CaseError
+from bertds.data.places import Root
+from bertds.data.remote import is_url
 from bertds.data.shards import ShardSet
 
 _BYTES_PER_TOKEN = 2.1
@@ -27,7 +29,7 @@ class Corpus:
 
 def corpus_of(
     case: Case,
-    root: Path,
+    data_root: str | Path,
     *,
     sequences: int | None,
     mean_length: float | None,
@@ -37,27 +39,29 @@ def corpus_of(
 
     Args:
         case: The case.
-        root: What the names of its sets are relative to.
+        data_root: Directory or URL that the names of its sets are relative to.
         sequences: Of one epoch, where the shards are not there.
         mean_length: Tokens; the longest sequence's if not stated.
         vocab_size: Needed where the shards are not there.
 
     Raises:
         CaseError: There are no shards, and the numbers are not stated.
+        RemoteError: They are behind a URL and cannot be reached.
     """
     data = case.bertds.data
-    directories = [root / one.name for one in data.train]
-    if all((directory / "index.json").is_file() for directory in directories):
-        return _corpus_of_shards(case, directories)
+    root = Root.of(data_root, data)
+    places = [root.where(one.name) for one in data.train]
+    if all(is_url(place) or Path(place, "index.json").is_file() for place in places):
+        return _corpus_of_shards(case, root)
     vocab_size = vocab_size or case.bertds.model.vocab_size
     if vocab_size is None:
         raise CaseError(
-            f"{directories[0]} has no shards yet and nothing says how large the vocabulary is: "
+            f"{places[0]} has no shards yet and nothing says how large the vocabulary is: "
             "point --data at the shards, or state --vocab_size (and --sequences, --mean_length)"
         )
     if sequences is None and case.bertds.run.max_steps is None:
         raise CaseError(
-            f"{directories[0]} has no shards yet and the run's length is in epochs: point --data "
+            f"{places[0]} has no shards yet and the run's length is in epochs: point --data "
             "at the shards, or state --sequences"
         )
     return Corpus(
@@ -69,8 +73,9 @@ def corpus_of(
     )
 
 
-def _corpus_of_shards(case: Case, directories: list[Path]) -> Corpus:
-    indexes = [ShardSet.open(directory).index for directory in directories]
+def _corpus_of_shards(case: Case, root: Root) -> Corpus:
+    opened = [ShardSet.open(root.files(one.name)) for one in case.bertds.data.train]
+    indexes = [shards.index for shards in opened]
     parts = list(zip(case.bertds.data.train, indexes, strict=True))
     sequences = sum(math.floor(p.fraction * i.sequences) * p.weight for p, i in parts)
     tokens = sum(p.fraction * i.tokens * p.weight for p, i in parts)
@@ -80,5 +85,5 @@ def _corpus_of_shards(case: Case, directories: list[Path]) -> Corpus:
         mean_length=tokens / sequences,
         vocab_size=indexes[0].vocab_size,
         bytes_per_token=stored / sum(i.tokens for i in indexes),
-        source=", ".join(map(str, directories)),
+        source=", ".join(str(shards.files) for shards in opened),
     )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from bertds.case.file import CaseError
 from bertds.data.loader import Share, valid_packs
 from bertds.data.packing import Pack
+from bertds.data.places import Root
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.forward import forward_sums, no_sums
 from bertds.model.attention import takes_varlen
@@ -31,18 +32,19 @@ logger = logging.getLogger("bertds")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def evaluate(trained: Trained, root: Path) -> dict[str, float]:
+def evaluate(trained: Trained, data_root: str | Path) -> dict[str, float]:
     """The validation figures of a checkpoint, under the tags of `metrics.jsonl`.
 
     Args:
         trained: The run and its checkpoint.
-        root: Directory that the names of shard sets are relative to.
+        data_root: Directory or URL that the names of shard sets are relative to.
 
     Raises:
         ValueError: The case has no validation set, or one is missing, damaged or of another
             vocabulary.
+        RemoteError: One is behind a URL and cannot be reached.
     """
-    parts = open_valid(trained.case, root)
+    parts = open_valid(trained.case, Root.of(data_root, trained.case.bertds.data))
     if not parts:
         raise CaseError(f"{trained.run_dir} has no validation set: data.valid names none")
     vocabulary = Vocabulary.of(list(parts.values()))
@@ -77,14 +79,14 @@ def _counted(packs: Iterator[Pack], bar: "tqdm[Any]") -> Iterator[Pack]:
 def _check_sets(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) -> None:
     if vocabulary.fingerprint != trained.tokenizer.fingerprint:
         raise CaseError(
-            f"{vocabulary.directory} was made with another tokenizer than the run's "
+            f"{vocabulary.place} was made with another tokenizer than the run's "
             f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of that one"
         )
     for name, part in parts.items():
         then = trained.facts["valid"][name]
         if (part.shards.index.set_key, part.num_sequences) != (then["set_key"], then["sequences"]):
             logger.warning(
-                "%s holds other sequences than the run was validated on", part.shards.directory
+                "%s holds other sequences than the run was validated on", part.shards.files
             )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
+from bertds.data.places import Root, warn_of_small_cache
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
@@ -50,29 +51,32 @@ class Prepared:
         return [[part.shards.index.set_key, part.num_sequences, part.weight] for part in self.train]
 
 
-def prepare(case: Case, root: Path, run_dir: Path, world: World) -> Prepared:
+def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> Prepared:
     """Open the data of a run and lay out its steps; nothing is written.
 
     Args:
         case: What to run.
-        root: Directory that the names of shard sets are relative to.
+        data_root: Directory or URL that the names of shard sets are relative to.
         run_dir: The run's directory.
         world: The processes.
 
     Raises:
         CaseError: The case does not fit the machine, the processes or the data.
         ValueError: A shard set is missing or damaged.
+        RemoteError: One is behind a URL and cannot be reached.
     """
     check_device(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     data, masking = case.bertds.data, case.bertds.masking
+    root = Root.of(data_root, data)
     skips = case.bertds.run.on_bad_shard == "skip"
     train = [
         Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips) for one in data.train
     ]
     valid = open_valid(case, root)
     parts = [*train, *valid.values()]
+    warn_of_small_cache(part.shards for part in parts)
     vocabulary = Vocabulary.of(parts)
     _check_fits(case, parts, vocabulary)
     share = _share(case, split, world, parts, vocabulary)
@@ -155,13 +159,13 @@ def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:
     wanted, seq_len = case.bertds.model.vocab_size, case.bertds.data.seq_len
     if wanted is not None and wanted != vocabulary.size:
         raise CaseError(
-            f"model.vocab_size is {wanted}, but the shards in {vocabulary.directory} were made "
+            f"model.vocab_size is {wanted}, but the shards in {vocabulary.place} were made "
             f"with {vocabulary.size} ids: leave the key out, or point at other shards"
         )
     for part in parts:
         longest = part.shards.index.max_length
         if longest > seq_len:
             raise CaseError(
-                f"data.seq_len is {seq_len}, but {part.shards.directory} holds a sequence of "
+                f"data.seq_len is {seq_len}, but {part.shards.files} holds a sequence of "
                 f"{longest} tokens: raise it, or make shards with --seq_len {seq_len}"
             )

@@ -18,6 +18,7 @@ PREEMPTED = 75
 State = Literal["running", "done", "pre-empted", "failed"]
 # A change of these in a run that has begun would break its order, masks or shapes.
 _FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed")
+_FREE = ("bertds.data.cache_dir", "bertds.data.cache_gb")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -89,7 +90,8 @@ def check_unchanged(run_dir: Path, config: dict[str, Any]) -> list[str]:
         if before.get(key) == after.get(key):
             continue
         text = f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}"
-        if any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED):
+        is_fixed = any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED)
+        if is_fixed and key not in _FREE:
             raise CaseError(
                 f"{run_dir} was begun with another setting ({text}), which a run may not change: "
                 "restore it, or train into another --out"

@@ -1,7 +1,6 @@
 """Validation sets: fixed masks, every sequence once, figures weighted by masked tokens."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,17 @@ import numpy as np
 from bertds.case.config import MaskingConfig
 from bertds.case.file import Case
 from bertds.data.loader import Share, valid_packs
+from bertds.data.places import Root
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.sums import Sums
 
 
-def open_valid(case: Case, root: Path) -> dict[str, Part]:
+def open_valid(case: Case, root: Root) -> dict[str, Part]:
     """The validation sets of a case by name.
 
     Raises:
         ValueError: A set is missing or damaged.
+        RemoteError: One is behind a URL and cannot be reached.
     """
     sets = case.bertds.data.valid
     return {name: Part.open(root, block.name, block.fraction) for name, block in sets.items()}

@@ -37,7 +37,7 @@ logger = logging.getLogger("bertds")
 def main(
     ds_config: Path,
     arm: str = "",
-    data: Path = Path("data"),
+    data: str = "data",
     out: Path = Path("runs"),
     set: str = "",
     profile: bool = False,
@@ -47,7 +47,7 @@ def main(
     Args:
         ds_config: The case file.
         arm: One of its arms; all of them if not given.
-        data: Directory that the names of shard sets are relative to.
+        data: Directory or URL that the names of shard sets are relative to.
         out: Directory for <case>/<arm>/.
         set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes.
         profile: Write a Chrome trace of a few steps to each run's directory, trace.json.

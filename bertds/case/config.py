@@ -151,7 +151,7 @@ class TrainSet(Block):
     """One shard set to train on."""
 
     name: str
-    """Its directory, relative to `--data`."""
+    """Its directory, relative to `--data`, or its URL."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Its first floor(fraction * N) sequences in shard order are used."""
     weight: Count = 1
@@ -162,7 +162,7 @@ class ValidSet(Block):
     """One shard set to validate on."""
 
     name: str
-    """Its directory, relative to `--data`."""
+    """Its directory, relative to `--data`, or its URL."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Its first floor(fraction * N) sequences in shard order are used."""
 
@@ -181,6 +181,12 @@ class DataConfig(Block):
     of train_batch_size up to 64. Part of the order: never changes in a run."""
     window: Count = 16
     """Blocks that a lane shuffles together. Part of the order."""
+    cache_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Directory on a disk of each machine for shards that are behind URLs; all runs and processes
+    of the machine may share it. Default: bertds in $XDG_CACHE_HOME or ~/.cache."""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """Most GB of shards there, beyond which those not read for the longest time go. All sets of a
+    run should fit, since every step reads from all of them."""
 
 
 class MaskingConfig(Block):

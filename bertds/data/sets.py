@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bertds.case.config import MaskingConfig
 from bertds.data.masking import Masker, MaskRule, sequence_keys
+from bertds.data.places import Root
 from bertds.data.shard_format import Block
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
@@ -33,19 +34,27 @@ class Part:
 
     @classmethod
     def open(
-        cls, root: Path, name: str, fraction: float, weight: int = 1, *, skips_bad: bool = False
+        cls,
+        root: Root | Path,
+        name: str,
+        fraction: float,
+        weight: int = 1,
+        *,
+        skips_bad: bool = False,
     ) -> "Part":
         """The first floor(fraction * N) sequences of a set.
 
         Raises:
             ValueError: The set is not there or damaged, or the fraction leaves no sequence.
+            RemoteError: It is behind a URL and cannot be reached.
         """
-        shards = ShardSet.open(root / name, skips_bad=skips_bad)
+        files = root / name if isinstance(root, Path) else root.files(name)
+        shards = ShardSet.open(files, skips_bad=skips_bad)
         # Through the decimal text, since floor(0.29 * 100) is 28 in binary.
         limit = int(Fraction(str(fraction)) * shards.num_sequences)
         if limit == 0:
             raise ValueError(
-                f"fraction {fraction} of the {shards.num_sequences} sequences of {root / name} "
+                f"fraction {fraction} of the {shards.num_sequences} sequences of {shards.files} "
                 "is none: raise it"
             )
         return cls(name, shards, limit, weight, skips_bad)
@@ -85,6 +94,8 @@ class Vocabulary:
     """Whether [CLS] and [SEP] stand around every sequence."""
     directory: Path
     """A set's directory, which holds the tokenizer.json."""
+    place: str
+    """What the user calls that set."""
 
     @classmethod
     def of(cls, parts: list[Part]) -> "Vocabulary":
@@ -98,12 +109,12 @@ class Vocabulary:
         for part in parts[1:]:
             if part.shards.index.tokenizer != first.index.tokenizer:
                 raise ValueError(
-                    f"{part.shards.directory} was made with another tokenizer than "
-                    f"{first.directory}: shard both with the same tokenizer.json"
+                    f"{part.shards.files} was made with another tokenizer than "
+                    f"{first.files}: shard both with the same tokenizer.json"
                 )
             if part.shards.index.special_tokens != first.index.special_tokens:
                 raise ValueError(
-                    f"only one of {part.shards.directory} and {first.directory} has [CLS] and "
+                    f"only one of {part.shards.files} and {first.files} has [CLS] and "
                     "[SEP] around its sequences: shard both with --special_tokens, or neither"
                 )
         index = first.index
@@ -116,6 +127,7 @@ class Vocabulary:
             index.unmaskable_ids,
             index.special_tokens,
             first.directory,
+            str(first.files),
         )
 
     def masker(self, config: MaskingConfig) -> Masker:
@@ -255,6 +267,6 @@ def _check_stored(part: Part, masking: MaskingConfig) -> None:
     if masking.mode == "static" and wanted == found:
         return
     raise ValueError(
-        f"{part.shards.directory} is pre-masked with {found}, but the case's masking is "
+        f"{part.shards.files} is pre-masked with {found}, but the case's masking is "
         f"{masking.mode} with {wanted}: make them equal or use shards made with --masking none"
     )

@@ -166,14 +166,23 @@ def read_index(directory: Path) -> Index:
         raise ShardError(f"{path} does not exist: {directory} is no finished shard set")
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise ShardError(f"{path} has more than {MAX_INDEX_BYTES:,} bytes: it is no shard index")
+    return parse_index(path.read_bytes(), str(path))
+
+
+def parse_index(content: bytes, name: str) -> Index:
+    """The index in the bytes of an `index.json`; `name` is what a complaint names.
+
+    Raises:
+        ShardError: It is not such an index.
+    """
     try:
-        return _INDEX_JSON.validate_json(path.read_bytes())
+        return _INDEX_JSON.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         where = f" at {place}" if place else ""
         raise ShardError(
-            f"{path} is no index of {FORMAT} version {VERSION}{where}: {first['msg']}"
+            f"{name} is no index of {FORMAT} version {VERSION}{where}: {first['msg']}"
         ) from error
 
 

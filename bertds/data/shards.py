@@ -10,13 +10,13 @@ import functools
 import hashlib
 import logging
 import os
-import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import numpy as np
 
+from bertds.data.remote import RemoteError
+from bertds.data.shard_files import AbsentShardError, ShardDirectory, ShardFiles
 from bertds.data.shard_format import (
     BLOCKS_NAME,
     END_OF_TAR,
@@ -37,21 +37,20 @@ __all__ = ["Block", "Index", "Shard", "ShardError", "ShardSet", "StoredMasking",
 logger = logging.getLogger("bertds")
 _MOST_BAD_BLOCKS = 1000  # in a row, beyond shards known to be bad: then the whole set is
 _STRIDE = 256  # blocks between two remembered sums
-_MAX_OPEN_FILES = 64
 
 
 class ShardSet:
     """A shard set that is open for reading; it may be pickled, forked and shared by threads.
 
     Attributes:
-        directory: Where it is.
+        files: Where it is.
         index: Its `index.json`.
         block_sequences: Sequences of each block, uint32 of shape [blocks], mapped from the disk.
-        bad_shards: Numbers of those that were missing or of another size when it was opened.
+        bad_shards: Numbers of those that are missing or of another size, as far as is known.
     """
 
-    def __init__(self, directory: Path, index: Index, blocks: Uint32s) -> None:
-        self.directory = directory
+    def __init__(self, files: ShardFiles, index: Index, blocks: Uint32s) -> None:
+        self.files = files
         self.index = index
         self.block_sequences: Uint32s = blocks[0]
         self._block_bytes: Uint32s = blocks[1]
@@ -59,25 +58,24 @@ class ShardSet:
         self._byte_sums = _StridedSums(self._block_bytes)
         counts = [shard.blocks for shard in index.shards]
         self._first_blocks: list[int] = [0, *np.cumsum(counts).tolist()]
-        self._files: OrderedDict[int, _Descriptor] = OrderedDict()
-        self._lock = threading.Lock()
         self.bad_shards: set[int] = set()
         self._skips = False
         self._named: set[int] = set()
 
     @classmethod
-    def open(cls, directory: Path, *, skips_bad: bool = False) -> Self:
+    def open(cls, files: ShardFiles | Path, *, skips_bad: bool = False) -> Self:
         """Open a set: the index, the sizes of its files and the sums of its blocks are checked.
 
         Args:
-            directory: Where it is.
+            files: Where it is, a directory for example.
             skips_bad: Name shards that are missing or of another size, instead of refusing them.
 
         Raises:
             ShardError: Something is missing, or does not belong together; one sentence names it.
         """
-        index = read_index(directory)
-        shards = cls(directory, index, _read_blocks(directory / BLOCKS_NAME, index))
+        files = ShardDirectory(files) if isinstance(files, Path) else files
+        index = read_index(files.directory)
+        shards = cls(files, index, _read_blocks(files.directory / BLOCKS_NAME, index))
         shards._skips = skips_bad
         for number, shard in enumerate(index.shards):
             try:
@@ -87,11 +85,16 @@ class ShardSet:
                     raise
                 logger.error("%s (its sequences are replaced by others)", error)
                 shards.bad_shards.add(number)
-        _check_totals(directory, index)
+        _check_totals(str(files), index)
         return shards
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self).open, skips_bad=self._skips), (self.directory,)
+        return functools.partial(type(self).open, skips_bad=self._skips), (self.files,)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of this machine with its index, block table and tokenizer."""
+        return self.files.directory
 
     @property
     def num_sequences(self) -> int:
@@ -122,18 +125,23 @@ class ShardSet:
 
         Raises:
             ShardError: The shard is damaged; names shard and block.
+            RemoteError: It is behind a URL and cannot be reached.
         """
         shard = self.shard_of(block)
         size = int(self._block_bytes[block])
         start = self._byte_sums.before(block) - self._byte_sums.before(self._first_blocks[shard])
         try:
-            file = self._open_file(shard)
-            content = os.pread(file.number, size, start)
+            content = self.files.read(self.index.shards[shard], start, size)
             if len(content) != size:
                 raise ValueError(f"the file ends {size - len(content)} bytes early")
             found = decode_block(content, block, self.index)
             if len(found.lengths) != self.block_sequences[block]:
                 raise ValueError(f"it has {len(found.lengths)} sequences, {BLOCKS_NAME} says other")
+        except RemoteError:
+            raise
+        except AbsentShardError as error:
+            self.bad_shards.add(shard)
+            self._fail(shard, str(error), error)
         except (ValueError, OSError) as error:
             self._fail(shard, f"block {block} is damaged ({error})", error)
         return found
@@ -165,7 +173,7 @@ class ShardSet:
             if tries > _MOST_BAD_BLOCKS:
                 break
             number = (number + 1) % num_blocks
-        raise failed or ShardError(f"{self.directory} has no whole shard among those that are used")
+        raise failed or ShardError(f"{self.files} has no whole shard among those that are used")
 
     def _name(self, block: int, error: ShardError) -> None:
         """Say it, once a block."""
@@ -173,24 +181,11 @@ class ShardSet:
             self._named.add(block)
             logger.error("%s (its sequences are replaced by others)", error)
 
-    def _open_file(self, shard: int) -> "_Descriptor":
-        """The open shard; the least recently used one beyond `_MAX_OPEN_FILES` is closed."""
-        with self._lock:
-            file = self._files.get(shard)
-            if file is None:
-                file = _Descriptor(self.directory / self.index.shards[shard].name)
-                self._files[shard] = file
-            self._files.move_to_end(shard)
-            if len(self._files) > _MAX_OPEN_FILES:
-                self._files.popitem(last=False)
-            return file
-
     def _check_shard(self, number: int, shard: Shard) -> None:
-        path = self.directory / shard.name
-        if not path.is_file():
-            self._fail(number, "it is missing")
-        if path.stat().st_size != shard.bytes:
-            self._fail(number, f"it has {path.stat().st_size} bytes, the index says {shard.bytes}")
+        try:
+            self.files.check(shard)
+        except AbsentShardError as error:
+            self._fail(number, str(error), error)
         first, last = self._first_blocks[number], self._first_blocks[number + 1]
         sequences = self.first_sequence(last) - self.first_sequence(first)
         size = self._byte_sums.before(last) - self._byte_sums.before(first) + len(END_OF_TAR)
@@ -198,8 +193,8 @@ class ShardSet:
             self._fail(number, f"{BLOCKS_NAME} and the index do not agree about it")
 
     def _fail(self, shard: int, what: str, cause: Exception | None = None) -> NoReturn:
-        path = self.directory / self.index.shards[shard].name
-        raise ShardError(f"{path}: {what}; make or copy {self.directory} again") from cause
+        name = self.index.shards[shard].name
+        raise ShardError(f"{self.files}/{name}: {what}; make or copy {self.files} again") from cause
 
 
 class _StridedSums:
@@ -216,19 +211,6 @@ class _StridedSums:
         whole = count // _STRIDE
         rest = self._values[whole * _STRIDE : count]
         return int(self._sums[whole]) + int(rest.sum(dtype=np.int64))
-
-
-class _Descriptor:
-    """A file open for `pread`, closed when its last user lets it go."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
 
 
 def _read_blocks(path: Path, index: Index) -> Uint32s:
@@ -249,7 +231,7 @@ def _head(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _check_totals(directory: Path, index: Index) -> None:
+def _check_totals(place: str, index: Index) -> None:
     """The whole of the index against its parts."""
     wholes = (index.sequences, index.tokens, index.max_length)
     parts = (
@@ -260,7 +242,7 @@ def _check_totals(directory: Path, index: Index) -> None:
     top_id = max(shard.max_id for shard in index.shards)
     if wholes != parts or index.max_length > index.seq_len or top_id >= index.vocab_size:
         raise ShardError(
-            f"{directory}: the totals of its index.json do not agree with its shards; make the set again"
+            f"{place}: the totals of its index.json do not agree with its shards; make the set again"
         )
 
 

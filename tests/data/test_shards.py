@@ -18,6 +18,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertds.data import shard_files
 from bertds.data import shards as shards_module
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.shard_format import (
@@ -289,7 +290,7 @@ def num_open_files():
 
 
 def test_few_files_are_open_and_threads_share_them(plain, rows, monkeypatch):
-    monkeypatch.setattr(shards_module, "_MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_FILES", 2)
     gc.collect()  # sets of other tests close their files
     before = num_open_files()
     shards = ShardSet.open(plain)
