@@ -10,9 +10,16 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file open for writing that takes the name `path` only when it is whole and on the disk."""
-    temporary = path.with_name(f".tmp-{path.name}")
+def replacing(path: Path, *, contested: bool = False) -> Iterator[IO[bytes]]:
+    """A file open for writing that takes the name `path` only when it is whole and on the disk.
+
+    Args:
+        path: The file.
+        contested: Others may be writing the same content at the same time, on other hosts perhaps:
+            each writes a draft of its own, which stays behind if the process is killed.
+    """
+    mark = f"-{uuid.uuid4().hex}" if contested else ""
+    temporary = path.with_name(f".tmp-{path.name}{mark}")
     try:
         with temporary.open("wb") as file:
             yield file

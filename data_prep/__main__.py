@@ -11,6 +11,7 @@ from bertds.data.shards import ShardError, ShardSet, verify_frame, verify_shard
 from data_prep import train_tokenizer
 from data_prep.made import MADE_NAME, counts_of
 from data_prep.make_shards import make_shards
+from data_prep.outputs import output_of
 from data_prep.record import make_record, table
 from data_prep.sample import write_sample
 from data_prep.shard_options import ShardOptions, masking_of
@@ -40,7 +41,7 @@ def tokenizer(
     """Train a BPE tokenizer: special tokens, characters, then so many merges.
 
     Args:
-        input: Text: F[,F...], each a path, a glob or - (.gz, .zst, .jsonl too).
+        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl too).
         merges: The vocabulary's merges; its size is known only when the characters are.
         out: The tokenizer.json to write.
         lowercase: Whether the tokenizer lower-cases.
@@ -52,7 +53,7 @@ def tokenizer(
 def shard(
     input: str,
     tokenizer: Path,
-    out: Path,
+    out: str,
     valid_fraction: float = 0.1,
     seq_len: int = 256,
     special_tokens: bool = True,
@@ -64,14 +65,16 @@ def shard(
     mask_seed: int = 0,
     dedup: bool = True,
     workers: int | None = None,
+    scheduler: str = "",
+    scratch: Path | None = None,
     seed: int = 0,
 ) -> None:
     """Turn text into shard sets: OUT/train and OUT/valid.
 
     Args:
-        input: Text: F[,F...], each a path, a glob or - (.gz, .zst, .jsonl too).
+        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl too).
         tokenizer: A tokenizer.json with a mask and a pad token.
-        out: The directory to write; an interrupted run is continued.
+        out: The directory or URL to write; an interrupted run is continued.
         valid_fraction: Share of the lines that goes to OUT/valid; 0 for none.
         seq_len: The most tokens of a sequence; longer lines are cut into pieces.
         special_tokens: Whether [CLS] and [SEP] frame each sequence.
@@ -83,6 +86,8 @@ def shard(
         mask_seed: The masking's own seed.
         dedup: Whether a line that came before, but for case, is dropped.
         workers: Processes; all cores if not given. The bytes do not depend on it.
+        scheduler: Of a Dask cluster that does the work instead, such as tcp://10.0.0.1:8786.
+        scratch: Directory for the unfinished work, which all workers see; OUT/.work if not given.
         seed: Of the order of the sequences.
     """
     options = ShardOptions(
@@ -94,12 +99,22 @@ def shard(
         dedup=dedup,
         seed=seed,
     )
-    made = make_shards(input, tokenizer, out, options, _workers(workers))
-    counts = ", ".join(f"{count:,} {what}" for what, count in counts_of(out / MADE_NAME).items())
-    print(f"{out}: {counts}")
+    if scheduler and workers is not None:
+        raise ValueError("--workers are processes here, --scheduler has its own: give one of them")
+    made = make_shards(
+        input,
+        tokenizer,
+        out,
+        options,
+        _workers(workers),
+        scheduler=scheduler,
+        scratch=scratch,
+    )
+    counts = counts_of(output_of(out).at(MADE_NAME))
+    print(f"{out}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
     for split, index in made.items():
         print(
-            f"{out / split}: {index.sequences:,} sequences of {index.lines:,} lines, "
+            f"{out}/{split}: {index.sequences:,} sequences of {index.lines:,} lines, "
             f"{index.tokens:,} tokens, {len(index.shards)} shards"
         )
 

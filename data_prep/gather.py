@@ -90,7 +90,7 @@ def gather(task: GatherTask) -> None:
         chosen = rows.take(order[member & kept])
         written = _write_split(task, split, chosen, int((dropped["piece"] == 0).sum()))
         facts[split] = asdict(written)
-    with replacing(facts_path(task.group)) as file:
+    with replacing(facts_path(task.group), contested=True) as file:
         file.write(json.dumps(facts).encode())
 
 
@@ -157,7 +157,7 @@ def _write_split(task: GatherTask, split: Split, rows: Rows, duplicates: int) ->
     shuffled = rows.take(_shuffle(rows.table, task.seed))
     lengths = shuffled.table["length"].astype(np.int64)
     tokens, lengths = frame(shuffled.tokens, lengths, task.framing)
-    with replacing(split_path(task.group, split)) as file:
+    with replacing(split_path(task.group, split), contested=True) as file:
         file.write(lengths.astype("<u4").tobytes())
         file.write(tokens.tobytes())
     lines = rows.table[rows.table["piece"] == 0]

@@ -6,17 +6,18 @@ equal recipes mean equal outputs.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertds.replacing import replacing
+from data_prep.outputs import Place
 
 MADE_NAME = "made.json"
 Recipe = Mapping[str, Any]
 
 
-def is_made(record: Path, outputs: Iterable[Path], recipe: Recipe) -> bool:
+def is_made(record: Place, outputs: Sequence[Place], recipe: Recipe) -> bool:
     """Whether the outputs are there and were made by this recipe.
 
     Raises:
@@ -27,7 +28,7 @@ def is_made(record: Path, outputs: Iterable[Path], recipe: Recipe) -> bool:
     if not there and found is None:
         return False
     if found is not None and found.get("recipe") == _plain(recipe):
-        return len(there) == len(list(outputs))
+        return len(there) == len(outputs)
     raise FileExistsError(
         f"{(there or [record])[0]} is there already, made of other text or with other options: "
         "name another output, or delete it first"
@@ -43,7 +44,7 @@ def record_made(record: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None
         file.write(as_json({"recipe": recipe, "counts": counts}))
 
 
-def counts_of(record: Path) -> dict[str, Any]:
+def counts_of(record: Place) -> dict[str, Any]:
     """The counts that `record_made` kept."""
     counts: dict[str, Any] = json.loads(record.read_bytes())["counts"]
     return counts
@@ -54,7 +55,7 @@ def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _read(record: Path) -> dict[str, Any] | None:
+def _read(record: Place) -> dict[str, Any] | None:
     try:
         content = json.loads(record.read_bytes())
     except FileNotFoundError:

@@ -3,13 +3,13 @@
     sources --scatter--> parts, by bucket --gather--> groups, in order --merge--> shards, index
 
 Every arrow is many independent tasks; what a task makes appears under its name when it is whole,
-in `DIR/.work`, so the same command continues an interrupted run. The split and the order follow
-from a hash of each line; the bytes depend on text, tokenizer, seed and options alone. Memory is
-some 400 MiB a worker, disk about three times the shards while it runs.
+in `DIR/.work` or the scratch directory, so the same command continues an interrupted run. The split
+and the order follow from a hash of each line; the bytes depend on text, tokenizer, seed and options
+alone, not on who does the tasks: this process, others beside it, or a Dask cluster. Memory is some
+400 MiB a worker, disk about three times the shards while it runs.
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections import Counter
@@ -21,36 +21,49 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from bertds.data.shard_format import BLOCK_TOKENS, Index, id_dtype, read_index
+from bertds.data.shard_format import BLOCK_TOKENS, INDEX_NAME, Index, id_dtype, parse_index
 from bertds.data.shard_writer import SetFacts, shard_name, write_index
 from bertds.data.tokenizer import Tokenizer
 from bertds.replacing import replacing
+from data_prep.cluster import cluster_executor
 from data_prep.gather import Framing, GatherTask, GroupFacts, facts_path, gather, read_facts
-from data_prep.made import MADE_NAME, as_json, is_made, record_made
+from data_prep.inputs import Source, open_sources
+from data_prep.made import MADE_NAME, record_made
 from data_prep.merge import MergeTask, is_merged, merge, plan_shards, read_result
+from data_prep.outputs import Output, output_of
 from data_prep.rows import NUM_BUCKETS
 from data_prep.scatter import SPLITS, UNMASKABLE, ScatterTask, Split, counts_path, scatter
 from data_prep.shard_options import ShardOptions, recipe_of, set_key_of
-from data_prep.sources import Source, open_sources, read_chunks
+from data_prep.sources import cut_chunks
 from data_prep.tasks import executor, run_tasks
+from data_prep.work_dir import begin, work_dir_of, working
 
 GROUP_BYTES = 32 << 20
-RECIPE_NAME = "recipe.json"
 
 Task = TypeVar("Task")
 
 
 def make_shards(
-    spec: str, tokenizer_path: Path, out: Path, options: ShardOptions, workers: int
+    spec: str,
+    tokenizer_path: Path,
+    out: Path | str,
+    options: ShardOptions,
+    workers: int,
+    *,
+    scheduler: str = "",
+    scratch: Path | None = None,
 ) -> dict[Split, Index]:
     """Write `out/train` and, unless the fraction is 0, `out/valid`; a finished output is kept.
 
     Args:
         spec: `F[,F…]`, see `open_sources`.
         tokenizer_path: A tokenizer.json.
-        out: Where to.
+        out: Where to: a directory or a URL.
         options: The shape.
-        workers: Processes.
+        workers: Processes; of no account with a scheduler.
+        scheduler: Address of a Dask cluster that does the tasks instead.
+        scratch: Where the unfinished work is; `out/.work` if not given. The workers of a cluster
+            must all see it.
 
     Returns:
         The index of each split.
@@ -58,38 +71,69 @@ def make_shards(
     Raises:
         ValueError: An option or a file is not as it must be, or the text leaves a split empty.
         FileExistsError: `out` holds something else.
+        RemoteError: A server does not give or take a file; the same command continues.
+        ChildProcessError: Workers were lost; the same command continues.
     """
     tokenizer = Tokenizer.load(tokenizer_path)
     framing = options.framing(tokenizer)
     splits = SPLITS if options.valid_fraction else SPLITS[:1]
-    with _working(out) as work, open_sources(spec, work) as sources:
+    output = output_of(out)
+    with (
+        working(output, work_dir_of(output, scratch)) as work,
+        _pool(workers, scheduler, work) as (pool, num_tasks),
+        open_sources(spec, work, pool.map if scheduler else map) as sources,
+    ):
         recipe = recipe_of(tokenizer, options, sources)
-        if _begin(out, work, recipe, splits):
-            with executor(workers) as pool:
-                run = _Run(out, work, tokenizer, tokenizer_path, options, pool, workers)
-                run.scatter(sources, framing.max_row)
-                run.gather(framing)
-                facts = {split: run.set_facts(split) for split in splits}
-                for split in splits:
-                    run.merge(split, facts[split])
-            record_made(out / MADE_NAME, recipe, run.counts(splits))
+        if begin(output, work, recipe, splits):
+            run = _Run(output, work, tokenizer, options, pool, num_tasks)
+            run.scatter(sources, framing.max_row)
+            run.gather(framing)
+            facts = {split: run.set_facts(split) for split in splits}
+            for split in splits:
+                run.merge(split, facts[split])
+            with output.filling("") as directory:
+                record_made(directory / MADE_NAME, recipe, run.counts(splits))
             shutil.rmtree(work)
-    return {split: read_index(out / split) for split in splits}
+    return {split: _index_of(output, split) for split in splits}
+
+
+def _pool(
+    workers: int, scheduler: str, work: Path
+) -> contextlib.AbstractContextManager[tuple[Executor, int]]:
+    """Who does the tasks, and how many at once."""
+    return cluster_executor(scheduler, work) if scheduler else _processes(workers)
+
+
+@contextlib.contextmanager
+def _processes(workers: int) -> Iterator[tuple[Executor, int]]:
+    with executor(workers) as pool:
+        yield pool, workers
+
+
+def _index_of(output: Output, split: Split) -> Index:
+    name = f"{split}/{INDEX_NAME}"
+    return parse_index(output.at(name).read_bytes(), f"{output}/{name}")
 
 
 @dataclass
 class _Run:
     """One run: where things are, and its passes in order."""
 
-    out: Path
+    out: Output
     work: Path
     tokenizer: Tokenizer
-    tokenizer_path: Path
     options: ShardOptions
     pool: Executor
     workers: int
+    tokenizer_path: Path = field(init=False)
     parts: list[Path] = field(default_factory=list)
     groups: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # A copy that all workers see; they remember tokenizers by path, so it is named by content.
+        self.tokenizer_path = self.work / f"tokenizer-{self.tokenizer.fingerprint}.json"
+        with replacing(self.tokenizer_path) as file:
+            file.write(self.tokenizer.content)
 
     @property
     def dtype(self) -> str:
@@ -132,12 +176,13 @@ class _Run:
 
     def merge(self, split: Split, facts: SetFacts) -> None:
         """Groups to the shards of one split, then its index."""
-        (self.out / split).mkdir(exist_ok=True)
         (self.work / "shards").mkdir(exist_ok=True)
         tasks = self._merge_tasks(split, facts.set_key)
         todo = [task for task in tasks if not is_merged(task)]
-        self._run(merge, todo, f"{self.out / split}: shards")
-        write_index(self.out / split, [read_result(task.result) for task in tasks], facts)
+        self._run(merge, todo, f"{self.out}/{split}: shards")
+        self.out.tidy(split)
+        with self.out.filling(split) as directory:
+            write_index(directory, [read_result(task.result) for task in tasks], facts)
 
     def set_facts(self, split: Split) -> SetFacts:
         """What the index says of the set that the groups hold.
@@ -148,7 +193,7 @@ class _Run:
         facts = self._facts(split)
         if not sum(each.sequences for each in facts):
             raise ValueError(
-                f"the text is too small: no sequence falls into {self.out / split}; give more "
+                f"the text is too small: no sequence falls into {self.out}/{split}; give more "
                 "text, or another --valid_fraction (0 for no validation set)"
             )
         dropped = {
@@ -187,7 +232,7 @@ class _Run:
         """A task for each chunk whose part is not there yet."""
         before = 0
         for source in sources:
-            for chunk, position in read_chunks(source):
+            for chunk, position in cut_chunks(source):
                 part = self.work / "parts" / f"{len(self.parts):08d}.bin"
                 self.parts.append(part)
                 if not part.exists():
@@ -206,7 +251,8 @@ class _Run:
         plan = plan_shards(self.groups, split, self._blocks_per_shard())
         return [
             MergeTask(
-                path=self.out / split / shard_name(number),
+                out=self.out,
+                name=shard_name(number),
                 result=self.work / "shards" / f"{split}-{number:06d}.json",
                 split=split,
                 first_block=first_block,
@@ -235,50 +281,3 @@ class _Run:
         copies = 0 if masking is None else masking.copies
         block_bytes = BLOCK_TOKENS * (2 if self.dtype == "uint16" else 4) * (1 + copies)
         return max(1, self.options.shard_bytes // block_bytes)
-
-
-@contextlib.contextmanager
-def _working(out: Path) -> Iterator[Path]:
-    """`out/.work`, for this process alone; what an error of the user leaves there is removed."""
-    work = out / ".work"
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileExistsError(
-                f"{out} is being written by another process: wait for it"
-            ) from error
-        try:
-            yield work
-        except ValueError:
-            shutil.rmtree(work)
-            raise
-        finally:
-            if work.exists() and not (work / RECIPE_NAME).exists():
-                shutil.rmtree(work)
-            with contextlib.suppress(OSError):
-                out.rmdir()  # only where nothing is in it
-
-
-def _begin(out: Path, work: Path, recipe: dict[str, Any], splits: tuple[Split, ...]) -> bool:
-    """Whether there is something to do: anew, or from where an earlier run ended.
-
-    Raises:
-        FileExistsError: The directory holds something else, whole or not.
-    """
-    path, content = work / RECIPE_NAME, as_json(recipe)
-    if path.exists():
-        if path.read_bytes() != content:
-            raise FileExistsError(
-                f"{work} is of an unfinished run on other text or with other options: give those, "
-                "or delete it"
-            )
-        print(f"{out}: continued from where an earlier run ended")
-        return True
-    if is_made(out / MADE_NAME, [out / split for split in splits], recipe):
-        print(f"{out}: finished already, nothing to do")
-        return False
-    with replacing(path) as file:
-        file.write(content)
-    return True

@@ -22,6 +22,7 @@ from bertds.data.shard_writer import WrittenShard, cut_blocks, write_shard
 from bertds.data.tokenizer import Tokenizer
 from bertds.replacing import replacing
 from data_prep.gather import read_facts, read_lengths, split_path
+from data_prep.outputs import Output
 from data_prep.scatter import Split
 
 
@@ -40,7 +41,8 @@ class MergeTask:
     """One shard.
 
     Attributes:
-        path: The tar to write.
+        out: Where the splits are.
+        name: The tar to write, in its split's directory there.
         result: Where its entry for the index goes.
         first_block: Number of its first block in the set.
         first_sequence: Ordinal of its first sequence in the set.
@@ -48,7 +50,8 @@ class MergeTask:
         masking: The copies to make, if any.
     """
 
-    path: Path
+    out: Output
+    name: str
     result: Path
     split: Split
     first_block: int
@@ -80,17 +83,19 @@ def plan_shards(
 
 def merge(task: MergeTask) -> None:
     """Write one shard, then its entry."""
-    written = write_shard(task.path, task.first_block, _blocks(task))
+    with task.out.filling(task.split) as directory:
+        written = write_shard(directory / task.name, task.first_block, _blocks(task))
     content = {"shard": dataclasses.asdict(written.shard), "blocks": written.blocks.tolist()}
-    with replacing(task.result) as file:
+    with replacing(task.result, contested=True) as file:
         file.write(json.dumps(content).encode())
 
 
 def is_merged(task: MergeTask) -> bool:
     """Whether an earlier run finished this shard."""
-    if not (task.result.exists() and task.path.exists()):
+    if not task.result.exists():
         return False
-    return task.path.stat().st_size == read_result(task.result).shard.bytes
+    size = read_result(task.result).shard.bytes
+    return task.out.size(f"{task.split}/{task.name}") == size
 
 
 def read_result(path: Path) -> WrittenShard:

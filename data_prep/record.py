@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bertds.data.shard_format import Index
 from data_prep import train_tokenizer
+from data_prep.inputs import Source, open_sources
 from data_prep.made import MADE_NAME, is_made, record_made
 from data_prep.make_shards import make_shards
 from data_prep.shard_options import ShardOptions
-from data_prep.sources import Source, open_sources
 
 MIN_COUNT = 5
 OPTIONS = ShardOptions(valid_fraction=0.1, seq_len=256, special_tokens=False)
@@ -72,7 +72,7 @@ def make_vocabularies(sources: list[Source], out: Path, merges: list[int]) -> No
     paths = {count: out / vocabulary_name(count) / "tokenizer.json" for count in merges}
     recipe = train_tokenizer.recipe_of(sources, max(merges), lowercase=True, min_count=MIN_COUNT)
     recipe["merges"] = merges
-    if is_made(out / MADE_NAME, paths.values(), recipe):
+    if is_made(out / MADE_NAME, [*paths.values()], recipe):
         return
     vocabulary = train_tokenizer.learn(sources, max(merges), lowercase=True, min_count=MIN_COUNT)
     contents = {

@@ -82,7 +82,7 @@ def write_part(path: Path, rows: Rows) -> None:
     rows = rows.take(np.argsort(buckets, kind="stable"))
     row_starts = np.concatenate([[0], np.cumsum(np.bincount(buckets, minlength=NUM_BUCKETS))])
     token_ends = np.concatenate([[0], np.cumsum(rows.table["length"], dtype=np.int64)])
-    with replacing(path) as file:
+    with replacing(path, contested=True) as file:
         file.write(np.array([row_starts, token_ends[row_starts]], dtype="<i8").tobytes())
         file.write(rows.table.tobytes())
         file.write(rows.tokens.tobytes())

@@ -93,7 +93,7 @@ def write_sample(out: Path, sentences: int, seed: int) -> None:
         raise ValueError(f"--seed is {seed}, 0 or more is wanted")
     recipe = {"format": FORMAT, "sentences": sentences, "seed": seed}
     paths = {"ko": out / "ko.txt", "en": out / "en.txt"}
-    if is_made(out / MADE_NAME, paths.values(), recipe):
+    if is_made(out / MADE_NAME, [*paths.values()], recipe):
         print(f"{out}: finished already, nothing to do")
         return
     out.mkdir(parents=True, exist_ok=True)

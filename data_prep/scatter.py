@@ -4,9 +4,9 @@ A part depends on its chunk and the options alone, and appears under its name wh
 that after an interruption only the missing ones are made.
 """
 
-import functools
 import hashlib
 import json
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.replacing import replacing
 from data_prep.encode import LineEncoder
 from data_prep.rows import ROW, Int64s, Rows, write_part
-from data_prep.sources import clean_lines
+from data_prep.sources import Stretch, clean_lines
 
 UNMASKABLE = "sequences without a maskable token"
 Split = Literal["train", "valid"]
@@ -33,7 +33,7 @@ class ScatterTask:
 
     Attributes:
         path: The part file to write; its counts go beside it.
-        chunk: Whole lines, raw.
+        chunk: Whole lines, raw, or where they lie.
         kind: What a line is.
         tokenizer: The tokenizer.json.
         max_tokens: A longer line is cut into pieces of so many.
@@ -41,7 +41,7 @@ class ScatterTask:
     """
 
     path: Path
-    chunk: bytes
+    chunk: bytes | Stretch
     kind: Literal["lines", "jsonl"]
     tokenizer: Path
     max_tokens: int
@@ -51,12 +51,13 @@ class ScatterTask:
 def scatter(task: ScatterTask) -> None:
     """Clean, encode and cut a chunk's lines, and write its part."""
     counts: Counter[str] = Counter()
-    lines = clean_lines(task.chunk, task.kind, counts)
+    chunk = task.chunk if isinstance(task.chunk, bytes) else task.chunk.read()
+    lines = clean_lines(chunk, task.kind, counts)
     encoder = _encoder(task.tokenizer)
     tokens, lengths = encoder.encode(lines)
     rows, line_of_row = _cut_pieces(Rows(table=_table(lines, lengths), tokens=tokens), task)
     rows = _drop_unmaskable(rows, line_of_row, encoder.tokenizer, task, counts)
-    with replacing(counts_path(task.path)) as file:
+    with replacing(counts_path(task.path), contested=True) as file:
         file.write(json.dumps(counts).encode())
     write_part(task.path, rows)
 
@@ -71,10 +72,15 @@ def is_valid(hashes: Uint64s, fraction: float) -> npt.NDArray[np.bool_]:
     return (hashes & np.uint64(0xFFFFFFFF)) < np.uint64(round(fraction * 2**32))
 
 
-@functools.lru_cache(maxsize=2)
+_OF_THREAD = threading.local()  # an encoder learns, and a cluster's worker may have threads
+
+
 def _encoder(tokenizer: Path) -> LineEncoder:
-    """The process's encoder, with the words that it knows."""
-    return LineEncoder(Tokenizer.load(tokenizer))
+    """The thread's encoder, with the words that it knows."""
+    held: tuple[Path, LineEncoder] | None = getattr(_OF_THREAD, "encoder", None)
+    if held is None or held[0] != tokenizer:
+        held = _OF_THREAD.encoder = (tokenizer, LineEncoder(Tokenizer.load(tokenizer)))
+    return held[1]
 
 
 def _table(lines: list[str], lengths: Int64s) -> npt.NDArray[np.void]:

@@ -11,8 +11,8 @@ from bertds.data.shard_format import MAX_COPIES, StoredMasking
 from bertds.data.shard_writer import SHARD_BYTES
 from bertds.data.tokenizer import Tokenizer
 from data_prep.gather import Framing
+from data_prep.inputs import Source
 from data_prep.scatter import Split
-from data_prep.sources import Source
 
 FORMAT = 1  # raised when the same options would give other bytes
 MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 65_536

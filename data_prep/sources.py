@@ -1,6 +1,6 @@
-r"""Raw text: where it comes from, and what is done to it before anything else reads it.
+r"""Raw text: how it is cut into chunks, and what is done to it before anything else reads it.
 
-    files, globs, `-`  --open_sources-->  sources  --read_chunks-->  whole lines  --clean_lines-->
+    sources  --read_chunks, cut_chunks-->  whole lines  --clean_lines-->
 
 `\n` alone ends a line. A clean line is NFC, without control characters, with single blanks; what
 cannot be so (bytes that are no UTF-8, lines too long for memory) is replaced or cut, and counted,
@@ -9,22 +9,22 @@ chunks of 4 MiB, whatever the size of a file or a line; cleaning makes about 50 
 """
 
 import contextlib
-import glob
 import gzip
-import hashlib
+import io
 import json
 import re
-import shutil
-import sys
 import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Literal, cast
+from typing import IO, Literal, cast
+
+from data_prep.inputs import Source, open_binary
 
 CHUNK_BYTES = 4 << 20  # a longer line is cut there, and goes on as the next one
+_TAIL_BYTES = 64 << 10  # looked through for the last end of line
 MAX_WORD_CHARACTERS = 4096  # a longer run without a blank is cut by blanks
 
 # Control characters that are no white space, and the byte order mark.
@@ -34,42 +34,26 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """One file of text."""
+class Stretch:
+    """Whole lines of a source that is not compressed, by where they lie: whoever needs them reads."""
 
-    path: Path
-    kind: Literal["lines", "jsonl"]
-    compression: Literal["none", "gz", "zst"]
-    size: int  # bytes on disk
-    sha256: str
+    path: Path | str
+    start: int
+    stop: int
 
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """What the text depends on: not the name."""
-        return self.sha256, self.size, f"{self.kind} {self.compression}"
+    def read(self) -> bytes:
+        """The bytes.
 
-
-@contextlib.contextmanager
-def open_sources(spec: str, spool_dir: Path) -> Iterator[list[Source]]:
-    """The sources that `F[,F…]` names, in an order that does not depend on their names.
-
-    Args:
-        spec: Paths and globs, separated by commas; `-` is standard input, which is copied to a
-            file in `spool_dir` for the time of the context.
-        spool_dir: An existing directory.
-
-    Raises:
-        ValueError: A path does not exist, a glob finds nothing, or all is empty.
-    """
-    spool = spool_dir / ".tmp-standard-input"
-    try:
-        paths = [path for word in _words(spec) for path in _expand(word, spool)]
-        sources = [_describe(path) for path in dict.fromkeys(paths)]
-        if not any(source.size for source in sources):
-            raise ValueError(f"--input={spec} has no bytes: some text is wanted")
-        yield sorted(sources, key=lambda source: source.identity)
-    finally:
-        spool.unlink(missing_ok=True)
+        Raises:
+            ValueError: The file ends before, so it was changed.
+            RemoteError: It is behind a URL and cannot be read.
+        """
+        with open_binary(self.path) as file:
+            file.seek(self.start)
+            content = file.read(self.stop - self.start)
+        if len(content) != self.stop - self.start:
+            raise ValueError(f"{self.path} was changed while it was read: run the command again")
+        return content
 
 
 def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
@@ -81,7 +65,7 @@ def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
         ValueError: The file is not the compressed file that its name says, or is cut off.
     """
     try:
-        with source.path.open("rb") as file, _decompressed(file, source) as stream:
+        with open_binary(source.path) as file, _decompressed(file, source) as stream:
             rest = b""
             while piece := stream.read(CHUNK_BYTES):
                 rest += piece
@@ -93,6 +77,25 @@ def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
                 yield rest, file.tell()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
+
+
+def cut_chunks(source: Source) -> Iterator[tuple[bytes | Stretch, int]]:
+    """The chunks of `read_chunks`, those of a plain file by where they lie: little of it is read.
+
+    Raises:
+        ValueError: As `read_chunks`.
+    """
+    if source.compression != "none":
+        yield from read_chunks(source)
+        return
+    start = 0
+    with open_binary(source.path, _TAIL_BYTES) as file:
+        while start < source.size:
+            stop = source.size
+            if stop - start > CHUNK_BYTES:
+                stop = start + _found_cut(file, start)
+            yield Stretch(path=source.path, start=start, stop=stop), stop
+            start = stop
 
 
 def clean_lines(chunk: bytes, kind: Literal["lines", "jsonl"], counts: Counter[str]) -> list[str]:
@@ -114,46 +117,8 @@ def clean_lines(chunk: bytes, kind: Literal["lines", "jsonl"], counts: Counter[s
     return kept
 
 
-def _words(spec: str) -> list[str]:
-    """The parts between commas; a path that exists may hold commas itself."""
-    return [spec] if Path(spec).exists() else [word for word in spec.split(",") if word]
-
-
-def _expand(word: str, spool: Path) -> list[Path]:
-    if word == "-":
-        with spool.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        return [spool]
-    path = Path(word).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        raise ValueError(f"--input names the directory {word}: a file or a glob is wanted")
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    files = [each for each in found if each.is_file()]
-    if not files:
-        raise ValueError(f"--input names {word}, which does not exist: a file, glob or - is wanted")
-    return files
-
-
-def _describe(path: Path) -> Source:
-    endings = path.suffixes
-    compression: Literal["none", "gz", "zst"] = "none"
-    if endings[-1:] in ([".gz"], [".zst"]):
-        compression = cast("Literal['gz', 'zst']", endings.pop()[1:])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(
-        path=path,
-        kind="jsonl" if endings[-1:] == [".jsonl"] else "lines",
-        compression=compression,
-        size=path.stat().st_size,
-        sha256=digest,
-    )
-
-
 @contextlib.contextmanager
-def _decompressed(file: BinaryIO, source: Source) -> Iterator[IO[bytes]]:
+def _decompressed(file: io.BufferedReader, source: Source) -> Iterator[IO[bytes]]:
     if source.compression == "none":
         yield file
     elif source.compression == "gz":
@@ -171,6 +136,17 @@ def _decompressed(file: BinaryIO, source: Source) -> Iterator[IO[bytes]]:
                 yield cast("IO[bytes]", stream)
         except zstandard.ZstdError as error:
             raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
+
+
+def _found_cut(file: io.BufferedReader, start: int) -> int:
+    """The `_cut_length` of the file from `start`, mostly from the end of the chunk alone."""
+    behind = max(0, CHUNK_BYTES + 1 - _TAIL_BYTES)
+    file.seek(start + behind)
+    end = file.read(CHUNK_BYTES + 1 - behind).rfind(b"\n") + 1
+    if end:
+        return behind + end
+    file.seek(start)
+    return _cut_length(file.read(CHUNK_BYTES + 1))
 
 
 def _cut_length(data: bytes) -> int:

@@ -25,8 +25,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from bertds.replacing import replacing
+from data_prep.inputs import Source, open_sources
 from data_prep.made import is_made, record_made
-from data_prep.sources import Source, clean_lines, open_sources, read_chunks
+from data_prep.sources import clean_lines, read_chunks
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD_MARK = "▁"

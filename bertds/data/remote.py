@@ -108,14 +108,16 @@ def retried(url: str, attempt: Callable[[], Result]) -> Result:
     for number, wait_s in enumerate(WAITS_S, start=1):
         try:
             return attempt()
-        except Exception as error:  # noqa: BLE001 - each back end has errors of its own
+        except Exception as caught:  # noqa: BLE001 - each back end has errors of its own
+            error = _meant(caught)
             if _lasts(error):
                 _raise_lasting(url, error)
             logger.warning("%s: %s; try %d of %d", url, _cause(error), number, len(WAITS_S) + 1)
         time.sleep(wait_s * random.uniform(0.5, 1.0))
     try:
         return attempt()
-    except Exception as error:
+    except Exception as caught:  # noqa: BLE001 - as above
+        error = _meant(caught)
         if _lasts(error) or isinstance(error, RemoteError):
             _raise_lasting(url, error)
         raise RemoteError(
@@ -135,9 +137,9 @@ class RemoteFile(io.RawIOBase):
         self._at = 0
 
     @classmethod
-    def buffered(cls, url: str) -> io.BufferedReader:
-        """The stream, read in pieces of a MiB."""
-        return io.BufferedReader(cls(url), 1 << 20)
+    def buffered(cls, url: str, piece_bytes: int = 4 << 20) -> io.BufferedReader:
+        """The stream, asked for in pieces of so many bytes at least."""
+        return io.BufferedReader(cls(url), piece_bytes)
 
     def readable(self) -> bool:
         """It is."""
@@ -181,7 +183,8 @@ class RemoteFile(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         try:
             if self._file is None:
-                self._file = self._system.open(self._path, "rb")
+                # What is asked for and no more: who jumps would fetch the whole file otherwise.
+                self._file = self._system.open(self._path, "rb", cache_type="none")
             if self._file.tell() != self._at:
                 self._file.seek(self._at)
             content: bytes = self._file.read(size)
@@ -224,6 +227,15 @@ def _status(error: Exception) -> int:
     """The status that a server over HTTP answered with, 0 for any other error."""
     status = getattr(error, "status", 0)
     return status if isinstance(status, int) else 0
+
+
+def _meant(error: Exception) -> Exception:
+    """The error itself; but over HTTP fsspec says "not found" of all that hid a file's size."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    is_http = type(cause).__module__.partition(".")[0] == "aiohttp"
+    return cause if is_http or isinstance(cause, TimeoutError) else error
 
 
 def _lasts(error: Exception) -> bool:

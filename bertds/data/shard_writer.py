@@ -2,7 +2,7 @@
 
     lengths --cut_blocks--> blocks --write_shard--> tar files --write_index--> index.json, last
 
-Every file is written as `.tmp-NAME`, synced, then renamed; the index comes last, so a directory
+Every file is written as `.tmp-NAME…`, synced, then renamed; the index comes last, so a directory
 with an index is a whole set. The bytes depend on the blocks alone.
 """
 
@@ -83,7 +83,7 @@ def write_shard(path: Path, first_block: int, blocks: Iterable[Block]) -> Writte
     sequences: list[int] = []
     sizes: list[int] = []
     tokens = max_id = max_length = 0
-    with replacing(path) as file:
+    with replacing(path, contested=True) as file:
         for key, block in enumerate(blocks, start=first_block):
             content = encode_block(key, block)
             file.write(content)

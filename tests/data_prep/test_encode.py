@@ -14,7 +14,8 @@ from bertds.data.tokenizer import Tokenizer
 from data_prep import encode as encode_module
 from data_prep import train_tokenizer
 from data_prep.encode import LineEncoder
-from data_prep.sources import clean_lines, open_sources
+from data_prep.inputs import open_sources
+from data_prep.sources import clean_lines
 
 
 @pytest.fixture(scope="module")

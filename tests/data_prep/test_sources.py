@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import sources as sources_module
-from data_prep.sources import MAX_WORD_CHARACTERS, clean_lines, open_sources, read_chunks
+from data_prep.inputs import open_sources
+from data_prep.sources import MAX_WORD_CHARACTERS, clean_lines, read_chunks
 
 TEXT = "첫 줄\nsecond line\n\n끝"
 
