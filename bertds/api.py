@@ -34,7 +34,7 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
 
     Args:
         case: From `Case.read`.
-        data: Directory that the names of shard sets are relative to.
+        data: Directory or URL that the names of shard sets are relative to.
         out: Directory for `<case>/<arm>/`.
 
     Returns:
@@ -47,7 +47,7 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
         CheckpointError: A checkpoint cannot be read, or the final one not be written.
     """
     world = World.detect()
-    run = prepare(case, Path(data), Path(out) / case.name / case.arm, world)
+    run = prepare(case, data, Path(out) / case.name / case.arm, world)
     if run.is_finished():
         return run.run_dir
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,46 @@ def test_what_another_start_would_not_mend_is_no_75(tmp_path: Path) -> None:
     )
     assert done.returncode not in (0, 75)
     assert "nowhere.json is not a file" in done.stderr
+
+
+@pytest.mark.slow
+def test_pods_prepare_the_data_that_one_machine_does(tmp_path: Path) -> None:
+    text, tokenizer, port = tmp_path / "text.txt", tmp_path / "tokenizer.json", free_port()
+    data_prep = [sys.executable, "-m", "data_prep"]
+    subprocess.run([*data_prep, "sample", f"--out={tmp_path}", "--sentences=2000"], check=True)
+    text.write_text((tmp_path / "ko.txt").read_text() + (tmp_path / "en.txt").read_text())
+    subprocess.run(
+        [*data_prep, "tokenizer", f"--input={text}", "--merges=200", f"--out={tokenizer}"],
+        check=True,
+    )
+    words = [f"--input={text}", f"--tokenizer={tokenizer}"]
+
+    def pod(index: int) -> subprocess.Popen[bytes]:
+        variables = {
+            "JOB_COMPLETION_INDEX": str(index),
+            "SCHEDULER_HOST": "127.0.0.1",
+            "SCHEDULER_PORT": str(port),
+            "SCHEDULER_BIND": "127.0.0.1",
+            "WORKERS": "1",
+        }
+        command = documents("data_prep.yaml")["Job"]["spec"]["template"]["spec"]["containers"][0]
+        return subprocess.Popen(
+            [*command["command"], *words, f"--out={tmp_path / 'pods'}"],
+            cwd=ROOT,
+            env=environment() | variables,
+            start_new_session=True,
+        )
+
+    pods = [pod(index) for index in (1, 0)]  # the worker waits for the scheduler
+    try:
+        assert pods[1].wait(timeout=300) == 0
+    finally:
+        for each in pods:
+            each.send_signal(signal.SIGTERM)
+            each.wait(timeout=60)
+    subprocess.run([*data_prep, "shard", *words, f"--out={tmp_path / 'one'}"], check=True)
+    files = sorted(path.name for path in (tmp_path / "one" / "train").iterdir())
+    assert "shard-000000.tar" in files
+    for name in files:
+        ours, theirs = (tmp_path / out / "train" / name for out in ("pods", "one"))
+        assert ours.read_bytes() == theirs.read_bytes()

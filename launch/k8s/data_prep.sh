@@ -1,5 +1,5 @@
 #!/bin/bash
-# One pod's part of a data preparation; the arguments are those of `python -m data_prep`.
+# One pod's part of a data preparation; the arguments are those of `python -m data_prep shard`.
 #
 # Pod 0 of the indexed Job has the scheduler and the command, the others the workers.
 # SCHEDULER_HOST is pod 0's name in the Job's service.
@@ -14,4 +14,4 @@ if [ "$JOB_COMPLETION_INDEX" != 0 ]; then
 fi
 dask scheduler --host "${SCHEDULER_BIND:-0.0.0.0}" --port "$port" --no-dashboard &
 trap 'kill $!' EXIT
-python -m data_prep "$@" --scheduler "tcp://127.0.0.1:$port"
+python -m data_prep shard "$@" --scheduler "tcp://127.0.0.1:$port"
