@@ -148,6 +148,8 @@ class Engine:
             dist_init_required=False,
             **ours,
         )
+        # DeepSpeed's own figures count samples where ours count steps; W&B drops what goes back.
+        engine.monitor.enabled = False
         check_supported(engine)
         undo_initial_step(engine)
         if _is_plain(engine.optimizer):
@@ -246,8 +248,7 @@ class Engine:
 
     def report(self, figures: Mapping[str, float], step: int) -> None:
         """Hand figures to the monitors that the case file asks for: W&B, Comet, CSV."""
-        if self.deepspeed.monitor.enabled:
-            self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
+        self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
 
     def _all_reduce(self, values: Tensor) -> Tensor:
         values = values.to(self.device)
@@ -269,7 +270,7 @@ class Engine:
 
     def close(self) -> None:
         """Free what the model took, so that the next arm finds room."""
-        if self.deepspeed.monitor.enabled and "wandb" in sys.modules:
+        if self.deepspeed.monitor.wandb_monitor is not None:
             sys.modules["wandb"].finish()  # else the next arm's figures go into this arm's run
         self.deepspeed.destroy()
         self.deepspeed = None

@@ -19,6 +19,7 @@ def test_csv_has_what_the_metrics_have(
     where = f"csv_monitor.output_path={tmp_path / 'csv'}"
     assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
     run_dir = tmp_path / "case" / "main"
+    assert not list((tmp_path / "csv").rglob("Train_*"))  # DeepSpeed's own, by samples
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for key in ("loss/train", "loss/valid", "lr", "tokens"):
         path = tmp_path / "csv" / "case" / "main" / f"{key.replace('/', '_')}.csv"
