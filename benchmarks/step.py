@@ -29,8 +29,8 @@ and waits for its loader; the peers' batches are made before the clock starts. B
 layers of 512, 8 heads, feed-forward 2,048, relu, no dropout. The peers compute parts of a batch
 (`micro`) as their memory asks for. Logits for all positions need up to 4 bytes x rows x vocabulary a
 few times over, so `usual` and `padded` do a quarter or a sixteenth of a batch a turn and count as
-much of AdamW's time. Ratios are of rounds: median (least-most). `tuned` has length-grouped batches (megabatches of 50, as its Trainer makes), logits on masked rows only,
-fused AdamW. Vocabularies have exactly the sizes of the record, by the number of merges.
+much of AdamW's time. Ratios are of rounds: median (least-most). `tuned` has length-grouped batches
+(megabatches of 50, as its Trainer makes), logits on masked rows only, fused AdamW. Vocabularies have exactly the sizes of the record, by the number of merges.
 """
 
 
