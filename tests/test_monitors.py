@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertds.case.error import CaseError
 from bertds.case.file import read_case, split_batch
 from bertds.deepspeed_config import MONITORS, deepspeed_config
 from bertds.schedule import Lengths
@@ -48,3 +49,11 @@ def test_no_two_arms_write_into_one_place(
     assert config["csv_monitor"]["job_name"] == wanted
     assert config["wandb"]["group"] == "case"
     assert set(config) & set(MONITORS) == set(monitors)
+
+
+def test_a_secret_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+    with pytest.raises(CaseError, match="COMET_API_KEY") as refused:
+        read_case(path, "main", "comet.api_key=s3cret")
+    assert "s3cret" not in str(refused.value)

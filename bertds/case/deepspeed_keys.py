@@ -181,6 +181,15 @@ class Comet(Block):
     online: bool | None = None
     mode: str | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.api_key is not None:
+            raise ValueError(
+                "api_key is given, which the record and TensorBoard would show: leave it out and "
+                "set the environment variable COMET_API_KEY"
+            )
+        return self
+
 
 class Aio(Block):
     """`aio`: reads and writes of NVMe offload."""
