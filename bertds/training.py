@@ -23,6 +23,7 @@ from bertds.case.file import CaseError
 from bertds.data.keyed_hash import key_of
 from bertds.describe import describe
 from bertds.engine import Engine
+from bertds.explained import naming_lost_peers
 from bertds.log import add_file
 from bertds.metrics import MetricsLog
 from bertds.model.mlm import MaskedLanguageModel
@@ -77,7 +78,7 @@ class StopRequest:
 
 
 def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bool = False) -> int:
-    """Train one run from where it stands to its end.
+    """Train one run from where it stands to its end; a failure is written to its `status.json`.
 
     Args:
         run: From `prepare`.
@@ -91,13 +92,24 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
     Raises:
         NumbersError: Losses, gradients or weights are not finite.
         CheckpointError: A checkpoint cannot be read, or the final one not be written.
+        PeerLostError: Another process ended, hangs, or cannot be reached.
     """
+    try:
+        with naming_lost_peers(run.world):
+            return _begin(run, device, stop, profile=profile)
+    except Exception as error:
+        _record_failure(run, getattr(error, "code", 1), str(error) or type(error).__name__)
+        raise
+
+
+def _begin(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bool) -> int:
+    """The run under its clock, its watchdog and its log; the exit code."""
     if run.world.is_main:
         run.run_dir.mkdir(parents=True, exist_ok=True)
     stop.set_deadline(run.case.bertds.run.max_hours)
     torch.use_deterministic_algorithms(run.case.bertds.run.deterministic)
     timeout_s = run.case.bertds.run.collective_timeout_s
-    with Watchdog(run.world, timeout_s, partial(_record_hang, run)) as dog, _log_file(run):
+    with Watchdog(run.world, timeout_s, partial(_record_failure, run, HUNG)) as dog, _log_file(run):
         return _train(run, device, stop, dog, profile=profile)
 
 
@@ -153,10 +165,10 @@ def _open_log(run: Prepared, step: int) -> MetricsLog:
     return log
 
 
-def _record_hang(run: Prepared, sentence: str) -> None:
+def _record_failure(run: Prepared, code: int, sentence: str) -> None:
     if run.world.is_main:
         step = read_json(run.run_dir / "status.json").get("step", 0)
-        write_status(run.run_dir, "failed", HUNG, sentence, step)
+        write_status(run.run_dir, "failed", code, sentence, step)
 
 
 def _loop(

@@ -20,12 +20,11 @@ from bertds.bad_steps import NumbersError
 from bertds.case.file import Arm, CaseError, list_arms, read_case
 from bertds.deepspeed_config import DeviceError
 from bertds.engine import start, stop
-from bertds.explained import naming_lost_peers
 from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
 from bertds.report import write_report
-from bertds.run_dir import PREEMPTED, read_json, write_json, write_status
+from bertds.run_dir import PREEMPTED, read_json, write_json
 from bertds.run_lock import locked
 from bertds.state.fragments import CheckpointError
 from bertds.training import StopRequest, train
@@ -107,25 +106,13 @@ def _train_all(runs: list[Prepared], world: World, *, profile: bool) -> int:
 
 
 def _train_one(run: Prepared, device: torch.device, request: StopRequest, *, profile: bool) -> int:
-    """One run; a fault that all processes see alike is recorded, any other ends the processes."""
+    """One run; a fault that all processes see alike is its code, any other ends the processes."""
     try:
-        with naming_lost_peers(run.world):
-            return train(run, device, request, profile=profile)
+        return train(run, device, request, profile=profile)
     except (CaseError, CheckpointError, NumbersError) as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)
-        _record_failure(run, error)
         return error.code
-    except Exception as error:
-        _record_failure(run, error)
-        raise
-
-
-def _record_failure(run: Prepared, error: Exception) -> None:
-    if run.world.is_main:
-        step = read_json(run.run_dir / "status.json").get("step", 0)
-        code = getattr(error, "code", 1)
-        write_status(run.run_dir, "failed", code, str(error) or type(error).__name__, step)
 
 
 def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
