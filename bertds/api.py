@@ -13,7 +13,7 @@ import torch
 
 from bertds.case.file import Case
 from bertds.data.packing import Sequences, pack
-from bertds.engine import start
+from bertds.engine import start, stop_at_exit
 from bertds.export import export
 from bertds.fill import Guess, fill
 from bertds.forward import tensors_on
@@ -56,6 +56,7 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
         device = start(world, case.bertds.run.collective_timeout_s)
         stop = stack.enter_context(StopRequest().listening())
         train_run(run, device, stop)
+        stop_at_exit()
     return run.run_dir
 
 

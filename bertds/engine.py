@@ -10,6 +10,7 @@ with N, the masked tokens of the whole batch, all-reduced once before the first 
 never read back to the host. Figures come back one step late, so the host never waits for the device.
 """
 
+import atexit
 import datetime
 import gc
 import logging
@@ -99,6 +100,20 @@ def stop() -> None:
     """Leave the process group, all processes together."""
     dist.barrier()
     dist.destroy_process_group()
+
+
+def stop_at_exit() -> None:
+    """Leave the process group when the interpreter ends, for programs that may train once more.
+
+    Gloo's threads may abort a process that ends with them (pytorch/pytorch#190489). Only where all
+    went well: a group with a lost process may hang on leaving it.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @dataclass(slots=True)
