@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench soak fuzz audit clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench record-check soak fuzz audit clean
 
 install: $(VENV)/installed
 
@@ -68,6 +68,10 @@ bench: install
 	$(call BENCH,engine)
 	$(call BENCH,step)
 	$(call BENCH,memory)
+
+# Draws docs/record again from the metrics that are committed there; fails on a difference.
+record-check: install
+	$(BIN)/python benchmarks/record_publish.py --check
 
 # An hour: random faults, and the run that had none beside it. As root, for a disk that fills up.
 SOAK_MINUTES ?= 45

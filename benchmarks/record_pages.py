@@ -1,0 +1,194 @@
+"""What the published record says beside each case's own figures: spread, costs, other variants.
+
+`spread` is the largest less the smallest of three seeds. A difference of two arms is `decided` where it
+is more than twice that, the rule of every verdict. Validation figures are the last ones by a cost.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from record_rule import SEEDED, VARIANTS
+
+from bertds.drawing.arms import MEASURES, Arm, load_arms
+from bertds.drawing.words import NO_VALUE, table
+
+SEEDS = tuple(one.name for one in VARIANTS if one.name.startswith("seed"))
+DIGITS = {"loss/valid": 3, "acc/valid": 4}
+NAMES = {"loss/valid": "valid loss", "acc/valid": "valid acc"}
+Key = Literal["loss/valid", "acc/valid"]
+Corpus = Mapping[str, Mapping[str, int]]
+
+
+def introduction(runs: Path) -> str:
+    """What stands above the index."""
+    rule = (
+        "At a small scale, by one rule for every case (`benchmarks/record_rule.py`): widths a quarter "
+        "(a sixteenth of the weights in the layers), batch a quarter, a sixteenth of the record's "
+        "sentences and of its epochs and schedules; depth, decay, rates, vocabularies, masking and "
+        "the ratios of batch sizes as shipped. One process of one CPU thread an arm, two arms side "
+        "by side on two cores, bf16. Times are a shared machine's."
+    )
+    made = (
+        "Made by `python benchmarks/record.py --ko F,… --en F,…` and "
+        "`python benchmarks/record_publish.py --runs runs/record`; `make record-check` draws all of "
+        "it again from the committed `metrics.jsonl.gz` and fails on a difference."
+    )
+    return "\n\n".join(["# The record", rule, made, *_seeds(runs), ""])
+
+
+def _seeds(runs: Path) -> list[str]:
+    """The spread of each case of several seeds."""
+    rows = []
+    for case in SEEDED:
+        spreads = {key: _spread_of(runs, case, key) for key in ("loss/valid", "acc/valid")}
+        if all(math.isfinite(value) for value in spreads.values()):
+            rows.append([case, *(f"{value:.{DIGITS[key]}f}" for key, value in spreads.items())])
+    if not rows:
+        return ["No case has been trained with three seeds yet, so every verdict is undecided."]
+    note = (
+        "The spread: largest less smallest final figure of three seeds, of the arm where that is "
+        "greatest. Arms differ where they are more than twice as far apart; a case of one seed takes "
+        "the greatest spread of all."
+    )
+    return [note, table(("case", *(f"spread of {name}" for name in NAMES.values())), rows)]
+
+
+def more_figures(runs: Path, case: str, corpus: Corpus) -> str:
+    """The sections between a case's figures and its verdict, each with an end of line."""
+    arms = load_arms(runs / VARIANTS[0].name / case)
+    sections = ["## Whether the arms differ", *_decisions(runs, case, arms)]
+    if case in SEEDED:
+        sections += _by_seed(runs, case)
+    if case == "case8":
+        sections += _bits_per_character(arms, corpus)
+    for variant in VARIANTS:
+        if variant.name not in SEEDS and case in variant.cases:
+            sections += _beside(runs, variant.name, variant.meaning, case, arms)
+    return "\n\n".join(sections) + "\n\n"
+
+
+def _decisions(runs: Path, case: str, arms: Sequence[Arm]) -> list[str]:
+    """Each arm beside the best one at equal costs, by loss and by accuracy."""
+    blocks = []
+    for key in ("loss/valid", "acc/valid"):
+        limit = 2 * _spread_for(runs, case, key)
+        rows = [[f"`{arm.name}`", *_cells(arm, arms, key, limit)] for arm in arms]
+        known = f"{limit:.{DIGITS[key]}f}" if math.isfinite(limit) else "not known yet"
+        note = f"{NAMES[key].capitalize()} less the best arm's, decided beyond twice the spread, {known}."
+        blocks += [note, table(("arm", *(f"at equal {_WORD[one]}" for one in MEASURES)), rows)]
+    return blocks
+
+
+_WORD = {"step": "steps", "epoch": "epochs", "tokens": "tokens", "seconds": "time"}
+
+
+def _cells(arm: Arm, arms: Sequence[Arm], key: Key, limit: float) -> list[str]:
+    cells = []
+    for measure in MEASURES:
+        cost = min(each.reached(measure) for each in arms)
+        figures = {each.name: _at(each, key, measure, cost) for each in arms}
+        best = min(figures.values()) if key == "loss/valid" else max(figures.values())
+        apart = figures[arm.name] - best
+        word = "decided" if abs(apart) > limit else "undecided"
+        cells.append(
+            f"{apart:+.{DIGITS[key]}f} {word}" if apart else f"best, {best:.{DIGITS[key]}f}"
+        )
+    return cells
+
+
+def _at(arm: Arm, key: Key, measure: Any, cost: float) -> float:
+    """The last validation by a cost; not a number if there was none."""
+    series = arm.series(key)
+    index = series.index_at(measure, cost)
+    return math.nan if index is None else float(series.values[index])
+
+
+def _final(arm: Arm, key: Key) -> float:
+    return _at(arm, key, "step", math.inf)
+
+
+def _spread_for(runs: Path, case: str, key: Key) -> float:
+    """A case's own spread, or the greatest of those with several seeds; not a number if unknown."""
+    own = _spread_of(runs, case, key) if case in SEEDED else math.nan
+    known = [
+        value for value in (_spread_of(runs, one, key) for one in SEEDED) if math.isfinite(value)
+    ]
+    return own if math.isfinite(own) else max(known, default=math.inf)
+
+
+def _spread_of(runs: Path, case: str, key: Key) -> float:
+    """Over the arms that all seeds trained to the end."""
+    spreads = [
+        np.ptp(values) for values in _seeded(runs, case, key).values() if len(values) == len(SEEDS)
+    ]
+    return float(max(spreads, default=math.nan))
+
+
+def _seeded(runs: Path, case: str, key: Key) -> dict[str, list[float]]:
+    """An arm's final figure of each seed that trained it."""
+    found: dict[str, list[float]] = {}
+    for seed in SEEDS:
+        for arm in load_arms(runs / seed / case) if (runs / seed / case).is_dir() else ():
+            found.setdefault(arm.name, []).append(_final(arm, key))
+    return found
+
+
+def _by_seed(runs: Path, case: str) -> list[str]:
+    rows = []
+    for key in ("loss/valid", "acc/valid"):
+        for name, values in _seeded(runs, case, key).items():
+            shown = [f"{value:.{DIGITS[key]}f}" for value in values]
+            shown += [NO_VALUE] * (len(SEEDS) - len(values))
+            mean, apart = np.mean(values), np.ptp(values)
+            rows.append([f"`{name}`", NAMES[key], *shown])
+            rows[-1] += [f"{mean:.{DIGITS[key]}f}", f"{apart:.{DIGITS[key]}f}"]
+    header = (
+        "arm",
+        "at the end",
+        *(f"seed {number}" for number in range(len(SEEDS))),
+        "mean",
+        "spread",
+    )
+    return ["### Seeds", table(header, rows)]
+
+
+def _bits_per_character(arms: Sequence[Arm], corpus: Corpus) -> list[str]:
+    """Loss over token sets that differ, brought to one measure."""
+    rows = []
+    for arm in arms:
+        (name,) = (one["name"] for one in arm.case["config"]["bertds"]["data"]["valid"].values())
+        size = corpus[name]
+        a_token = size["characters"] / size["tokens"]
+        loss = _final(arm, "loss/valid")
+        bits = loss / math.log(2) / a_token
+        rows.append([f"`{arm.name}`", f"{loss:.3f}", f"{a_token:.3f}", f"{bits:.4f}"])
+    note = (
+        "Accuracy and loss are over other tokens in each arm: a smaller vocabulary has shorter ones, "
+        "which are easier. Bits per character (loss / ln 2 / characters a token, those of the whole "
+        "validation set) compares them on the same text; masked characters all the same are guessed "
+        "from more or fewer neighbours that are not masked, so it is no likelihood."
+    )
+    header = ("arm", "valid loss", "characters a token", "bits per character")
+    return ["### Bits per character", note, table(header, rows)]
+
+
+def _beside(runs: Path, variant: str, meaning: str, case: str, arms: Sequence[Arm]) -> list[str]:
+    """Final figures of another variant beside the case's own."""
+    directory = runs / variant / case
+    others = {arm.name: arm for arm in load_arms(directory)} if directory.is_dir() else {}
+    rows = []
+    for arm in arms:
+        if arm.name in others:
+            other = others[arm.name]
+            row = [f"`{arm.name}`"]
+            for key in ("loss/valid", "acc/valid"):
+                row += [f"{_final(each, key):.{DIGITS[key]}f}" for each in (arm, other)]
+            rows.append(row)
+    if not rows:
+        return []
+    header = ["arm"]
+    header += [f"{name}, {which}" for name in NAMES.values() for which in ("as shipped", variant)]
+    return [f"### {meaning[0].upper()}{meaning[1:]}", table(header, rows)]

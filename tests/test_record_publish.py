@@ -1,0 +1,110 @@
+"""The published record: drawn from its copies alone, with its verdicts, and checked against them."""
+
+import gzip
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.case_runs import config, lines_of, write_run, write_same
+from tests.launching import ROOT
+
+DEPTHS = {"layers2": 2.0, "layers6": 2.005, "layers10": 2.5}
+
+
+def publish(docs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, ROOT / "benchmarks/record_publish.py", f"--docs={docs}", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A case of one seed, and one of three whose spread is 0.01."""
+    runs = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        for arm, loss in (("dynamic", 3.0), ("static", 3.5)):
+            lines = lines_of(20, loss=loss + seed * 0.005)
+            write_run(runs / f"seed{seed}", "case4", arm, lines, config=config("masks"))
+    for arm, loss in DEPTHS.items():
+        write_run(runs / "seed0", "case6", arm, lines_of(20, loss=loss), config=config("depth"))
+        write_run(runs / "adamw", "case7", arm, lines_of(20, loss=loss - 1))
+        write_same(runs / "seed0", "case7", arm, f"case6/{arm}")
+    failed = {"state": "failed", "code": 4, "message": "NaN", "step": 5}
+    write_run(runs / "seed0", "case9", "lr1", lines_of(20), status=failed)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def published(runs, tmp_path_factory):
+    docs = tmp_path_factory.mktemp("docs") / "record"
+    done = publish(docs, f"--runs={runs}", f"--data={docs.parent}")
+    assert done.returncode == 0, done.stderr
+    return docs
+
+
+@pytest.fixture
+def docs(published, tmp_path):
+    """A copy, to be changed."""
+    return shutil.copytree(published, tmp_path / "record")
+
+
+def test_arms_differ_beyond_twice_the_spread_only(docs):
+    text = (docs / "case6/record.md").read_text()
+    by_loss = text[text.index("Valid loss less the best") : text.index("Valid acc less the best")]
+    assert "twice the spread, 0.020" in by_loss
+    cells = {row[0]: row[1:] for row in re.findall(r"`(\w+)` \| (.*?) \| (.*?) \|", by_loss)}
+    assert cells["layers2"][0].startswith("best, ")
+    assert cells["layers6"][0] == "+0.005 undecided"
+    assert cells["layers10"][0] == "+0.500 decided"
+
+
+def test_seeds_stand_side_by_side_and_variants_beside_what_is_shipped(docs):
+    text = (docs / "case4/record.md").read_text()
+    losses = [f"{3.25 + s * 0.005 + 6 * math.exp(-4):.3f}" for s in range(3)]
+    assert f"| `dynamic` | valid loss | {' | '.join(losses)} | {losses[1]} | 0.010 |" in text
+    assert "spread of valid loss" in (docs / "README.md").read_text()
+    beside = (docs / "case7/record.md").read_text().partition("### AdamW")[2]
+    assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
+
+
+def test_only_finished_runs_are_published(docs):
+    assert not (docs / "case9").exists()
+    assert {path.name for path in docs.glob("case*")} == {"case4", "case6", "case7"}
+
+
+def test_a_verdict_stays_and_the_check_passes(docs):
+    record = docs / "case6/record.md"
+    text = record.read_text().partition("**Verdict:**")[0] + "**Verdict:** undecided, by loss.\n"
+    record.write_text(text)
+    assert publish(docs).returncode == 0
+    assert record.read_text() == text
+    assert "undecided, by loss." in (docs / "README.md").read_text()
+    checked = publish(docs, "--check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_check_names_what_the_metrics_do_not_give(docs):
+    metrics = docs / "runs/seed0/case6/layers2/metrics.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(metrics.read_bytes()).splitlines()]
+    for line in lines:
+        line["loss/train"] = line.get("loss/train", 0) + 1.0
+    metrics.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
+    checked = publish(docs, "--check")
+    assert checked.returncode == 1
+    assert "case6/record.md: not what the committed metrics give" in checked.stdout
+    assert "case6/case6_loss.png: not what" in checked.stdout
+    assert "record.html: not what" in checked.stdout
+    assert "case4" not in checked.stdout
+
+
+def test_there_must_be_copies(tmp_path):
+    done = publish(tmp_path, "--check")
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip() == f"{tmp_path}/runs is not there: give --runs, where record.py trained"
+    )
