@@ -51,7 +51,7 @@ def _seeds(runs: Path) -> list[str]:
     note = (
         "The spread: largest less smallest final figure of three seeds, of the arm where that is "
         "greatest. Arms differ where they are more than twice as far apart; a case of one seed takes "
-        "the greatest spread of all."
+        f"the greatest spread of {', '.join(SEEDED)}, and is undecided until all of them are there."
     )
     return [note, table(("case", *(f"spread of {name}" for name in NAMES.values())), rows)]
 
@@ -111,12 +111,12 @@ def _final(arm: Arm, key: Key) -> float:
 
 
 def _spread_for(runs: Path, case: str, key: Key) -> float:
-    """A case's own spread, or the greatest of those with several seeds; not a number if unknown."""
-    own = _spread_of(runs, case, key) if case in SEEDED else math.nan
-    known = [
-        value for value in (_spread_of(runs, one, key) for one in SEEDED) if math.isfinite(value)
-    ]
-    return own if math.isfinite(own) else max(known, default=math.inf)
+    """A case's own spread, or else the greatest of all; infinite until that is known.
+
+    A case whose arms learn nothing has next to no spread, so all of the seeded ones must be there.
+    """
+    spreads = [_spread_of(runs, one, key) for one in ([case] if case in SEEDED else SEEDED)]
+    return max(spreads) if all(math.isfinite(one) for one in spreads) else math.inf
 
 
 def _spread_of(runs: Path, case: str, key: Key) -> float:

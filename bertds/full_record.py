@@ -67,9 +67,9 @@ def write_full_record(directory: Path) -> FullRecord:
     entries = [_draw(case) for case in bar]
     record, drawn = directory / "record.md", directory / "record.html"
     blocks = [f"# {TITLE}", f"{NOTE} [record.html](record.html) has all curves.", _index(entries)]
-    with replacing(record) as file:
+    with replacing(record, contested=True) as file:
         file.write(("\n\n".join(blocks) + "\n").encode())
-    with replacing(drawn) as file:
+    with replacing(drawn, contested=True) as file:
         sections = [entry.section for entry in entries]
         file.write(page(TITLE, sections, index=[NOTE, _index(entries, on_page=True)]))
     return FullRecord(record=record, page=drawn, cases=tuple(entry.report for entry in entries))

@@ -126,7 +126,7 @@ def write_report(case_dir: Path) -> Report:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
+    with replacing(path, contested=True) as file:  # the arms of a case may end at the same time
         file.write(content)
 
 

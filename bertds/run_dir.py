@@ -21,9 +21,9 @@ _FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "
 _FREE = ("bertds.data.cache_dir", "bertds.data.cache_gb")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file at once."""
-    with replacing(path) as file:
+def write_json(path: Path, value: Any, *, contested: bool = False) -> None:
+    """Replace a JSON file at once; `contested` as for `replacing`."""
+    with replacing(path, contested=contested) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -122,7 +122,7 @@ def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
             directory = case_dir / arm.name
             directory.mkdir(parents=True, exist_ok=True)
             content = {"case": case_dir.name, "arm": arm.name, "same_as": arm.same_as}
-            write_json(directory / "case.json", content)
+            write_json(directory / "case.json", content, contested=True)
     report = write_report(case_dir)
     for run in runs:
         print(f"run     {run.run_dir}{_result(run.run_dir)}")

@@ -16,6 +16,9 @@ from tests.launching import ROOT
 
 DEPTHS = {"layers2": 2.0, "layers6": 2.005, "layers10": 2.5}
 
+VOCABULARY = config("vocabulary")
+VOCABULARY["bertds"]["data"]["valid"] = {"en": {"name": "10k/en/valid"}}
+
 
 def publish(docs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, ROOT / "benchmarks/record_publish.py", f"--docs={docs}", *words]
@@ -24,12 +27,14 @@ def publish(docs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A case of one seed, and one of three whose spread is 0.01."""
+    """Cases of one seed, and those of three, whose greatest spread is 0.01."""
     runs = tmp_path_factory.mktemp("runs")
     for seed in range(3):
         for arm, loss in (("dynamic", 3.0), ("static", 3.5)):
             lines = lines_of(20, loss=loss + seed * 0.005)
             write_run(runs / f"seed{seed}", "case4", arm, lines, config=config("masks"))
+        write_run(runs / f"seed{seed}", "case11", "batch64", lines_of(20, loss=2 + seed * 0.001))
+        write_run(runs / f"seed{seed}", "case8", "merges10k", lines_of(20), config=VOCABULARY)
     for arm, loss in DEPTHS.items():
         write_run(runs / "seed0", "case6", arm, lines_of(20, loss=loss), config=config("depth"))
         write_run(runs / "adamw", "case7", arm, lines_of(20, loss=loss - 1))
@@ -40,9 +45,25 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def published(runs, tmp_path_factory):
+def data(tmp_path_factory):
+    """Shards of a text of 40 characters a line."""
+    data = tmp_path_factory.mktemp("data")
+    text, tokenizer = data / "text.txt", data / "tokenizer.json"
+    text.write_text("".join(f"{number:019d} {number * 7:020d}\n" for number in range(1000)))
+    commands = [
+        ["tokenizer", f"--input={text}", "--merges=50", f"--out={tokenizer}"],
+        ["shard", f"--input={text}", f"--tokenizer={tokenizer}", f"--out={data}/10k/en"],
+    ]
+    for command in commands:
+        words = [sys.executable, "-m", "data_prep", *command]
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return data
+
+
+@pytest.fixture(scope="module")
+def published(runs, data, tmp_path_factory):
     docs = tmp_path_factory.mktemp("docs") / "record"
-    done = publish(docs, f"--runs={runs}", f"--data={docs.parent}")
+    done = publish(docs, f"--runs={runs}", f"--data={data}")
     assert done.returncode == 0, done.stderr
     return docs
 
@@ -72,9 +93,20 @@ def test_seeds_stand_side_by_side_and_variants_beside_what_is_shipped(docs):
     assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
 
 
+def test_loss_becomes_bits_per_character(docs, data):
+    index = json.loads((data / "10k/en/valid/index.json").read_text())
+    assert index["characters"] == 40 * index["lines"]
+    table = (docs / "case8/record.md").read_text().partition("### Bits per character")[2]
+    a_token, bits = re.search(r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \|", table).groups()
+    assert float(a_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
+    assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(a_token), rel=1e-3)
+
+
 def test_only_finished_runs_are_published(docs):
     assert not (docs / "case9").exists()
-    assert {path.name for path in docs.glob("case*")} == {"case4", "case6", "case7"}
+    assert {path.name for path in docs.glob("case*")} == {
+        f"case{number}" for number in (4, 6, 7, 8, 11)
+    }
 
 
 def test_a_verdict_stays_and_the_check_passes(docs):

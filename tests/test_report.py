@@ -196,6 +196,15 @@ def test_the_same_files_give_the_same_bytes(case6):
     assert not list(case6.glob(".tmp-*"))
 
 
+def test_the_draft_of_an_arm_that_ends_at_the_same_time_is_left_alone(case6):
+    names = [path.name for path in (write_report(case6).record, *case6.glob("case6_*.png"))]
+    drafts = [case6 / f".tmp-{name}" for name in [*names, "record.html"]]
+    for draft in drafts:
+        draft.write_text("another's")
+    write_report(case6)
+    assert [draft.read_text() for draft in drafts] == ["another's"] * len(drafts)
+
+
 def test_a_torn_last_line_changes_nothing(case6):
     paths = [(report := write_report(case6)).record, report.page, *report.plots]
     before = [path.read_bytes() for path in paths]
