@@ -9,6 +9,8 @@ from tqdm import tqdm
 from bertds.command_line import Command, run
 from bertds.data.shards import ShardError, ShardSet, verify_frame, verify_shard
 from data_prep import train_tokenizer
+from data_prep.inputs import Inputs
+from data_prep.json_text import COLUMN
 from data_prep.made import MADE_NAME, counts_of
 from data_prep.make_shards import make_shards
 from data_prep.outputs import output_of
@@ -32,28 +34,38 @@ def sample(out: Path, sentences: int = 20_000, seed: int = 0) -> None:
 
 
 def tokenizer(
-    input: str,
     merges: int,
     out: Path,
+    input: str = "",
+    from_hf: str = "",
+    from_mds: str = "",
+    column: str = COLUMN,
     lowercase: bool = False,
     min_count: int = 5,
 ) -> None:
     """Train a BPE tokenizer: special tokens, characters, then so many merges.
 
     Args:
-        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl too).
         merges: The vocabulary's merges; its size is known only when the characters are.
         out: The tokenizer.json to write.
+        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl, .tar, .parquet too).
+        from_hf: Directories of datasets: written by save_to_disk, or with parquet files.
+        from_mds: Directories of MosaicML Streaming, with index.json.
+        column: The field of the text, of all but plain text.
         lowercase: Whether the tokenizer lower-cases.
         min_count: Characters seen less often are left to [UNK].
     """
-    train_tokenizer.make_tokenizer(input, merges, out, lowercase, min_count)
+    inputs = Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column)
+    train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count)
 
 
 def shard(
-    input: str,
     tokenizer: Path,
     out: str,
+    input: str = "",
+    from_hf: str = "",
+    from_mds: str = "",
+    column: str = COLUMN,
     valid_fraction: float = 0.1,
     seq_len: int = 256,
     special_tokens: bool = True,
@@ -72,9 +84,12 @@ def shard(
     """Turn text into shard sets: OUT/train and OUT/valid.
 
     Args:
-        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl too).
         tokenizer: A tokenizer.json with a mask and a pad token.
         out: The directory or URL to write; an interrupted run is continued.
+        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl, .tar, .parquet too).
+        from_hf: Directories of datasets: written by save_to_disk, or with parquet files.
+        from_mds: Directories of MosaicML Streaming, with index.json.
+        column: The field of the text, of all but plain text.
         valid_fraction: Share of the lines that goes to OUT/valid; 0 for none.
         seq_len: The most tokens of a sequence; longer lines are cut into pieces.
         special_tokens: Whether [CLS] and [SEP] frame each sequence.
@@ -102,7 +117,7 @@ def shard(
     if scheduler and workers is not None:
         raise ValueError("--workers are processes here, --scheduler has its own: give one of them")
     made = make_shards(
-        input,
+        Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column),
         tokenizer,
         out,
         options,

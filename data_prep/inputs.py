@@ -1,10 +1,11 @@
-"""Where raw text is: what `--input` names, from files, globs, URLs and standard input.
+"""Where raw text is: files, globs, URLs and standard input, and corpora of other programs.
 
 A source is known by its content, never by its name, so neither the names of files nor their order
 nor the machine they are on changes what is made of them.
 """
 
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -16,6 +17,39 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 from bertds.data.remote import RemoteFile, file_system, is_url, retried
+from data_prep.arrow_text import check_column, check_end
+from data_prep.corpora import hf_files, mds_files
+from data_prep.json_text import COLUMN
+from data_prep.mds_text import MdsShard, check_file
+
+Kind = Literal["lines", "jsonl", "tar", "arrow", "parquet", "mds"]
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".tar": "tar",
+    ".arrow": "arrow",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What the command line names; all that is named is read.
+
+    Attributes:
+        input: `F[,F…]`: paths, URLs and globs of both; `-` is standard input.
+        from_hf: `D[,D…]`: directories of Hugging Face datasets.
+        from_mds: `D[,D…]`: directories of MosaicML Streaming.
+        column: The field of the text, where documents have fields.
+    """
+
+    input: str = ""
+    from_hf: str = ""
+    from_mds: str = ""
+    column: str = COLUMN
+
+    def __str__(self) -> str:
+        named = (("input", self.input), ("from_hf", self.from_hf), ("from_mds", self.from_mds))
+        return " ".join(f"--{flag}={spec}" for flag, spec in named if spec)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,40 +57,63 @@ class Source:
     """One file of text; `path` is the URL of one that is behind a URL."""
 
     path: Path | str
-    kind: Literal["lines", "jsonl"]
+    kind: Kind
     compression: Literal["none", "gz", "zst"]
     size: int  # bytes, compressed or not
     sha256: str
+    column: str = COLUMN
+    shard: MdsShard | None = None  # of MDS
 
     @property
     def identity(self) -> tuple[str, int, str]:
         """What the text depends on: not the name."""
-        return self.sha256, self.size, f"{self.kind} {self.compression}"
+        read_as = f"{self.kind} {self.compression}"
+        if self.shard is not None:
+            read_as += f" {self.shard.layout}"
+        elif self.kind != "lines" and self.column != COLUMN:
+            read_as += f" {self.column}"
+        return self.sha256, self.size, read_as
+
+    @property
+    def line_kind(self) -> Literal["lines", "jsonl"]:
+        """What a line of its chunks is: those of a container are texts already."""
+        return "jsonl" if self.kind == "jsonl" else "lines"
 
 
-Mapped = Callable[[Callable[[Path | str], Source], Iterable[Path | str]], Iterable[Source]]
+Mapped = Callable[
+    [Callable[[Path | str | MdsShard], Source], Iterable[Path | str | MdsShard]], Iterable[Source]
+]
 
 
 @contextlib.contextmanager
-def open_sources(spec: str, spool_dir: Path, mapped: Mapped = map) -> Iterator[list[Source]]:
-    """The sources that `F[,F…]` names, in an order that does not depend on their names.
+def open_sources(
+    inputs: Inputs | str, spool_dir: Path, mapped: Mapped = map
+) -> Iterator[list[Source]]:
+    """The sources that are named, in an order that does not depend on their names.
 
     Args:
-        spec: Paths, URLs and globs of both, separated by commas; `-` is standard input, which is
-            copied to a file in `spool_dir` for the time of the context.
+        inputs: What is named; a string is `--input` alone. Standard input is copied to a file in
+            `spool_dir` for the time of the context.
         spool_dir: An existing directory.
         mapped: A `map` for the hashing of all files, which reads every byte.
 
     Raises:
-        ValueError: A path does not exist, a glob finds nothing, or all is empty.
+        ValueError: Nothing is named, a path does not exist, a glob finds nothing, all is empty, or
+            a corpus is damaged or has no such column.
         RemoteError: A file is behind a URL and cannot be read.
     """
+    inputs = Inputs(input=inputs) if isinstance(inputs, str) else inputs
+    if not str(inputs):
+        raise ValueError("there is no text: name some with --input, --from_hf or --from_mds")
     spool = spool_dir / ".tmp-standard-input"
     try:
-        paths = [path for word in _words(spec) for path in _expand(word, spool)]
-        sources = list(mapped(describe_source, list(dict.fromkeys(paths))))
+        paths = [path for word in _words(inputs.input) for path in _expand(word, spool)]
+        files: list[Path | str | MdsShard] = [*paths, *hf_files(inputs.from_hf)]
+        files += mds_files(inputs.from_mds, inputs.column)
+        describe = functools.partial(describe_source, column=inputs.column)
+        sources = list(mapped(describe, list(dict.fromkeys(files))))
         if not any(source.size for source in sources):
-            raise ValueError(f"--input={spec} has no bytes: some text is wanted")
+            raise ValueError(f"{inputs} has no bytes: some text is wanted")
         yield sorted(sources, key=lambda source: source.identity)
     finally:
         spool.unlink(missing_ok=True)
@@ -64,7 +121,7 @@ def open_sources(spec: str, spool_dir: Path, mapped: Mapped = map) -> Iterator[l
 
 def _words(spec: str) -> list[str]:
     """The parts between commas; a path that exists may hold commas itself."""
-    return [spec] if Path(spec).exists() else [word for word in spec.split(",") if word]
+    return [spec] if spec and Path(spec).exists() else [word for word in spec.split(",") if word]
 
 
 def _expand(word: str, spool: Path) -> list[Path | str]:
@@ -112,24 +169,64 @@ def open_binary(path: Path | str, piece_bytes: int = 4 << 20) -> io.BufferedRead
     return path.open("rb")
 
 
-def describe_source(path: Path | str) -> Source:
+def describe_source(file: Path | str | MdsShard, column: str = COLUMN) -> Source:
     """A file's kind by its name, its size and its hash.
 
     Raises:
         OSError: It cannot be read.
+        ValueError: It has no column of text by that name, or is not what its name or index says.
         RemoteError: It is behind a URL and cannot be read.
+    """
+    if isinstance(file, MdsShard):
+        return _mds_source(file, column)
+    kind, compression = _form_of(file)
+    with open_binary(file) as stream:
+        if kind == "arrow" or kind == "parquet":
+            check_column(file, stream, kind, column)
+            stream.seek(0)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = stream.tell()
+        if kind == "arrow":
+            check_end(file, stream, size)
+    return Source(
+        path=file, kind=kind, compression=compression, size=size, sha256=digest, column=column
+    )
+
+
+def _mds_source(shard: MdsShard, column: str) -> Source:
+    with shard.path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = stream.tell()
+        check_file(shard, stream, size)
+    return Source(
+        path=shard.path,
+        kind="mds",
+        compression=shard.compression,
+        size=size,
+        sha256=digest,
+        column=column,
+        shard=shard,
+    )
+
+
+def _form_of(path: Path | str) -> tuple[Kind, Literal["none", "gz", "zst"]]:
+    """What a name says.
+
+    Raises:
+        ValueError: That it is what cannot be read so.
     """
     endings = PurePosixPath(path).suffixes
     compression: Literal["none", "gz", "zst"] = "none"
     if endings[-1:] in ([".gz"], [".zst"]):
         compression = cast("Literal['gz', 'zst']", endings.pop()[1:])
-    with open_binary(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-    return Source(
-        path=path,
-        kind="jsonl" if endings[-1:] == [".jsonl"] else "lines",
-        compression=compression,
-        size=size,
-        sha256=digest,
-    )
+    ending = endings[-1] if endings else ""
+    if ending == ".tgz":
+        ending, compression = ".tar", "gz"
+    kind = _KINDS.get(ending, "lines")
+    if kind in ("arrow", "parquet") and compression != "none":
+        raise ValueError(f"{path}: an {ending} file is read as it is, not packed: unpack it first")
+    if ending == ".mds":
+        raise ValueError(
+            f"{path} is a shard that its index describes: name the directory of both with --from_mds"
+        )
+    return kind, compression

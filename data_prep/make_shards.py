@@ -27,14 +27,14 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.replacing import replacing
 from data_prep.cluster import cluster_executor
 from data_prep.gather import Framing, GatherTask, GroupFacts, facts_path, gather, read_facts
-from data_prep.inputs import Source, open_sources
+from data_prep.inputs import Inputs, Source, open_sources
 from data_prep.made import MADE_NAME, record_made
 from data_prep.merge import MergeTask, is_merged, merge, plan_shards, read_result
 from data_prep.outputs import Output, output_of
 from data_prep.rows import NUM_BUCKETS
 from data_prep.scatter import SPLITS, UNMASKABLE, ScatterTask, Split, counts_path, scatter
 from data_prep.shard_options import ShardOptions, recipe_of, set_key_of
-from data_prep.sources import cut_chunks
+from data_prep.sources import cut_chunks, no_text
 from data_prep.tasks import executor, run_tasks
 from data_prep.work_dir import begin, work_dir_of, working
 
@@ -44,7 +44,7 @@ Task = TypeVar("Task")
 
 
 def make_shards(
-    spec: str,
+    inputs: Inputs | str,
     tokenizer_path: Path,
     out: Path | str,
     options: ShardOptions,
@@ -56,7 +56,7 @@ def make_shards(
     """Write `out/train` and, unless the fraction is 0, `out/valid`; a finished output is kept.
 
     Args:
-        spec: `F[,F…]`, see `open_sources`.
+        inputs: The text, see `open_sources`.
         tokenizer_path: A tokenizer.json.
         out: Where to: a directory or a URL.
         options: The shape.
@@ -81,7 +81,7 @@ def make_shards(
     with (
         working(output, work_dir_of(output, scratch)) as work,
         _pool(workers, scheduler, work) as (pool, num_tasks),
-        open_sources(spec, work, pool.map if scheduler else map) as sources,
+        open_sources(inputs, work, pool.map if scheduler else map) as sources,
     ):
         recipe = recipe_of(tokenizer, options, sources)
         if begin(output, work, recipe, splits):
@@ -193,7 +193,8 @@ class _Run:
         facts = self._facts(split)
         if not sum(each.sequences for each in facts):
             raise ValueError(
-                f"the text is too small: no sequence falls into {self.out}/{split}; give more "
+                no_text(self._text_counts())
+                or f"the text is too small: no sequence falls into {self.out}/{split}; give more "
                 "text, or another --valid_fraction (0 for no validation set)"
             )
         dropped = {
@@ -239,7 +240,8 @@ class _Run:
                     yield ScatterTask(
                         path=part,
                         chunk=chunk,
-                        kind=source.kind,
+                        kind=source.line_kind,
+                        column=source.column,
                         tokenizer=self.tokenizer_path,
                         max_tokens=max_tokens,
                         valid_fraction=self.options.valid_fraction,

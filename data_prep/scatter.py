@@ -35,6 +35,7 @@ class ScatterTask:
         path: The part file to write; its counts go beside it.
         chunk: Whole lines, raw, or where they lie.
         kind: What a line is.
+        column: The field of the text, of JSON lines.
         tokenizer: The tokenizer.json.
         max_tokens: A longer line is cut into pieces of so many.
         valid_fraction: For the counts of each split.
@@ -43,6 +44,7 @@ class ScatterTask:
     path: Path
     chunk: bytes | Stretch
     kind: Literal["lines", "jsonl"]
+    column: str
     tokenizer: Path
     max_tokens: int
     valid_fraction: float
@@ -52,7 +54,7 @@ def scatter(task: ScatterTask) -> None:
     """Clean, encode and cut a chunk's lines, and write its part."""
     counts: Counter[str] = Counter()
     chunk = task.chunk if isinstance(task.chunk, bytes) else task.chunk.read()
-    lines = clean_lines(chunk, task.kind, counts)
+    lines = clean_lines(chunk, task.kind, counts, task.column)
     encoder = _encoder(task.tokenizer)
     tokens, lengths = encoder.encode(lines)
     rows, line_of_row = _cut_pieces(Rows(table=_table(lines, lengths), tokens=tokens), task)

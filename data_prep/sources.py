@@ -2,35 +2,42 @@ r"""Raw text: how it is cut into chunks, and what is done to it before anything 
 
     sources  --read_chunks, cut_chunks-->  whole lines  --clean_lines-->
 
-`\n` alone ends a line. A clean line is NFC, without control characters, with single blanks; what
-cannot be so (bytes that are no UTF-8, lines too long for memory) is replaced or cut, and counted,
-never a crash. The chunks of a file, and so the cuts, depend on its content alone. Memory is a few
+`\n` alone ends a line; of a container (tar, Arrow, parquet, MDS) each document becomes one, its own
+line ends blanks, as in JSON lines. A clean line is NFC, without control characters, with single
+blanks; what cannot be so (bytes that are no UTF-8, lines too long for memory) is replaced or cut,
+and counted, never a crash. The chunks of a file, and so the cuts, depend on its content alone. Memory is a few
 chunks of 4 MiB, whatever the size of a file or a line; cleaning makes about 50 MB a second.
 """
 
 import contextlib
 import gzip
 import io
-import json
 import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
 
+from data_prep.arrow_text import arrow_lines
 from data_prep.inputs import Source, open_binary
+from data_prep.json_text import COLUMN, text_of_json
+from data_prep.mds_text import mds_lines
+from data_prep.streams import Reader
+from data_prep.tar_text import tar_lines
 
 CHUNK_BYTES = 4 << 20  # a longer line is cut there, and goes on as the next one
+_PIECE_BYTES = 1 << 20  # read at a time, at least
 _TAIL_BYTES = 64 << 10  # looked through for the last end of line
 MAX_WORD_CHARACTERS = 4096  # a longer run without a blank is cut by blanks
+
+NO_TEXT = "lines that are no JSON with a text"
 
 # Control characters that are no white space, and the byte order mark.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 _LONG_WORD = re.compile(rf"(\S{{{MAX_WORD_CHARACTERS}}})(?=\S)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,21 +69,18 @@ def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
     Only a line over `CHUNK_BYTES` is split between chunks.
 
     Raises:
-        ValueError: The file is not the compressed file that its name says, or is cut off.
+        ValueError: The file is not what its name says, or is damaged or cut off.
+        RemoteError: It is behind a URL and cannot be read.
     """
-    try:
-        with open_binary(source.path) as file, _decompressed(file, source) as stream:
-            rest = b""
-            while piece := stream.read(CHUNK_BYTES):
-                rest += piece
-                while len(rest) > CHUNK_BYTES:
-                    length = _cut_length(rest)
-                    yield rest[:length], file.tell()
-                    rest = rest[length:]
-            if rest:
-                yield rest, file.tell()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
+    rest = b""
+    for piece, position in _pieces(source):
+        rest += piece
+        while len(rest) > CHUNK_BYTES:
+            length = _cut_length(rest)
+            yield rest[:length], position
+            rest = rest[length:]
+    if rest:
+        yield rest, source.size
 
 
 def cut_chunks(source: Source) -> Iterator[tuple[bytes | Stretch, int]]:
@@ -85,7 +89,7 @@ def cut_chunks(source: Source) -> Iterator[tuple[bytes | Stretch, int]]:
     Raises:
         ValueError: As `read_chunks`.
     """
-    if source.compression != "none":
+    if source.compression != "none" or source.kind not in ("lines", "jsonl"):
         yield from read_chunks(source)
         return
     start = 0
@@ -98,7 +102,9 @@ def cut_chunks(source: Source) -> Iterator[tuple[bytes | Stretch, int]]:
             start = stop
 
 
-def clean_lines(chunk: bytes, kind: Literal["lines", "jsonl"], counts: Counter[str]) -> list[str]:
+def clean_lines(
+    chunk: bytes, kind: Literal["lines", "jsonl"], counts: Counter[str], column: str = COLUMN
+) -> list[str]:
     """The clean, non-empty lines of a chunk; what was changed or dropped is added to `counts`."""
     lines = _decoded(chunk, counts).split("\n")
     if lines[-1] == "":
@@ -110,11 +116,62 @@ def clean_lines(chunk: bytes, kind: Literal["lines", "jsonl"], counts: Counter[s
     counts["NUL characters"] += chunk.count(b"\0")
     counts["carriage returns"] += chunk.count(b"\r")
     if kind == "jsonl":
-        lines = _json_texts(lines, counts)
+        lines = _json_texts(lines, counts, column)
     lines = [*_single_spaced(_normalised(lines, counts), counts)]
     kept = [line for line in lines if line]
     counts["blank lines"] += len(lines) - len(kept)
     return kept
+
+
+def no_text(counts: Counter[str]) -> str:
+    """A sentence where no line of JSON has a text, so that the field's name is in doubt."""
+    if not counts[NO_TEXT] or counts[NO_TEXT] + counts["blank lines"] < counts["lines"]:
+        return ""
+    return (
+        f"none of {counts['lines']:,} lines is JSON with a text in its field: --column names the "
+        f"field, which is {COLUMN!r} otherwise"
+    )
+
+
+def _pieces(source: Source) -> Iterator[tuple[bytes, int]]:
+    """Some megabytes at a time, and how far into the file they lead."""
+    try:
+        with open_binary(source.path) as file:
+            if source.kind == "arrow" or source.kind == "parquet":
+                yield from _joined(arrow_lines(source.path, file, source.kind, source.column))
+                return
+            with _decompressed(file, source) as stream:
+                yield from _joined((piece, file.tell()) for piece in _stream_pieces(source, stream))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
+
+
+def _stream_pieces(source: Source, stream: IO[bytes]) -> Iterator[bytes]:
+    if source.kind in ("lines", "jsonl"):
+        while piece := stream.read(CHUNK_BYTES):
+            yield piece
+        return
+    if source.compression != "none":  # small reads would each go to the decompressor
+        stream = io.BufferedReader(cast("io.RawIOBase", stream), _PIECE_BYTES)
+    reader = Reader(stream, str(source.path))
+    if source.shard is not None:
+        yield from mds_lines(reader, source.shard)
+    else:
+        yield from tar_lines(reader, source.column)
+
+
+def _joined(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """Fewer and larger pieces: each costs a copy of the chunk that it becomes part of."""
+    waiting: list[bytes] = []
+    size = position = 0
+    for piece, position in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _PIECE_BYTES:
+            yield b"".join(waiting), position
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting), position
 
 
 @contextlib.contextmanager
@@ -172,21 +229,15 @@ def _decoded(chunk: bytes, counts: Counter[str]) -> str:
         return "\n".join(decoded)
 
 
-def _json_texts(lines: list[str], counts: Counter[str]) -> list[str]:
-    """The `text` of each line; what has none is dropped and counted."""
+def _json_texts(lines: list[str], counts: Counter[str], column: str) -> list[str]:
+    """The text of each line; what has none is dropped and counted."""
     texts = []
     for line in lines:
-        if not line.strip():
-            texts.append("")
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            text = None
-        if isinstance(text, str):
-            texts.append(_SURROGATE.sub("\ufffd", text))
+        text = text_of_json(line, column) if line.strip() else ""
+        if text is None:
+            counts[NO_TEXT] += 1
         else:
-            counts["lines that are no JSON with a text"] += 1
+            texts.append(text)
     return texts
 
 

@@ -25,9 +25,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from bertds.replacing import replacing
-from data_prep.inputs import Source, open_sources
+from data_prep.inputs import Inputs, Source, open_sources
 from data_prep.made import is_made, record_made
-from data_prep.sources import clean_lines, read_chunks
+from data_prep.sources import clean_lines, no_text, read_chunks
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD_MARK = "▁"
@@ -68,7 +68,9 @@ class Vocabulary:
         return list(tokens), merges
 
 
-def make_tokenizer(spec: str, num_merges: int, path: Path, lowercase: bool, min_count: int) -> None:
+def make_tokenizer(
+    inputs: Inputs | str, num_merges: int, path: Path, lowercase: bool, min_count: int
+) -> None:
     """Train and write a tokenizer.json; a finished one is kept.
 
     Raises:
@@ -77,7 +79,7 @@ def make_tokenizer(spec: str, num_merges: int, path: Path, lowercase: bool, min_
     """
     made = path.with_name(f"{path.stem}.made.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_sources(spec, path.parent) as sources:
+    with open_sources(inputs, path.parent) as sources:
         recipe = recipe_of(sources, num_merges, lowercase, min_count)
         if is_made(made, [path], recipe):
             print(f"{path}: finished already, nothing to do")
@@ -117,8 +119,6 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
     if min_count < 1:
         raise ValueError(f"--min_count is {min_count}, at least 1 is wanted")
     characters = _frequent_characters(sources, lowercase, min_count)
-    if not characters:
-        raise ValueError(f"no character of the text is seen {min_count} times: give more text")
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -169,14 +169,17 @@ def _normalizer(lowercase: bool) -> normalizers.Normalizer:
     return normalizers.Sequence(steps)
 
 
-def _texts(sources: list[Source], lowercase: bool, title: str) -> Iterator[str]:
+def _texts(
+    sources: list[Source], lowercase: bool, title: str, counts: Counter[str]
+) -> Iterator[str]:
     """Clean text as the tokenizer's normaliser leaves it, some thousand lines at a time."""
     total = sum(source.size for source in sources)
     before = 0
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
         for source in sources:
             for chunk, position in read_chunks(source):
-                text = "\n".join(clean_lines(chunk, source.kind, Counter()))
+                lines = clean_lines(chunk, source.line_kind, counts, source.column)
+                text = "\n".join(lines)
                 # The library lowers each character alone, so a final sigma is no other letter.
                 yield text.replace("Σ", "σ").lower() if lowercase else text
                 bar.update(before + position - bar.n)
@@ -186,18 +189,25 @@ def _texts(sources: list[Source], lowercase: bool, title: str) -> Iterator[str]:
 def _frequent_characters(sources: list[Source], lowercase: bool, min_count: int) -> list[str]:
     """The characters seen often enough, in order of code point; a blank is a word mark."""
     counts: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
-    for text in _texts(sources, lowercase, "characters"):
+    cleaned: Counter[str] = Counter()
+    for text in _texts(sources, lowercase, "characters", cleaned):
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         counts += np.bincount(points, minlength=len(counts))
     counts[ord(WORD_MARK)] += counts[ord(" ")] + counts[ord("\n")] + 1
     counts[[ord("\n"), ord(" ")]] = 0
-    return [chr(point) for point in np.flatnonzero(counts >= min_count)]
+    characters = [chr(point) for point in np.flatnonzero(counts >= min_count)]
+    if not characters:
+        raise ValueError(
+            no_text(cleaned)
+            or f"no character of the text is seen {min_count} times: give more text"
+        )
+    return characters
 
 
 def _marked_words(sources: list[Source], lowercase: bool, characters: list[str]) -> Iterator[str]:
     """Lines of marked words, broken by blanks at what is not in the alphabet."""
     others = re.compile(f"[^{re.escape(''.join(characters))} \n]")
-    for text in _texts(sources, lowercase, "merges"):
+    for text in _texts(sources, lowercase, "merges", Counter()):
         known = others.sub(" ", _SPECIAL.sub(" ", _marked(text)))
         yield from known.split("\n")
 

@@ -146,7 +146,7 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """To any byte from the start."""
+        """To any byte."""
         return True
 
     def tell(self) -> int:
@@ -154,11 +154,15 @@ class RemoteFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a byte."""
+        """Go to a byte.
+
+        Raises:
+            RemoteError: The file's size is wanted, and cannot be read.
+        """
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence == io.SEEK_END:
-            raise io.UnsupportedOperation("a seek from the end of a remote file")
+            offset += int(retried(self._url, lambda: self._system.size(self._path)))
         self._at = offset
         return offset
 
