@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bertds.data.remote import RemoteError
 
-_ROWS = 128  # at a time; a few megabytes of long documents
+_BYTES, _MAX_ROWS = 1 << 20, 1024  # at a time, about
 _PAGE_BYTES = 1 << 20  # of a parquet file at once
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -30,9 +30,10 @@ def check_column(path: Path | str, file: io.BufferedReader, kind: Kind, column: 
     pa = _pyarrow(path)
     with _sentences(pa, path, kind), _opened(pa, path, file, kind) as (content, _):
         schema = content.schema if kind == "arrow" else content.schema_arrow
-    if schema.names.count(column) != 1:
+        names = schema.names
+    if names.count(column) != 1:
         raise ValueError(
-            f"{path} has no column {column!r}, it has {', '.join(schema.names) or 'none'}: name the "
+            f"{path} has no column {column!r}, it has {', '.join(names) or 'none'}: name the "
             "one of the text with --column"
         )
     type_ = schema.field(column).type
@@ -59,8 +60,9 @@ def arrow_lines(
     pa = _pyarrow(path)
     with _sentences(pa, path, kind), _opened(pa, path, file, kind) as (content, mapped):
         for array, position in _arrays(content, mapped, kind, column):
-            for start in range(0, len(array), _ROWS):
-                rows = _as_bytes(pa, array.slice(start, _ROWS))
+            step = _rows_at_a_time(len(array), array.get_total_buffer_size())
+            for start in range(0, len(array), step):
+                rows = _as_bytes(pa, array.slice(start, step))
                 yield b"".join(row.replace(b"\n", b" ") + b"\n" for row in rows), position
 
 
@@ -106,7 +108,7 @@ def _sentences(pa: Any, path: Path | str, kind: Kind) -> Iterator[None]:
         yield
     except RemoteError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's
         why = str(error).strip().partition("\n")[0].rstrip(".")
@@ -119,10 +121,18 @@ def _arrays(content: Any, mapped: Any, kind: Kind, column: str) -> Iterator[tupl
         for batch in content:
             yield batch.column(column), mapped.tell()
         return
-    rows, size = 0, mapped.size()
-    for batch in content.iter_batches(_ROWS, columns=[column], use_threads=False):
+    facts = content.metadata
+    groups = [facts.row_group(number).total_byte_size for number in range(facts.num_row_groups)]
+    step = _rows_at_a_time(facts.num_rows, sum(groups))
+    rows = 0
+    for batch in content.iter_batches(step, columns=[column], use_threads=False):
         rows += len(batch)
-        yield batch.column(0), size * rows // content.metadata.num_rows
+        yield batch.column(0), min(mapped.size(), mapped.size() * rows // max(1, facts.num_rows))
+
+
+def _rows_at_a_time(rows: int, num_bytes: int) -> int:
+    """Few of long documents, many of short ones."""
+    return max(1, min(_MAX_ROWS, _BYTES * rows // max(1, num_bytes)))
 
 
 def _as_bytes(pa: Any, array: Any) -> Iterator[bytes]:

@@ -12,7 +12,6 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePosixPath
 
 from data_prep.json_text import text_of_json
 from data_prep.streams import Reader, as_line
@@ -41,7 +40,7 @@ class Member:
     @property
     def ending(self) -> str:
         """`txt` of `a.en.txt`; nothing for hidden files, which some systems put beside others."""
-        name = PurePosixPath(self.name).name
+        name = self.name.rpartition("/")[2]
         return "" if name.startswith(".") else name.rpartition(".")[2].lower()
 
 
@@ -147,7 +146,7 @@ def _checked(reader: Reader, header: tarfile.TarInfo, said: dict[str, str]) -> M
             f"{reader.name}: the member {name!r} is a {kind}, only plain files are read: write the "
             "tar without it"
         )
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(
             f"{reader.name}: the member {name!r} leads out of its directory, which no corpus needs: "
             "write the tar with names below one"

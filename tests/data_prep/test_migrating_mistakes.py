@@ -157,6 +157,7 @@ def alter(path, change):
         (lambda content: content[:100], "is no whole arrow file"),
         (lambda _: b"", "is no whole arrow file ("),
         (lambda content: b"x" * len(content), "no whole arrow"),
+        (lambda content: content.replace(b"text", b"te\xfft"), "can't decode byte 0xff"),
     ],
 )
 def test_damaged_arrow(tmp_path, capsys, change, words):
