@@ -9,6 +9,7 @@ a corpus and are refused, and no header makes us hold more than a megabyte.
 """
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -52,27 +53,33 @@ def tar_lines(reader: Reader, column: str) -> Iterator[bytes]:
     Raises:
         ValueError: The tar is damaged or has what no corpus has, or has members but no text.
     """
-    members = texts = 0
+    counts: Counter[str] = Counter()
     for _, sample in groupby(_members(reader), lambda member: member.sample):
-        descriptions: list[str | None] = []
-        documents = 0
-        for member in sample:
-            members += 1
-            if member.ending == "txt":
-                documents += 1
-                yield from as_line(reader.pieces(member.size))
-            elif member.ending == "json" and not documents:
-                descriptions.append(_json_text(reader, member, column))
-        if not documents:
-            for text in descriptions:
-                documents += text is not None
-                yield from as_line(iter([(text or "").encode()]))
-        texts += documents
-    if members and not texts:
+        yield from _sample_lines(reader, sample, column, counts)
+    if counts["members"] and not counts["texts"]:
         raise ValueError(
-            f"{reader.name} has no text in its {members:,} members: a .txt is wanted, or a .json "
-            f"with a text under {column!r}; --column names another"
+            f"{reader.name} has no text in its {counts['members']:,} members: a .txt is wanted, or "
+            f"a .json with a text under {column!r}; --column names another"
         )
+
+
+def _sample_lines(
+    reader: Reader, sample: Iterator[Member], column: str, counts: Counter[str]
+) -> Iterator[bytes]:
+    """The `.txt` as they come; if there is none, the `.json`, which may have come before one."""
+    has_text = False
+    in_json: list[str | None] = []
+    for member in sample:
+        counts["members"] += 1
+        if member.ending == "txt":
+            has_text = True
+            counts["texts"] += 1
+            yield from as_line(reader.pieces(member.size))
+        elif member.ending == "json" and not has_text:
+            in_json.append(_json_text(reader, member, column))
+    for text in [] if has_text else in_json:
+        counts["texts"] += text is not None
+        yield from as_line(iter([(text or "").encode()]))
 
 
 def _json_text(reader: Reader, member: Member, column: str) -> str | None:

@@ -273,3 +273,21 @@ def test_parquet_and_tars_behind_urls(directory, documents, tmp_path):
     spec = f"file://{tmp_path}/a.parquet,file://{tmp_path}/b.tar"
     assert shards_of(directory, tmp_path / "out", f"--input={spec}") == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
+
+
+def test_an_index_over_directories(directory, documents, tmp_path):
+    """As `merge_index` writes it: names of files lead into directories below."""
+    shards = []
+    for name, chosen in (("a", documents[:300]), ("b", documents[300:])):
+        samples = [{"text": text.encode()} for text in chosen]
+        index = (
+            write_mds(tmp_path / "mds" / name, samples, {"text": "str"}, "zstd:3") / "index.json"
+        )
+        for shard in json.loads(index.read_text())["shards"]:
+            for file in (shard["raw_data"], shard["zip_data"]):
+                file["basename"] = f"{name}/{file['basename']}"
+            shards.append(shard)
+        index.unlink()
+    (tmp_path / "mds/index.json").write_text(json.dumps({"version": 2, "shards": shards}))
+    assert shards_of(directory, tmp_path / "out", f"--from_mds={tmp_path}/mds") == 0
+    assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
