@@ -16,7 +16,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
-__all__ = ["opening"]
+__all__ = ["flat", "opening"]
 
 TITLE = "bertds.title"
 
@@ -28,7 +28,7 @@ def opening(content: Mapping[str, Any]) -> Iterator[Summary]:
         content: The run's `case.json`.
     """
     yield _layout(list(content["resolved"]["valid"]))
-    settings = _flat(content["config"])
+    settings = flat(content["config"])
     title = settings.pop(TITLE, "")
     yield hparams_pb(settings, trial_id=f"{content['case']}/{content['arm']}")
     text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -69,10 +69,10 @@ def _chart(title: str, tag: str) -> layout_pb2.Chart:
     return layout_pb2.Chart(title=title, multiline=content)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, bool | float | int | str]:
+def flat(value: Any, path: str = "") -> dict[str, bool | float | int | str]:
     """A tree of settings as {"optimizer.params.lr": 0.0005}."""
     if isinstance(value, dict):
-        pairs = [_flat(child, f"{path}.{key}" if path else key) for key, child in value.items()]
+        pairs = [flat(child, f"{path}.{key}" if path else key) for key, child in value.items()]
         return {key: leaf for flat in pairs for key, leaf in flat.items()}
     if isinstance(value, bool | int | float | str):
         return {path: value}

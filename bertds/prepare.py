@@ -13,6 +13,7 @@ from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
 from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
 from bertds.hugging_face.pretrained import Pretrained, open_pretrained
+from bertds.mlflow_run import check_mlflow
 from bertds.model.attention import takes_varlen
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
@@ -66,6 +67,8 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
         RemoteError: One is behind a URL and cannot be reached.
     """
     check_device(case)
+    if case.bertds.run.mlflow is not None:
+        check_mlflow()
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     data, masking = case.bertds.data, case.bertds.masking

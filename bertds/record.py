@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from bertds import checkpoint
 from bertds.bad_steps import NAME, BadSteps, NumbersError
+from bertds.board import flat
 from bertds.checkpoint import NotWrittenError
 from bertds.clock import measured_flops, peak_memory_gb
 from bertds.data.loader import valid_packs
@@ -21,6 +22,7 @@ from bertds.describe import device_name
 from bertds.engine import Engine
 from bertds.examples import Examples
 from bertds.metrics import MetricsLog
+from bertds.mlflow_run import MlflowRun
 from bertds.prepare import Prepared
 from bertds.run_dir import PREEMPTED, write_status
 from bertds.speed import Throughput, mfu, model_flops_per_token, peak_flops
@@ -94,6 +96,8 @@ class Record:
     ) -> None:
         self._run, self._engine, self._state, self._log, self._dog = run, engine, state, log, dog
         self._bad_steps = BadSteps(run.run_dir, state.step) if run.world.is_main else None
+        wants_mlflow = run.world.is_main and run.case.bertds.run.mlflow is not None
+        self._mlflow = _mlflow_run(run) if wants_mlflow else None
         tokenizer = run.vocabulary.directory / TOKENIZER_NAME
         self._examples = Examples(run.valid, run.valid_share, tokenizer)
         self._throughput = Throughput(int(state.tokens))
@@ -115,6 +119,8 @@ class Record:
         self._bar.close()
         if self._log is not None:
             self._log.close()
+        if self._mlflow is not None:
+            self._mlflow.close(finished=self._state.step == self._run.lengths.num_steps)
 
     def waiting(self, batches: Iterator[list[Pack]]) -> Iterator[list[Pack]]:
         """The batches, with the time spent waiting for them."""
@@ -280,9 +286,18 @@ class Record:
             "sequences": state.sequences,
             "tokens": int(state.tokens),
         }
-        seconds = time.monotonic() - self._started
-        self._log.log({**place, **figures, "seconds": seconds})
-        self._engine.report({**place, **figures, "seconds": seconds}, state.step)
+        values = {**place, **figures, "seconds": time.monotonic() - self._started}
+        self._log.log(values)
+        self._engine.report(values, state.step)
+        if self._mlflow is not None:
+            self._mlflow.log(values)
+
+
+def _mlflow_run(run: Prepared) -> MlflowRun:
+    case = run.case
+    assert case.bertds.run.mlflow is not None
+    settings = flat(case.resolved)
+    return MlflowRun(run.run_dir, case.bertds.run.mlflow, f"{case.name}/{case.arm}", settings)
 
 
 def _peak_flops(run: Prepared, device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,52 @@ def test_a_secret_is_refused_and_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="COMET_API_KEY") as refused:
         read_case(path, "main", "comet.api_key=s3cret")
     assert "s3cret" not in str(refused.value)
+
+
+def test_mlflow_is_refused_where_it_is_not_installed(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(CaseError, match="pip install mlflow-skinny"):
+        train_here(data_root, tmp_path, device, "run.mlflow={}")
+    assert not (tmp_path / "case" / "main").exists()
+
+
+def test_a_user_in_mlflows_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+    where = 'run.mlflow={"tracking_uri":"https://me:s3cret@host/"}'
+    with pytest.raises(CaseError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        read_case(path, "main", where)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_server_of_mlflow_that_is_not_there_costs_no_training(
+    device: torch.device, data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("mlflow")
+    where = 'run.mlflow={"tracking_uri":"http://127.0.0.1:9"}'
+    assert train_here(data_root, tmp_path, device, where) == 0
+    assert caplog.text.count("MLflow does not take the figures") == 1
+
+
+def test_mlflow_has_what_the_metrics_have_and_goes_on_in_one_run(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "store").as_uri()
+    mlflow_of = f'run.mlflow={{"tracking_uri":"{store}","experiment":"mine"}}'
+    assert train_here(data_root, tmp_path, device, f"{mlflow_of},run.max_steps=8") == 0
+    assert train_here(data_root, tmp_path, device, mlflow_of) == 0
+    client = mlflow.MlflowClient(tracking_uri=store)
+    (one,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert (one.info.run_name, one.info.status) == ("case/main", "FINISHED")
+    assert one.data.params["optimizer.params.lr"] == "0.002"
+    run_dir = tmp_path / "case" / "main"
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss/train", "loss/valid/ko", "lr", "tokens"):
+        found = client.get_metric_history(one.info.run_id, key)
+        assert {(each.step, each.value) for each in found} == {
+            (line["step"], line[key]) for line in lines if key in line
+        }

@@ -16,6 +16,7 @@ BLOCKS: list[tuple[str, type[BaseModel]]] = [
     ("data.valid.NAME.", config.ValidSet),
     ("masking.", config.MaskingConfig),
     ("run.", config.RunConfig),
+    ("run.mlflow.", config.MlflowConfig),
 ]
 
 

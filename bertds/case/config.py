@@ -224,6 +224,25 @@ class MaskingConfig(Block):
         return self
 
 
+class MlflowConfig(Block):
+    """Where MLflow keeps a run's figures besides `metrics.jsonl`."""
+
+    tracking_uri: Annotated[str, Field(min_length=1)] | None = None
+    """A server or store as MLflow names them. Default: MLFLOW_TRACKING_URI, else MLflow's own."""
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """The experiment that the run is put into. Default: the case's name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if re.match(r"[^/]+://[^/]*@", self.tracking_uri or ""):
+            raise ValueError(
+                "tracking_uri holds a user, which the record and TensorBoard would show: leave it "
+                "out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a "
+                "database all of MLFLOW_TRACKING_URI"
+            )
+        return self
+
+
 class RunConfig(Block):
     """How long to train, and what to write when."""
 
@@ -256,6 +275,8 @@ class RunConfig(Block):
     )
     """Kinds of parameters without weight decay. Default: biases and norms under AdamW, none under
     Adam with coupled L2."""
+    mlflow: MlflowConfig | None = None
+    """Hands the figures to MLflow as well, with these keys, or with `{}`."""
     deterministic: bool = False
     """On CUDA: only kernels that give the same bits each time."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 600.0
