@@ -143,3 +143,31 @@ def test_neither_deepspeed_nor_transformers_is_needed(run_dirs, tmp_path):
         env=environment() | {"PYTHONPATH": str(ROOT)},
     )
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prenorm_of_two",
+        pytest.param("bert", marks=pytest.mark.slow),
+        pytest.param("modernbert_bf16", marks=pytest.mark.slow),
+    ],
+)
+def test_the_librarys_trainer_fine_tunes_it(exported, tmp_path, name):
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    for file, count in (("train", 40), ("test", 8)):
+        rows = [f"ba co der fin go {'hal' if n % 2 else 'ith'}\t{n % 2}" for n in range(count)]
+        (tmp_path / f"{file}.tsv").write_text("\n".join(rows))
+    files = [str(tmp_path / "train.tsv"), str(tmp_path / "test.tsv")]
+    config = json.dumps({"max_steps": 2, "batch": 8, "rates": [1e-4, 1e-3], "seeds": [0, 1]})
+    program = [sys.executable, "benchmarks/finetune_peer.py", str(exported[name]), *files, config]
+    done = subprocess.run(
+        program, check=True, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["sizes"] == {"train": 40, "test": 8}
+    assert answer["most_frequent"] == 0.5
+    assert answer["found"].keys() == {"pre-trained", "random weights"}
+    for found in answer["found"].values():
+        assert found["rate"] in (1e-4, 1e-3)
+        assert [0 <= one <= 1 for one in found["accuracies"]] == [True, True]
