@@ -139,7 +139,9 @@ def turn(
 
 def loss_of(model: torch.nn.Module, batch: dict, config: Config, parts: int) -> torch.Tensor:
     """Forward."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "autocast"):
+    with torch.autocast(
+        batch["labels"].device.type, torch.bfloat16, enabled=config.precision == "autocast"
+    ):
         if not config.masked_rows:
             return model(**batch).loss / parts
         hidden = model.bert(

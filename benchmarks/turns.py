@@ -28,6 +28,8 @@ class Contestant:
     """Real tokens a second, turn by turn."""
     cpu_rates: list[float] = field(default_factory=list)
     """Real tokens a second of processor time, which other programs on the machine disturb less."""
+    answers: list[dict[str, float]] = field(default_factory=list)
+    """All that the worker told of each turn."""
     facts: dict[str, str] = field(default_factory=dict)
     """What the worker says of itself, once."""
     _process: "subprocess.Popen[str] | None" = None
@@ -50,6 +52,7 @@ class Contestant:
         assert self._process is not None and self._process.stdin is not None
         print("turn", file=self._process.stdin, flush=True)
         done = self._answer()
+        self.answers.append(done)
         self.rates.append(done["tokens"] / done["seconds"])
         self.cpu_rates.append(done["tokens"] / done["cpu_seconds"])
 
