@@ -26,9 +26,9 @@ def introduction(runs: Path) -> str:
     """What stands above the index."""
     rule = (
         "At a small scale, by one rule for every case (`benchmarks/record_rule.py`): widths a quarter "
-        "(a sixteenth of the weights in the layers), batch a quarter, a sixteenth of the record's "
-        "sentences and of its epochs and schedules; depth, decay, rates, vocabularies, masking and "
-        "the ratios of batch sizes as shipped. One process of one CPU thread an arm, two arms side "
+        "(a sixteenth of the weights in the layers), batch, epochs and schedules a quarter, a "
+        "sixty-fourth of the record's sentences, so a sixty-fourth of its steps; depth, decay, rates, "
+        "vocabularies, masking and the ratios of batch sizes as shipped. One process of one CPU thread an arm, two arms side "
         "by side on two cores, bf16. Times are a shared machine's."
     )
     made = (
