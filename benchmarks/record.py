@@ -24,6 +24,8 @@ from bertds.data.shards import ShardSet
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+# Large tensors are not given back to the kernel, to come again as pages of zeros: log.md.
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483648"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,7 @@ def run(job: Job, sentences: int, options: argparse.Namespace) -> None:
     command += [f"--arm={job.arm.name}", f"--set={settings}", f"--data={options.data}"]
     out = options.out / job.variant.name
     out.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | KEEPS_MEMORY | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
     with (options.out / job.log).open("ab") as log:
         code = subprocess.run(
