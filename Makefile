@@ -42,7 +42,8 @@ lint: install
 	$(BIN)/lint-imports
 
 test-fast: install
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster" -n 2 --dist loadfile
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster" \
+		-n 2 --dist loadfile --no-loadscope-reorder --durations 25 # few long tests in a file: not last
 
 test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m slow --timeout 3600
