@@ -43,7 +43,7 @@ lint: install
 
 test-fast: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster" \
-		-n 2 --dist loadfile --no-loadscope-reorder --durations 25 # few long tests in a file: not last
+		-n 2 --dist loadfile --durations 25
 
 test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m slow --timeout 3600

@@ -93,6 +93,7 @@ FOUR = [
     while_validating,
     in_or_between_steps,
 ]
+TWO = FOUR[1:3]
 TEN = [*FOUR, *FOUR[1:], *FOUR[1:]]
 
 
@@ -113,7 +114,7 @@ def kill_at(process: subprocess.Popen[str], run_dir: Path, moment: Moment, seed:
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    "moments", [pytest.param(FOUR, id="four"), pytest.param(TEN, id="ten", marks=pytest.mark.slow)]
+    "moments", [pytest.param(TWO, id="two"), pytest.param(TEN, id="ten", marks=pytest.mark.slow)]
 )
 def test_a_killed_run_is_the_run_never_killed(
     moments: list[Moment], tmp_path: Path, data_root: Path
