@@ -1,6 +1,7 @@
 """The published record: drawn from its copies alone, with its verdicts, and checked against them."""
 
 import gzip
+import importlib
 import json
 import math
 import re
@@ -132,6 +133,19 @@ def test_the_check_names_what_the_metrics_do_not_give(docs):
     assert "case6/case6_loss.png: not what" in checked.stdout
     assert "record.html: not what" in checked.stdout
     assert "case4" not in checked.stdout
+
+
+def test_the_check_sees_a_figure_in_a_page_of_any_length_but_no_other_plotly(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    differ = importlib.import_module("record_publish")._differ
+    pages = {}
+    for name, figure, library in (("a", 1, "H4s"), ("b", 2, "H4s"), ("c", 1, "H4t")):
+        data, packed = f"{figure}{' ' * 200_000}", library * 100_000
+        text = f'<script type="application/json">{data}</script>'
+        pages[name] = tmp_path / f"{name}.html"
+        pages[name].write_text(f'{text}<script type="text/plain">{packed}</script>')
+    assert differ(pages["a"], pages["b"])
+    assert not differ(pages["a"], pages["c"])
 
 
 def test_there_must_be_copies(tmp_path):
