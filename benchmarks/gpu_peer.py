@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from peer_tokenizer import tokenizer_of
 from step_peer import Config, batches_of, loss_of, micros
 from transformers import AutoConfig, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 from turns import Stopwatch, figures, serve
@@ -27,14 +28,7 @@ def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
     model = AutoModelForMaskedLM.from_config(settings).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     collate = DataCollatorForLanguageModeling(
-        transformers.PreTrainedTokenizerFast(
-            tokenizer_file=str(directory.parent / "tokenizer.json"),
-            pad_token="[PAD]",
-            mask_token="[MASK]",
-            cls_token="[CLS]",
-            sep_token="[SEP]",
-            unk_token="[UNK]",
-        ),
+        tokenizer_of(directory),
         pad_to_multiple_of=config.padded,
     )
     steps = [

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+from peer_tokenizer import tokenizer_of
+from transformers import DataCollatorForLanguageModeling
 from turns import Stopwatch, figures, serve
 
 BATCH, SECONDS, ROWS = 256, 2.0, 50_000
@@ -24,14 +25,7 @@ def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
     kind, directory = sys.argv[1], Path(sys.argv[2])
     rows = rows_of(directory)
     made = of_datasets(rows, sys.argv[3:]) if kind == "datasets" else of_streaming(rows)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(directory.parent / "tokenizer.json"),
-        pad_token="[PAD]",
-        mask_token="[MASK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-    )
+    tokenizer = tokenizer_of(directory)
     collate = DataCollatorForLanguageModeling(tokenizer)
     if kind == "streaming":
         collate = plain_first(collate)

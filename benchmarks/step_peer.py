@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from peer_tokenizer import tokenizer_of
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
-    PreTrainedTokenizerFast,
 )
 from turns import Stopwatch, figures, serve
 
@@ -52,14 +52,7 @@ class Config:
 def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
     """What the arguments ask for."""
     directory, config = Path(sys.argv[1]), Config(**json.loads(sys.argv[2]))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(directory.parent / "tokenizer.json"),
-        pad_token="[PAD]",
-        mask_token="[MASK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-    )
+    tokenizer = tokenizer_of(directory)
     model = make_model(len(tokenizer), config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=config.fused)
     torch.manual_seed(0)
