@@ -94,6 +94,14 @@ def test_seeds_stand_side_by_side_and_variants_beside_what_is_shipped(docs):
     assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
 
 
+def test_what_is_still_to_be_trained_is_listed(published):
+    text = (published / "README.md").read_text().partition("Not trained yet")[2]
+    listed = dict(re.findall(r"^- (\w+) \(.*?\): (.*)$", text, re.MULTILINE))
+    assert listed["seed0"].startswith("case1, case2, case3, case5, case6")
+    assert listed["seed1"] == "case8, case11"
+    assert listed["warmup"] == "case9"
+
+
 def test_loss_becomes_bits_per_character(docs, data):
     index = json.loads((data / "10k/en/valid/index.json").read_text())
     assert index["characters"] == 40 * index["lines"]
