@@ -2,10 +2,12 @@
 
 python benchmarks/record.py --ko F[,F…] --en F[,F…] [--data data/record] [--out runs/record]
     [--variants seed0,seed1,seed2,adamw,warmup] [--cases case1,…] [--side_by_side N]
+    [--published docs/record/runs]
 
 The data are made first, then the arms are trained by `launch/train.py`, `side_by_side` at once, each
 in one process of one thread. The same command goes on where an earlier one was stopped; finished arms are
-skipped. What an arm prints is in `OUT/<variant>/<case>.<arm>.log`.
+skipped, and so are those whose metrics are published, so the record can grow on one machine after
+another. What an arm prints is in `OUT/<variant>/<case>.<arm>.log`.
 """
 
 import argparse
@@ -17,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from record_rule import VARIANTS, Variant, scaled
+from record_rule import VARIANTS, Variant, scaled, scaled_merges
 
 from bertds.case.file import Arm, list_arms
 from bertds.data.shards import ShardSet
+from data_prep.record import vocabulary_name
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -40,6 +43,11 @@ class Job:
     def log(self) -> str:
         """Where its output goes, in OUT."""
         return f"{self.variant.name}/{self.case.stem}.{self.arm.name}.log"
+
+    @property
+    def directory(self) -> str:
+        """Where its run is, in OUT and in what is published."""
+        return f"{self.variant.name}/{self.case.stem}/{self.arm.name}"
 
     @property
     def is_shared(self) -> bool:
@@ -86,8 +94,13 @@ def make_data(options: argparse.Namespace) -> int:
     """All vocabularies and shards; gives the sentences of a language."""
     command = [sys.executable, "-m", "data_prep", "record"]
     command += [f"--ko={options.ko}", f"--en={options.en}", f"--out={options.data}"]
+    merges = scaled_merges()
+    command += [f"--merges={','.join(map(str, merges))}"]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    sets = [ShardSet.open(options.data / f"50k/en/{split}") for split in ("train", "valid")]
+    sets = [
+        ShardSet.open(options.data / vocabulary_name(merges[0]) / "en" / split)
+        for split in ("train", "valid")
+    ]
     return sum(one.index.lines for one in sets)
 
 
@@ -100,11 +113,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs/record")
     parser.add_argument("--variants", default=",".join(one.name for one in VARIANTS))
     parser.add_argument("--cases", default=",".join(VARIANTS[0].cases))
+    parser.add_argument("--published", type=Path, default=ROOT / "docs/record/runs")
     parser.add_argument("--side_by_side", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     wanted = options.variants.split(",")
     sentences = make_data(options)
     jobs = jobs_of([one for one in VARIANTS if one.name in wanted], options.cases.split(","))
+    jobs = [job for job in jobs if not (options.published / job.directory).exists()]
     for shared in (False, True):  # a shared run is finished before it is drawn elsewhere
         with ThreadPoolExecutor(options.side_by_side) as pool:
             chosen = [job for job in jobs if job.is_shared == shared]
