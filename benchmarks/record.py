@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from record_publish import unpack
 from record_rule import VARIANTS, Variant, scaled, scaled_merges
 
 from bertds.case.file import Arm, list_arms
@@ -56,14 +57,18 @@ class Job:
 
 
 def jobs_of(variants: list[Variant], cases: list[str]) -> list[Job]:
-    """Every arm of the variants; those that other cases train come last, to be drawn only."""
-    jobs = []
+    """Every run once, where it is trained, then the arms that only draw a run of another case."""
+    training: dict[str, Job] = {}
+    drawing = []
     for variant in variants:
-        paths = [ROOT / f"ds_configs/{name}.json" for name in variant.cases if name in cases]
-        arms = [(path, arm) for path in paths for arm in list_arms(path)]
-        found = [Job(variant=variant, case=path, arm=arm) for path, arm in arms]
-        jobs += sorted(found, key=lambda job: job.is_shared)
-    return jobs
+        for path in [ROOT / f"ds_configs/{name}.json" for name in variant.cases if name in cases]:
+            for arm in list_arms(path):
+                source = replace(arm, name=arm.run_arm)
+                job = Job(variant=variant, case=arm.path, arm=source)
+                training.setdefault(job.directory, job)
+                if arm.path != path:
+                    drawing.append(Job(variant=variant, case=path, arm=arm))
+    return [*training.values(), *drawing]
 
 
 def run(job: Job, sentences: int, options: argparse.Namespace) -> None:
@@ -118,6 +123,8 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.variants.split(",")
     sentences = make_data(options)
+    if options.published.is_dir():  # another case's arm may be one of these runs
+        unpack(options.published, options.out)
     jobs = jobs_of([one for one in VARIANTS if one.name in wanted], options.cases.split(","))
     jobs = [job for job in jobs if not (options.published / job.directory).exists()]
     for shared in (False, True):  # a shared run is finished before it is drawn elsewhere

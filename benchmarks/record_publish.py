@@ -72,7 +72,7 @@ def draw(docs: Path, out: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as name:
         runs = Path(name)
-        _unpack(docs / "runs", runs)
+        unpack(docs / "runs", runs)
         first = runs / VARIANTS[0].name
         for case in case_directories(first):
             written = docs / case.name / "record.md"
@@ -91,7 +91,12 @@ def draw(docs: Path, out: Path) -> None:
         (out / "README.md").write_text(introduction(runs) + index)
 
 
-def _unpack(packed: Path, runs: Path) -> None:
+def unpack(packed: Path, runs: Path) -> None:
+    """Make run directories of the copies.
+
+    Raises:
+        ValueError: There are no copies.
+    """
     if not packed.is_dir():
         raise ValueError(f"{packed} is not there: give --runs, where record.py trained")
     for path in sorted(packed.rglob("*.*")):
