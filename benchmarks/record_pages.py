@@ -159,9 +159,9 @@ def _by_seed(runs: Path, case: str) -> list[str]:
         for name, values in _seeded(runs, case, key).items():
             shown = [f"{value:.{DIGITS[key]}f}" for value in values]
             shown += [NO_VALUE] * (len(SEEDS) - len(values))
-            mean, apart = np.mean(values), np.ptp(values)
+            both = [np.mean(values), np.ptp(values)] if len(values) == len(SEEDS) else []
+            shown += [f"{one:.{DIGITS[key]}f}" for one in both] or [NO_VALUE] * 2
             rows.append([f"`{name}`", NAMES[key], *shown])
-            rows[-1] += [f"{mean:.{DIGITS[key]}f}", f"{apart:.{DIGITS[key]}f}"]
     header = (
         "arm",
         "at the end",
