@@ -75,45 +75,65 @@ def _seeds(runs: Path) -> list[str]:
 
 def more_figures(runs: Path, case: str, corpus: Corpus) -> str:
     """The sections between a case's figures and its verdict, each with an end of line."""
-    arms = load_arms(runs / VARIANTS[0].name / case)
-    sections = ["## Whether the arms differ", *_decisions(runs, case, arms)]
+    seeds = _trained_seeds(runs, case)
+    sections = ["## Whether the arms differ", *_decisions(runs, case, seeds)]
     if case in SEEDED:
         sections += _by_seed(runs, case)
     if case == "case8":
-        sections += _bits_per_character(arms, corpus)
+        sections += _bits_per_character(seeds, corpus)
     for variant in VARIANTS:
         if variant.name not in SEEDS and case in variant.cases:
-            sections += _beside(runs, variant.name, variant.meaning, case, arms)
+            sections += _beside(runs, variant.name, variant.meaning, case, seeds[0])
     return "\n\n".join(sections) + "\n\n"
 
 
-def _decisions(runs: Path, case: str, arms: Sequence[Arm]) -> list[str]:
+def _trained_seeds(runs: Path, case: str) -> list[Sequence[Arm]]:
+    """The arms of each seed, if all seeds trained the same ones, or else of the first seed alone."""
+    directories = [runs / seed / case for seed in SEEDS]
+    seeds = [load_arms(directory) for directory in directories if directory.is_dir()]
+    names = {tuple(arm.name for arm in arms) for arms in seeds}
+    return seeds if len(seeds) == len(SEEDS) and len(names) == 1 else seeds[:1]
+
+
+def _decisions(runs: Path, case: str, seeds: Sequence[Sequence[Arm]]) -> list[str]:
     """Each arm beside the best one at equal costs, by loss and by accuracy."""
     blocks = []
+    of_seeds = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
     for key in ("loss/valid", "acc/valid"):
         limit = 2 * _spread_for(runs, case, key)
-        rows = [[f"`{arm.name}`", *_cells(arm, arms, key, limit)] for arm in arms]
+        columns = [_column(seeds, key, measure, limit) for measure in MEASURES]
+        rows = [[f"`{arm.name}`", *(one[arm.name] for one in columns)] for arm in seeds[0]]
         known = f"{limit:.{DIGITS[key]}f}" if math.isfinite(limit) else "not known yet"
-        note = f"{NAMES[key].capitalize()} less the best arm's, decided beyond twice the spread, {known}."
-        blocks += [note, table(("arm", *(f"at equal {_WORD[one]}" for one in MEASURES)), rows)]
+        note = f"less the best arm's{of_seeds}, decided beyond twice the spread, {known}."
+        header = ("arm", *(f"at equal {_WORD[one]}" for one in MEASURES))
+        blocks += [f"{NAMES[key].capitalize()} {note}", table(header, rows)]
     return blocks
 
 
 _WORD = {"step": "steps", "epoch": "epochs", "tokens": "tokens", "seconds": "time"}
 
 
-def _cells(arm: Arm, arms: Sequence[Arm], key: Key, limit: float) -> list[str]:
-    cells = []
-    for measure in MEASURES:
-        cost = min(each.reached(measure) for each in arms)
-        figures = {each.name: _at(each, key, measure, cost) for each in arms}
-        best = min(figures.values()) if key == "loss/valid" else max(figures.values())
-        apart = figures[arm.name] - best
+def _column(seeds: Sequence[Sequence[Arm]], key: Key, measure: Any, limit: float) -> dict[str, str]:
+    """What is said of each arm at an equal cost."""
+    figures = _at_equal(seeds, key, measure)
+    best = min(figures.values()) if key == "loss/valid" else max(figures.values())
+    cells = {}
+    for name, figure in figures.items():
+        apart = figure - best
         word = "decided" if abs(apart) > limit else "undecided"
-        cells.append(
-            f"{apart:+.{DIGITS[key]}f} {word}" if apart else f"best, {best:.{DIGITS[key]}f}"
-        )
+        digits = DIGITS[key]
+        cells[name] = f"{apart:+.{digits}f} {word}" if apart else f"best, {best:.{digits}f}"
     return cells
+
+
+def _at_equal(seeds: Sequence[Sequence[Arm]], key: Key, measure: Any) -> dict[str, float]:
+    """Each arm's figure at the cost that all arms reached; the mean over the seeds."""
+    found: dict[str, list[float]] = {}
+    for arms in seeds:
+        cost = min(arm.reached(measure) for arm in arms)
+        for arm in arms:
+            found.setdefault(arm.name, []).append(_at(arm, key, measure, cost))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _at(arm: Arm, key: Key, measure: Any, cost: float) -> float:
@@ -172,23 +192,24 @@ def _by_seed(runs: Path, case: str) -> list[str]:
     return ["### Seeds", table(header, rows)]
 
 
-def _bits_per_character(arms: Sequence[Arm], corpus: Corpus) -> list[str]:
+def _bits_per_character(seeds: Sequence[Sequence[Arm]], corpus: Corpus) -> list[str]:
     """Loss over token sets that differ, brought to one measure."""
     rows = []
-    for arm in arms:
+    for number, arm in enumerate(seeds[0]):
         (name,) = (one["name"] for one in arm.case["config"]["bertds"]["data"]["valid"].values())
         size = corpus[name]
         a_token = size["characters"] / size["tokens"]
-        loss = _final(arm, "loss/valid")
-        bits = loss / math.log(2) / a_token
-        rows.append([f"`{arm.name}`", f"{loss:.3f}", f"{a_token:.3f}", f"{bits:.4f}"])
+        losses = [_final(arms[number], "loss/valid") for arms in seeds]
+        bits = [loss / math.log(2) / a_token for loss in losses]
+        row = [f"`{arm.name}`", f"{np.mean(losses):.3f}", f"{a_token:.3f}", f"{np.mean(bits):.4f}"]
+        rows.append([*row, f"{np.ptp(bits):.4f}" if len(bits) > 1 else NO_VALUE])
     note = (
         "Accuracy and loss are over other tokens in each arm: a smaller vocabulary has shorter ones, "
         "which are easier. Bits per character (loss / ln 2 / characters a token, those of the whole "
         "validation set) compares them on the same text; masked characters all the same are guessed "
         "from more or fewer neighbours that are not masked, so it is no likelihood."
     )
-    header = ("arm", "valid loss", "characters a token", "bits per character")
+    header = ("arm", "valid loss", "characters a token", "bits per character", "spread")
     return ["### Bits per character", note, table(header, rows)]
 
 

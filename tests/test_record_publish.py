@@ -89,6 +89,8 @@ def test_seeds_stand_side_by_side_and_variants_beside_what_is_shipped(docs):
     text = (docs / "case4/record.md").read_text()
     losses = [f"{3.25 + s * 0.005 + 6 * math.exp(-4):.3f}" for s in range(3)]
     assert f"| `dynamic` | valid loss | {' | '.join(losses)} | {losses[1]} | 0.010 |" in text
+    assert "best arm's, mean of 3 seeds, decided beyond twice the spread, 0.020" in text
+    assert "| `static` | +0.500 decided |" in text
     assert "spread of valid loss" in (docs / "README.md").read_text()
     beside = (docs / "case7/record.md").read_text().partition("### AdamW")[2]
     assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
@@ -106,7 +108,9 @@ def test_loss_becomes_bits_per_character(docs, data):
     index = json.loads((data / "10k/en/valid/index.json").read_text())
     assert index["characters"] == 40 * index["lines"]
     table = (docs / "case8/record.md").read_text().partition("### Bits per character")[2]
-    a_token, bits = re.search(r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \|", table).groups()
+    a_token, bits = re.search(
+        r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \| 0\.0000 \|", table
+    ).groups()
     assert float(a_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
     assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(a_token), rel=1e-3)
 
