@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from record_publish import unpack
-from record_rule import VARIANTS, Variant, scaled, scaled_merges
+from record_rule import SCALED_MERGES, VARIANTS, Variant, scaled
 
 from bertds.case.file import Arm, list_arms
 from bertds.data.shards import ShardSet
@@ -99,7 +99,7 @@ def make_data(options: argparse.Namespace) -> int:
     """All vocabularies and shards; gives the sentences of a language."""
     command = [sys.executable, "-m", "data_prep", "record"]
     command += [f"--ko={options.ko}", f"--en={options.en}", f"--out={options.data}"]
-    merges = scaled_merges()
+    merges = list(SCALED_MERGES.values())  # the largest first
     command += [f"--merges={','.join(map(str, merges))}"]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     sets = [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.case.file import read_case
+from data_prep.record import MERGES as RECORD_MERGES
 from data_prep.record import vocabulary_name
 
 WIDTH = 4
@@ -25,8 +26,8 @@ MERGES = 4
 BATCH = 8
 EPOCHS = 4
 SENTENCES = 128
-RECORD_MERGES = (50_000, 30_000, 20_000, 10_000, 5_000)
 RECORD_SENTENCES = 1_442_176 + 160_242  # a language, in training and validation
+SCALED_MERGES = {vocabulary_name(count): count // MERGES for count in RECORD_MERGES}
 VALIDATIONS = 12  # in a run
 LOG_LINES = 100
 VALID_SHARE = 4  # times what the rule for sentences leaves of a validation set
@@ -100,14 +101,9 @@ def scaled(path: Path, arm: str, sentences: int) -> str:
     return ",".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
 
 
-def scaled_merges() -> list[int]:
-    """Of all vocabularies of the record."""
-    return [merges // MERGES for merges in RECORD_MERGES]
-
-
 def _part(one: dict[str, Any], share: float) -> dict[str, Any]:
     vocabulary, rest = one["name"].split("/", 1)
-    name = f"{vocabulary_name(int(vocabulary.removesuffix('k')) * 1000 // MERGES)}/{rest}"
+    name = f"{vocabulary_name(SCALED_MERGES[vocabulary])}/{rest}"
     fraction = min(1.0, one.get("fraction", 1.0) * share)
     return {**one, "name": name, "fraction": round(fraction, 6)}
 

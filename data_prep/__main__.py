@@ -14,12 +14,12 @@ from data_prep.json_text import COLUMN
 from data_prep.made import MADE_NAME, counts_of
 from data_prep.make_shards import make_shards
 from data_prep.outputs import output_of
-from data_prep.record import make_record, table
+from data_prep.record import MERGES, make_record, table
 from data_prep.sample import write_sample
 from data_prep.shard_options import ShardOptions, masking_of
 from data_prep.tasks import default_workers
 
-RECORD_MERGES = "50000,30000,20000,10000,5000"
+RECORD_MERGES = ",".join(map(str, MERGES))
 
 
 def sample(out: Path, sentences: int = 20_000, seed: int = 0) -> None:

@@ -18,6 +18,7 @@ from data_prep.made import MADE_NAME, is_made, record_made
 from data_prep.make_shards import make_shards
 from data_prep.shard_options import ShardOptions
 
+MERGES = (50_000, 30_000, 20_000, 10_000, 5_000)
 MIN_COUNT = 5
 OPTIONS = ShardOptions(valid_fraction=0.1, seq_len=256, special_tokens=False)
 
