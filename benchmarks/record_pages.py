@@ -89,10 +89,14 @@ def more_figures(runs: Path, case: str, corpus: Corpus) -> str:
 
 def _trained_seeds(runs: Path, case: str) -> list[Sequence[Arm]]:
     """The arms of each seed, if all seeds trained the same ones, or else of the first seed alone."""
-    directories = [runs / seed / case for seed in SEEDS]
-    seeds = [load_arms(directory) for directory in directories if directory.is_dir()]
+    seeds = [_arms(runs / seed / case) for seed in SEEDS]
     names = {tuple(arm.name for arm in arms) for arms in seeds}
-    return seeds if len(seeds) == len(SEEDS) and len(names) == 1 else seeds[:1]
+    return seeds if len(names) == 1 else seeds[:1]
+
+
+def _arms(case_dir: Path) -> list[Arm]:
+    """None where the case was not trained."""
+    return load_arms(case_dir) if case_dir.is_dir() else []
 
 
 def _decisions(runs: Path, case: str, seeds: Sequence[Sequence[Arm]]) -> list[str]:
@@ -168,7 +172,7 @@ def _seeded(runs: Path, case: str, key: Key) -> dict[str, list[float]]:
     """An arm's final figure of each seed that trained it."""
     found: dict[str, list[float]] = {}
     for seed in SEEDS:
-        for arm in load_arms(runs / seed / case) if (runs / seed / case).is_dir() else ():
+        for arm in _arms(runs / seed / case):
             found.setdefault(arm.name, []).append(_final(arm, key))
     return found
 
@@ -215,8 +219,7 @@ def _bits_per_character(seeds: Sequence[Sequence[Arm]], corpus: Corpus) -> list[
 
 def _beside(runs: Path, variant: str, meaning: str, case: str, arms: Sequence[Arm]) -> list[str]:
     """Final figures of another variant beside the case's own."""
-    directory = runs / variant / case
-    others = {arm.name: arm for arm in load_arms(directory)} if directory.is_dir() else {}
+    others = {arm.name: arm for arm in _arms(runs / variant / case)}
     rows = []
     for arm in arms:
         if arm.name in others:
