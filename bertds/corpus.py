@@ -1,13 +1,12 @@
 """What a plan needs to know of a case's data: from the indexes of its shards, or as stated."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertds.case.file import Case, CaseError
 from bertds.data.places import Root
 from bertds.data.remote import is_url
-from bertds.data.shards import ShardSet
+from bertds.data.sets import Part, mean_length_of
 
 _BYTES_PER_TOKEN = 2.1
 
@@ -46,6 +45,7 @@ def corpus_of(
 
     Raises:
         CaseError: There are no shards, and the numbers are not stated.
+        ValueError: A shard set is damaged, or its fraction leaves no sequence.
         RemoteError: They are behind a URL and cannot be reached.
     """
     data = case.bertds.data
@@ -74,16 +74,17 @@ def corpus_of(
 
 
 def _corpus_of_shards(case: Case, root: Root) -> Corpus:
-    opened = [ShardSet.open(root.files(one.name)) for one in case.bertds.data.train]
-    indexes = [shards.index for shards in opened]
-    parts = list(zip(case.bertds.data.train, indexes, strict=True))
-    sequences = sum(math.floor(p.fraction * i.sequences) * p.weight for p, i in parts)
-    tokens = sum(p.fraction * i.tokens * p.weight for p, i in parts)
-    stored = sum(i.bytes_per_token * i.tokens for i in indexes)
+    skips = case.bertds.run.on_bad_shard == "skip"
+    parts = [
+        Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips)
+        for one in case.bertds.data.train
+    ]
+    indexes = [part.shards.index for part in parts]
+    stored = sum(index.bytes_per_token * index.tokens for index in indexes)
     return Corpus(
-        sequences=sequences,
-        mean_length=tokens / sequences,
+        sequences=sum(part.num_sequences * part.weight for part in parts),
+        mean_length=mean_length_of(parts),
         vocab_size=indexes[0].vocab_size,
-        bytes_per_token=stored / sum(i.tokens for i in indexes),
-        source=", ".join(str(shards.files) for shards in opened),
+        bytes_per_token=stored / sum(index.tokens for index in indexes),
+        source=", ".join(str(part.shards.files) for part in parts),
     )

@@ -8,15 +8,16 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertds.case.config import RunConfig
 from bertds.case.file import BatchSplit, Case, CaseError, list_arms, read_case
 from bertds.corpus import Corpus
+from bertds.data.loader import default_lanes
 from bertds.memory import Memory, MicroBatch, count_parameters, memory
 from bertds.speed import model_flops_per_token, peak_flops
 
 _GIB = 1 << 30
 _RESERVED = 3 * _GIB
 """For the driver's context, NCCL's buffers and holes between tensors."""
-_MOST_LANES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,17 +98,20 @@ def make_plan(
         on_gpu: False for the memory of a CPU process.
 
     Raises:
-        CaseError: The batch cannot be divided among so many.
+        CaseError: The batch cannot be divided among so many, or an epoch has no whole one.
     """
-    batch, run, data = case.train_batch_size, case.bertds.run, case.bertds.data
+    batch = case.train_batch_size
     if batch % gpus:
         raise CaseError(
             f"train_batch_size is {batch}, which {gpus} GPUs do not divide: change --gpus or --set "
             f"train_batch_size={math.ceil(batch / gpus) * gpus}"
         )
-    per_epoch = max(1, corpus.sequences // batch)
-    limits = [] if run.max_steps is None else [run.max_steps]
-    limits += [] if run.num_epochs is None else [max(1, round(run.num_epochs * per_epoch))]
+    if corpus.sequences < batch:
+        raise CaseError(
+            f"an epoch has {corpus.sequences} sequences, fewer than one batch of {batch}: lower "
+            "train_batch_size or add text"
+        )
+    steps = num_steps(case.bertds.run, corpus.sequences // batch)
     model = case.bertds.model
     flops = model_flops_per_token(
         hidden_size=model.hidden_size,
@@ -125,12 +129,25 @@ def make_plan(
         gpu=gpu,
         corpus=corpus,
         parameters=count_parameters(model, corpus.vocab_size),
-        lanes=data.lanes or max(n for n in range(1, _MOST_LANES + 1) if batch % n == 0),
-        steps=min(limits),
-        tokens=min(limits) * tokens_per_step,
+        lanes=case.bertds.data.lanes or default_lanes(batch),
+        steps=steps,
+        tokens=steps * tokens_per_step,
         stages=[_stage(number, case, corpus, gpus, gpu, on_gpu=on_gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
     )
+
+
+def num_steps(run: RunConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of a run: of its epochs or its steps, whichever are fewer; one at least.
+
+    Args:
+        run: The case's block.
+        steps_per_epoch: Whole batches of an epoch.
+    """
+    limits = [] if run.max_steps is None else [run.max_steps]
+    if run.num_epochs is not None:
+        limits.append(round(run.num_epochs * steps_per_epoch))
+    return max(1, min(limits))
 
 
 def _stage(number: int, case: Case, corpus: Corpus, gpus: int, gpu: Gpu, *, on_gpu: bool) -> Stage:

@@ -15,6 +15,7 @@ from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
 from bertds.hugging_face.pretrained import Pretrained, open_pretrained
 from bertds.mlflow_run import check_mlflow
 from bertds.model.attention import takes_varlen
+from bertds.plan import num_steps
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
 from bertds.state.files import folders
@@ -91,7 +92,8 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
         batch_size=case.train_batch_size,
         seed=case.bertds.run.seed,
     )
-    lengths = _lengths(case, loader.order.steps_per_epoch)
+    per_epoch = loader.order.steps_per_epoch
+    lengths = Lengths(per_epoch, num_steps(case.bertds.run, per_epoch))
     # What DeepSpeed will be told, for its errors: they belong before a process group exists.
     deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
     own_factor(case, lengths)
@@ -148,14 +150,6 @@ def _check_resume(case: Case, run_dir: Path) -> None:
             f'run.resume is "never", but {run_dir} holds the checkpoint {found[0].name}: train '
             'into another --out, or set it to "auto"'
         )
-
-
-def _lengths(case: Case, steps_per_epoch: int) -> Lengths:
-    run = case.bertds.run
-    limits = [] if run.max_steps is None else [run.max_steps]
-    if run.num_epochs is not None:
-        limits.append(round(run.num_epochs * steps_per_epoch))
-    return Lengths(steps_per_epoch, max(1, min(limits)))
 
 
 def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:

@@ -65,7 +65,8 @@ def model_flops_per_token(
         intermediate_size: F, the width inside the feed-forward (of each half with a gate).
         glu: Whether the feed-forward is gated.
         mean_length: The positions that a token attends to, on average over *tokens*: Σn² / Σn over
-            the sequences' lengths n.
+            the sequences' lengths n. The plain mean of n, which an index tells, is never above
+            it, and equal to it where all lengths are equal: with that, MFU is a lower bound.
         vocab_size: V.
         masked_share: Masked rows per real token, 0 to 1.
     """

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from bertds.case.config import ModelConfig
 from bertds.case.file import Case, CaseError, read_case
@@ -16,6 +18,9 @@ from bertds.data.shards import ShardSet
 from bertds.memory import MicroBatch, count_parameters, memory
 from bertds.model import mlm
 from bertds.plan import GPUS, communication, make_plan
+from bertds.prepare import prepare
+from bertds.record import _flops_per_token
+from bertds.world import World
 from tests.gloo import run
 from tests.launching import ROOT, free_port
 
@@ -121,7 +126,7 @@ def test_memory_is_what_a_process_takes(
 
 
 def corpus(**changes: Any) -> Corpus:
-    facts = {"sequences": 1600, "mean_length": 60.0, "vocab_size": 20_000, "source": "a test"}
+    facts = {"sequences": 160_000, "mean_length": 60.0, "vocab_size": 20_000, "source": "a test"}
     return Corpus(**{**facts, "bytes_per_token": 2.1, **changes})
 
 
@@ -130,9 +135,77 @@ def test_the_shards_say_how_long_the_run_is(data_root: Path, tmp_path: Path) -> 
     found = corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
     indexes = [ShardSet.open(data_root / name).index for name in ("ko", "en")]
     assert found.sequences == sum(index.sequences for index in indexes)
-    assert found.mean_length * found.sequences == sum(index.tokens for index in indexes)
+    assert found.mean_length * found.sequences == pytest.approx(
+        sum(index.tokens for index in indexes)
+    )
     plan = make_plan(case, found, 4, GPUS["h100"], 0.4)
     assert plan.steps == 2 * (found.sequences // 16)
+
+
+def of_shards(case: Case, data_root: Path) -> Corpus:
+    return corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
+
+
+@example(fractions=(0.29, 0.0025), weight=1, batch=39, epochs=2.5, steps=None, lanes=False)
+@given(
+    fractions=st.tuples(*[st.integers(1, 400).map(lambda count: count / 400)] * 2),
+    weight=st.integers(1, 3),
+    batch=st.integers(1, 400),
+    epochs=st.none() | st.floats(0.001, 9),
+    steps=st.none() | st.integers(1, 50),
+    lanes=st.booleans(),
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_plan_is_what_training_does(
+    fractions: tuple[float, float],
+    weight: int,
+    batch: int,
+    epochs: float | None,
+    steps: int | None,
+    lanes: bool,
+    data_root: Path,
+    tmp_path: Path,
+) -> None:
+    """As many steps, sequences, lanes and FLOPs a token; or both refuse."""
+    ko, en = (
+        {"name": name, "fraction": f} for name, f in zip(("ko", "en"), fractions, strict=True)
+    )
+    data = {
+        "train": [ko, {**en, "weight": weight}],
+        "seq_len": 96,
+        "lanes": batch if lanes else None,
+    }
+    run = {"num_epochs": epochs, "max_steps": steps or (9 if epochs is None else None)}
+    case, _ = case_of(
+        tmp_path, {}, train_batch_size=batch,
+        bertds={"model": {**MODEL, "hidden_size": 12}, "data": data, "run": run},
+    )  # fmt: skip
+    try:
+        training = prepare(case, data_root, tmp_path / "out", World())
+    except ValueError as error:
+        assert "fewer than one batch" in str(error)
+        with pytest.raises(CaseError, match="fewer than one batch"):
+            make_plan(case, of_shards(case, data_root), 1, GPUS["h100"], 0.4)
+        return
+    plan = make_plan(case, of_shards(case, data_root), 1, GPUS["h100"], 0.4)
+    order = training.loader.order
+    assert plan.corpus.sequences == order.num_sequences
+    assert (plan.steps, plan.lanes) == (training.lengths.num_steps, order.lanes)
+    tokens_per_s = batch * plan.corpus.mean_length / plan.step_seconds
+    assert tokens_per_s * _flops_per_token(training) == pytest.approx(0.4 * plan.gpu.peak)
+
+
+def test_a_fraction_of_nothing_is_one_sentence_as_in_training(
+    data_root: Path, tmp_path: Path
+) -> None:
+    settings = 'data.train=[{"name":"ko","fraction":0.001}],data.seq_len=96'
+    case, _ = case_of(tmp_path, {}, settings)
+    said = set()
+    for look in (of_shards, lambda *known: prepare(*known, tmp_path / "out", World())):
+        with pytest.raises(ValueError, match="is none: raise it") as refused:
+            look(case, data_root)
+        said.add(str(refused.value))
+    assert len(said) == 1
 
 
 def test_without_shards_the_numbers_must_be_stated(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ class Part:
         return [self.shards.block_sequences[:last], np.array([rest])]
 
 
+def mean_length_of(parts: list[Part]) -> float:
+    """Tokens a sequence over an epoch of all parts, each taken to be like the whole of its set."""
+    counts = [part.num_sequences * part.weight for part in parts]
+    tokens = sum(part.mean_length * count for part, count in zip(parts, counts, strict=True))
+    return tokens / sum(counts)
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """What masking and packing need of the tokenizer that all sets share."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertds.case.config import MaskingConfig
-from bertds.data.sets import MaskedSet, Part, Rows, Vocabulary, join
+from bertds.data.sets import MaskedSet, Part, Rows, Vocabulary, join, mean_length_of
 
 STATIC = MaskingConfig(mode="static", copies=2, seed=5)
 
@@ -61,6 +61,21 @@ def test_a_part_is_the_first_sequences_in_shard_order(data_root, count):
 def test_a_fraction_of_nothing_is_refused(data_root):
     with pytest.raises(ValueError, match="fraction 0.001 of the 400 sequences of .*ko is none"):
         Part.open(data_root, "ko", 0.001)
+
+
+@given(counts=st.tuples(*[st.integers(1, 400)] * 2), weights=st.tuples(*[st.integers(1, 4)] * 2))
+def test_the_mean_length_is_over_all_sequences_of_an_epoch(data_root, counts, weights):
+    parts = [
+        Part(name, Part.open(data_root, name, 1.0).shards, count, weight)
+        for name, count, weight in zip(("ko", "en"), counts, weights, strict=True)
+    ]
+    lengths = [
+        length
+        for part in parts
+        for length in [part.mean_length] * (part.num_sequences * part.weight)
+    ]
+    assert mean_length_of(parts) == pytest.approx(np.mean(lengths))
+    assert mean_length_of(parts[:1]) == pytest.approx(parts[0].mean_length)
 
 
 def test_vocabulary_is_that_of_the_shards(data_root, tokenizer):
