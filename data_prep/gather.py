@@ -2,7 +2,7 @@
 
 Sorted by (hash, tie, piece), so that nothing of the order of the input is left; a line equal to
 an earlier one but for case is dropped; shuffled by seed inside each bucket; framed with special
-tokens. A group of buckets is one task; what it holds in memory is about five times its rows.
+tokens. A group of buckets is one task; what it holds in memory is six to ten times its rows.
 
     group file of a split:  lengths, uint32 | ids
 """

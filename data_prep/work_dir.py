@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from data_prep.outputs import Folder, Output
 from data_prep.scatter import Split
 
 RECIPE_NAME = "recipe.json"
+_MADE_PARENT = "made-parent"  # in it, where its parent is not the user's
 
 
 def work_dir_of(output: Output, scratch: Path | None) -> Path:
@@ -38,9 +40,10 @@ def work_dir_of(output: Output, scratch: Path | None) -> Path:
 def working(output: Output, work: Path) -> Iterator[Path]:
     """The work directory, for this process alone.
 
-    An error of the user leaves nothing there, but what an earlier run had begun.
+    An error of the user leaves nothing there, but what an earlier run had begun. The directory
+    around it goes as well if it is empty and this run or the one that it continues made it.
     """
-    work.mkdir(parents=True, exist_ok=True)
+    _make(work)
     with (work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,17 +52,37 @@ def working(output: Output, work: Path) -> Iterator[Path]:
                 f"{output} is being written by another process: wait for it"
             ) from error
         is_begun = (work / RECIPE_NAME).exists()
+        made_parent = (work / _MADE_PARENT).exists()
         try:
             yield work
         except ValueError as error:
             if not is_begun and not isinstance(error, RemoteError):
-                shutil.rmtree(work)
+                discard(work)
             raise
         finally:
             if work.exists() and not (work / RECIPE_NAME).exists():
-                shutil.rmtree(work)
-            with contextlib.suppress(OSError):
-                work.parent.rmdir()  # only where nothing is in it
+                discard(work)
+            if made_parent:
+                with contextlib.suppress(OSError):
+                    work.parent.rmdir()  # only where nothing is in it
+
+
+def discard(work: Path) -> None:
+    """Remove a work directory, also while workers of a cluster are at their last tasks in it.
+
+    It is renamed first: they know the old name only, so nothing is added to what goes, and nothing
+    of theirs is there when the next run begins.
+    """
+    work.rename(work.with_name(f"{work.name}.gone-{uuid.uuid4().hex}"))
+    for gone in work.parent.glob(f"{work.name}.gone-*"):  # also what a killed run was removing
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _make(work: Path) -> None:
+    makes_parent = not work.parent.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    if makes_parent:
+        (work / _MADE_PARENT).touch()
 
 
 def begin(output: Output, work: Path, recipe: dict[str, Any], splits: tuple[Split, ...]) -> bool:

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from bertds.data.masking import sequence_keys
 from bertds.data.shard_format import StoredMasking
-from bertds.data.shards import ShardSet, verify
+from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
 from data_prep import make_shards as make_shards_module
 from data_prep import sources as sources_module
@@ -29,8 +30,11 @@ from data_prep import train_tokenizer
 from data_prep.gather import Framing, frame
 from data_prep.make_shards import make_shards
 from data_prep.merge import masker_of
+from data_prep.outputs import Store
 from data_prep.shard_options import ShardOptions
 from data_prep.tasks import executor, run_tasks
+from data_prep.work_dir import working
+from tests.shard_faults import faults_of
 
 PLAIN = ShardOptions(special_tokens=False)
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +109,7 @@ def test_every_line_is_in_one_split_once(make, text):
         index = ShardSet.open(out / name).index
         assert (index.sequences, index.lines) == (len(rows), len(rows))
         assert index.characters == sum(map(len, rows))
-        assert verify(out / name) == []
+        assert faults_of(out / name) == []
     assert sorted(path.name for path in out.iterdir()) == ["made.json", "train", "valid"]
 
 
@@ -212,7 +216,7 @@ def test_masked_copies_are_the_bits_of_static_masking(make, text):
             inputs, positions = masker.mask(block.tokens, block.lengths, keys)
             assert np.array_equal(block.inputs[copy], inputs)
             assert np.array_equal(block.positions[copy], positions)
-    assert verify(out / "train") == []
+    assert faults_of(out / "train") == []
 
 
 def test_joined_documents_fill_their_sequences(make, text):
@@ -462,6 +466,80 @@ def test_a_text_too_small_for_validation_says_so(make, text, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("there", [(), ("out",), ("scratch",), ("out", "scratch")])
+def test_empty_directories_of_the_user_stay(
+    tmp_path, text, tokenizer_path, monkeypatch, there, fails, interrupted
+):
+    """What is there without a file afterwards was there before; of a continued run as well."""
+    (tmp_path / "text").write_text("\n".join(text[: 1 if fails else 50]))
+    (tmp_path / "here").mkdir()
+    for name in there:
+        (tmp_path / "here" / name).mkdir()
+
+    def make(options):
+        place = tmp_path / "here" / "out"
+        scratch = tmp_path / "here" / "scratch"
+        make_shards(f"{tmp_path}/text", tokenizer_path, place, options, 1, scratch=scratch)
+
+    def stop(*_):
+        raise StoppedError
+
+    options = ShardOptions(valid_fraction=1e-9 if fails else 0)
+    if interrupted:
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(make_shards_module, "run_tasks", stop)
+            make(options)
+    with pytest.raises(ValueError) if fails else contextlib.nullcontext():
+        make(options)
+    found = {path.name for path in (tmp_path / "here").iterdir()}
+    made = {"scratch"} if fails and interrupted else set() if fails else {"out"}
+    assert found == {*there, *made}
+
+
+def test_an_empty_out_of_the_user_stays_after_an_error(make, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="has no bytes"):
+        make([""])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_error_is_the_users_also_while_workers_of_a_cluster_write_on(tmp_path):
+    """They are not waited for; nothing of theirs is in the way of the next run."""
+    work = tmp_path / "out" / ".work"
+    ended = []
+
+    def write_on():
+        for number in itertools.count():
+            try:
+                (work / "parts" / f"{number}.bin").touch()
+            except FileNotFoundError:
+                break
+        ended.append(number)
+
+    for _ in range(10):
+        threads = [threading.Thread(target=write_on) for _ in range(2)]
+        with pytest.raises(ValueError, match="of the user"), working(Store("s3://a/b"), work):
+            (work / "parts").mkdir()
+            for thread in threads:
+                thread.start()
+            while len(list((work / "parts").iterdir())) < 200:
+                time.sleep(0.001)
+            raise ValueError("of the user")
+        for thread in threads:
+            thread.join()
+        assert not work.exists()
+    assert len(ended) == 20
+
+
+def test_what_a_killed_run_was_removing_goes_with_the_next(make, text, tmp_path):
+    gone = tmp_path / "out" / ".work.gone-0123"
+    (gone / "parts").mkdir(parents=True)
+    make(text)
+    assert not gone.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -545,6 +623,6 @@ def test_dirty_text_passes_and_is_counted(tmp_path, corpus, tokenizer_path):
     for what in ("lines with invalid UTF-8", "NUL characters", "byte order marks", "lines not NFC"):
         assert counts[what] > 0
     for split in ("train", "valid"):
-        assert verify(tmp_path / "out" / split) == []
+        assert faults_of(tmp_path / "out" / split) == []
         special = {0, 2, 3, 4}
         assert not any(special & set(row) for row in rows_of(tmp_path / "out" / split))

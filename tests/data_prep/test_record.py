@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from bertds.data.shards import ShardSet, verify
+from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
 from data_prep import record as record_module
 from data_prep.record import make_record, table
 from data_prep.train_tokenizer import make_tokenizer
+from tests.shard_faults import faults_of
 
 MERGES = [400, 200, 50]
 
@@ -30,7 +31,7 @@ def test_the_tree_of_sets(tmp_path, texts):
         names
     )
     for name in names:
-        assert verify(out / name) == []
+        assert faults_of(out / name) == []
         index = ShardSet.open(out / name).index
         assert (index.seq_len, index.special_tokens) == (256, False)
     lines = {each.name: each.index.lines for each in sets}
@@ -124,7 +125,7 @@ def test_real_text(tmp_path, corpus):
     sets = make_record(f"{tiny}/ko.txt", f"{tiny}/en.txt", tmp_path / "data", [8000, 5000], 2)
     assert {each.name.split("/")[0] for each in sets} == {"8k", "5k"}
     for each in sets:
-        assert verify(tmp_path / "data" / each.name) == []
+        assert faults_of(tmp_path / "data" / each.name) == []
         if each.name.endswith("train"):
             assert each.index.bytes_per_token < 2.3
     made = json.loads((tmp_path / "data" / "8k" / "ko" / "made.json").read_text())
