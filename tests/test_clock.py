@@ -1,7 +1,11 @@
 import time
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bertds import clock as clock_module
 from bertds.clock import StepClock, measured_flops, peak_memory_gb
 
 CPU = torch.device("cpu")
@@ -27,6 +31,75 @@ def test_what_lies_between_parts_does_not_count():
     clock.start()
     clock.ends("forward")
     assert clock.seconds()["forward"] < 0.05
+
+
+class Device:
+    """Passes an event for each unit of time; `behind` of them lie before it at most."""
+
+    def __init__(self, behind: int) -> None:
+        self.events: list[Event] = []
+        self.behind = behind
+        self.waits = 0
+
+
+class Event:
+    """What `torch.cuda.Event` does; asked for a distance too early it fails, as CUDA does."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.place = device, len(device.events)
+        self.time = self.place**2
+        device.events.append(self)
+
+    def query(self) -> bool:
+        return self.place < len(self.device.events) - self.device.behind
+
+    def synchronize(self) -> None:
+        self.device.waits += 1
+        self.device.behind = 0
+
+    def elapsed_time(self, end: "Event") -> float:
+        assert self.query() and end.query()
+        return 1000.0 * (end.time - self.time)
+
+
+@given(num_steps=st.integers(0, 300), most=st.integers(1, 40), behind=st.integers(0, 500))
+def test_few_marks_are_kept_and_a_step_never_waits(num_steps: int, most: int, behind: int) -> None:
+    """Between two log lines however far apart; the sums are those of all marks."""
+    device = Device(behind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock_module, "_MOST_SPANS", most)
+        patch.setattr(StepClock, "_now", lambda _: Event(device))
+        clock = StepClock(torch.device("cuda"))
+        for _ in range(num_steps):
+            clock.start()
+            clock.ends("forward")
+            clock.ends("backward")
+            assert len(clock._spans) <= max(most, behind)
+    assert device.waits == 0
+    found = clock.seconds()
+    expected = {"forward": 0.0, "backward": 0.0} if num_steps else {}
+    for start in device.events[1::3]:
+        expected["forward"] += 2 * start.place + 1
+        expected["backward"] += 2 * start.place + 3
+    assert found == expected
+    assert clock.seconds() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_marks_of_a_gpu_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "_MOST_SPANS", 4)
+    device = torch.device("cuda")
+    matrix = torch.ones(2048, 2048, device=device)
+    clock = StepClock(device)
+    torch.cuda.synchronize()
+    before = time.monotonic()
+    for _ in range(100):
+        matrix @ matrix
+        clock.ends("product")
+    found = clock.seconds()["product"]
+    assert 0 < found <= time.monotonic() - before + 0.01
+    assert len(clock._spans) == 0
 
 
 def test_memory_and_matrix_rate_are_of_a_real_machine():
