@@ -17,7 +17,6 @@ from bertds.checkpoint import folders
 from bertds.engine import Engine
 from bertds.explained import naming_a_steps_faults
 from bertds.model.mlm import MaskedLanguageModel
-from bertds.state.files import read_weights
 from bertds.world import World
 from tests.bad_step_worker import FAULTS
 from tests.data.test_loader import loader_of
@@ -25,6 +24,7 @@ from tests.gloo import run
 from tests.launching import figures_of
 from tests.packs import sequences_of
 from tests.training import train_here
+from tests.weights import read_weights
 
 WORKER = Path(__file__).with_name("bad_step_worker.py")
 

@@ -24,7 +24,6 @@ from bertds.state.files import (
     named,
     open_checkpoint,
     prune,
-    read_weights,
     seal,
     write_json,
 )
@@ -37,6 +36,7 @@ from bertds.state.fragments import (
     write_fragments,
 )
 from tests.gloo import Workers, run
+from tests.weights import read_weights
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
 NUMEL = 1000

@@ -13,8 +13,8 @@ import pytest
 
 from bertds.checkpoint import folders
 from bertds.run_dir import read_json
-from bertds.state.files import read_weights
 from tests.launching import figures_of, kill_group, lines_of, run, start
+from tests.weights import read_weights
 
 STEPS, EVAL_EVERY, SAVE_EVERY = 120, 15, 10
 CASE: dict[str, Any] = {

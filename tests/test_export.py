@@ -16,10 +16,10 @@ from bertds.command_line import run
 from bertds.data.packing import Sequences, pack
 from bertds.forward import tensors_on
 from bertds.hugging_face.weights import weights_there
-from bertds.state.files import read_weights
 from bertds.trained import Trained
 from tests.launching import ROOT, environment, lines_of
 from tests.trained_runs import NAMES
+from tests.weights import read_weights
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.dist

@@ -13,9 +13,10 @@ import torch
 from bertds.checkpoint import NotWrittenError, folders
 from bertds.metrics import MetricsLog
 from bertds.run_dir import read_json
-from bertds.state.files import named, read_weights
+from bertds.state.files import named
 from tests.launching import figures_of
 from tests.training import train_here
+from tests.weights import read_weights
 
 
 @pytest.fixture

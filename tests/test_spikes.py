@@ -15,11 +15,11 @@ from bertds.case.config import RunConfig
 from bertds.checkpoint import folders
 from bertds.engine import Engine
 from bertds.spikes import LossSpike, Skip, guard, skip_at
-from bertds.state.files import read_weights
 from tests.launching import figures_of, kill_group, run, start
 from tests.test_bad_steps import bad_lines, spoilt
 from tests.test_launch import BASE, arguments, wait_for_line
 from tests.training import train_here
+from tests.weights import read_weights
 
 # Twelve steps of a loss near 6, saved at 4 and 8; a spike at step 7 spoils steps 6 to 8.
 GUARD = "run.spike_sigmas=20,run.spike_window=3,run.spike_skip=1,run.eval_every=12"

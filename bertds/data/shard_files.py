@@ -4,7 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from bertds.data.shard_format import Shard
 
@@ -16,7 +16,7 @@ class AbsentShardError(ValueError):
 
 
 class ShardFiles(Protocol):
-    """A place with the files of one set; `str` of it is what its user calls it. It is pickled."""
+    """A place with the files of one set; `str` of it is what its user calls it."""
 
     @property
     def directory(self) -> Path:
@@ -45,9 +45,6 @@ class ShardDirectory:
         self.directory = directory
         self._files: OrderedDict[str, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.directory,)
 
     def __str__(self) -> str:
         return str(self.directory)

@@ -6,12 +6,11 @@ each 256 blocks, whatever the size of the corpus. What is damaged is named: shar
 """
 
 import bisect
-import functools
 import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from bertds.data.shard_format import (
     read_index,
 )
 
-__all__ = ["Block", "Index", "Shard", "ShardError", "ShardSet", "StoredMasking", "verify"]
+__all__ = ["Block", "Index", "Shard", "ShardError", "ShardSet", "StoredMasking"]
 
 logger = logging.getLogger("bertds")
 _MOST_BAD_BLOCKS = 1000  # in a row, beyond shards known to be bad: then the whole set is
@@ -40,7 +39,7 @@ _STRIDE = 256  # blocks between two remembered sums
 
 
 class ShardSet:
-    """A shard set that is open for reading; it may be pickled, forked and shared by threads.
+    """A shard set that is open for reading; threads may share it.
 
     Attributes:
         files: Where it is.
@@ -59,7 +58,6 @@ class ShardSet:
         counts = [shard.blocks for shard in index.shards]
         self._first_blocks: list[int] = [0, *np.cumsum(counts).tolist()]
         self.bad_shards: set[int] = set()
-        self._skips = False
         self._named: set[int] = set()
 
     @classmethod
@@ -76,7 +74,6 @@ class ShardSet:
         files = ShardDirectory(files) if isinstance(files, Path) else files
         index = read_index(files.directory)
         shards = cls(files, index, _read_blocks(files.directory / BLOCKS_NAME, index))
-        shards._skips = skips_bad
         for number, shard in enumerate(index.shards):
             try:
                 shards._check_shard(number, shard)
@@ -87,9 +84,6 @@ class ShardSet:
                 shards.bad_shards.add(number)
         _check_totals(str(files), index)
         return shards
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self).open, skips_bad=self._skips), (self.files,)
 
     @property
     def directory(self) -> Path:
@@ -246,21 +240,6 @@ def _check_totals(place: str, index: Index) -> None:
         )
 
 
-def verify(directory: Path) -> list[str]:
-    """Every fault of a set, one sentence each: all bytes are hashed, all blocks decoded.
-
-    Costs about a second a GiB. An empty list says that the set is what was written.
-    """
-    try:
-        shards = ShardSet.open(directory)
-    except ShardError as error:
-        return [str(error)]
-    faults = verify_frame(shards)
-    for number in range(len(shards.index.shards)):
-        faults += verify_shard(shards, number)
-    return faults
-
-
 def verify_frame(shards: ShardSet) -> list[str]:
     """The faults of a set outside its shards: block table, tokenizer, files of no one."""
     faults = []
@@ -279,7 +258,7 @@ def verify_frame(shards: ShardSet) -> list[str]:
 
 
 def verify_shard(shards: ShardSet, number: int) -> list[str]:
-    """The faults of one shard: its hash, its blocks, and what the index says of them."""
+    """The faults of one shard: its hash, its blocks, and what the index says; a second a GiB."""
     shard = shards.index.shards[number]
     path = shards.directory / shard.name
     faults = []

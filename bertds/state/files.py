@@ -21,11 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bertds.replacing import replacing, sync_directory
-from bertds.state.fragments import WEIGHT, CheckpointError, FragmentReader, WrittenFile
+from bertds.state.fragments import CheckpointError, WrittenFile
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1
@@ -83,23 +80,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     verify(path)
     return Checkpoint(path=path, manifest=read_manifest(path))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint's folder, whole and by name, every file verified.
-
-    Tied parameters are there once, under the first of their names.
-
-    Raises:
-        CheckpointError: A file is missing or not as it was written.
-    """
-    checkpoint = open_checkpoint(path)
-    weights = {}
-    with FragmentReader(checkpoint.tensor_files) as reader:
-        for name, shape in checkpoint.manifest["parameters"].items():
-            weights[name] = torch.empty(shape)
-            reader.read_into(WEIGHT, name, 0, weights[name].view(-1))
-    return weights
 
 
 def verify(path: Path, rank: int = 0, world_size: int = 1) -> None:

@@ -38,8 +38,9 @@ from bertds.data.shard_format import (
     read_index,
 )
 from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
-from bertds.data.shards import ShardSet, verify
+from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
+from tests.shard_faults import faults_of
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MASKING = StoredMasking(
@@ -154,7 +155,7 @@ def read_everything(directory: Path) -> None:
     """What training and `verify` do; a set that passes must hold."""
     with contextlib.suppress(ShardError):
         read_index(directory)
-    assert all(isinstance(fault, str) for fault in verify(directory))
+    assert all(isinstance(fault, str) for fault in faults_of(directory))
     for skips in (False, True):
         with contextlib.suppress(ShardError):
             shards = ShardSet.open(directory, skips_bad=skips)
@@ -203,7 +204,7 @@ class Readers:
         self._scratch = scratch
         for copies in (0, 1):
             make_set(scratch / f"whole{copies}", copies)
-            assert verify(scratch / f"whole{copies}") == []
+            assert faults_of(scratch / f"whole{copies}") == []
 
     def one_input(self, data: bytes) -> None:
         """Read what a program of edits makes."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -126,11 +125,6 @@ def test_a_set_without_a_whole_shard_is_refused(damaged: Path) -> None:
         shard.unlink()
     with pytest.raises(ShardError, match=r"\.tar: it is missing"):
         ShardSet.open(damaged / "ko", skips_bad=True)
-
-
-def test_a_process_that_is_given_the_set_skips_as_well(damaged: Path) -> None:
-    copy = pickle.loads(pickle.dumps(ShardSet.open(damaged / "ko", skips_bad=True)))
-    assert copy.read_whole_block(0, copy.num_blocks)[0] > 0
 
 
 def test_a_run_trains_on_and_is_the_same_after_a_stop(

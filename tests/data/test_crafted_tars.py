@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bertds.data.shard_format import INDEX_NAME, MAX_INDEX_BYTES, ShardError
-from bertds.data.shards import ShardSet, verify
+from bertds.data.shards import ShardSet
+from tests.shard_faults import faults_of
 
 # A tar's first header is replaced by one of these, its check sum made right.
 MEMBERS = {
@@ -71,7 +72,7 @@ def test_a_crafted_member_is_refused_and_harms_nobody(
     before = sorted(path for path in tmp_path.rglob("*"))
     with pytest.raises(ShardError, match=r"shard-000000\.tar: block 0 is damaged .*tokens\.npy"):
         ShardSet.open(directory).read_block(0)
-    assert any("shard-000000.tar: block 0 is damaged" in fault for fault in verify(directory))
+    assert any("shard-000000.tar: block 0 is damaged" in fault for fault in faults_of(directory))
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert not touched.exists()
 

@@ -1,7 +1,6 @@
 """Sets behind URLs: the bytes of the local ones whatever the server does, or one clear error."""
 
 import hashlib
-import pickle
 import shutil
 from pathlib import Path
 
@@ -56,7 +55,6 @@ def test_a_set_is_that_on_the_disk(root, server, data_root):
     shards.read_block(0)
     assert len(cached(root)) == 1
     assert content_of(shards) == content_of(ShardSet.open(data_root / "ko"))
-    assert content_of(pickle.loads(pickle.dumps(shards))) == content_of(shards)
     again = ShardSet.open(root.files("ko"))
     assert content_of(again) == content_of(shards)
     assert server.requests == {

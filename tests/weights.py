@@ -1,0 +1,23 @@
+"""The weights of a checkpoint, read without an engine."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bertds.state.files import open_checkpoint
+from bertds.state.fragments import WEIGHT, FragmentReader
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The fp32 weights of a checkpoint's folder, whole and by name, every file verified.
+
+    Tied parameters are there once, under the first of their names.
+    """
+    checkpoint = open_checkpoint(folder)
+    weights = {}
+    with FragmentReader(checkpoint.tensor_files) as reader:
+        for name, shape in checkpoint.manifest["parameters"].items():
+            weights[name] = torch.empty(shape)
+            reader.read_into(WEIGHT, name, 0, weights[name].view(-1))
+    return weights
