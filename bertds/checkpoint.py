@@ -282,12 +282,18 @@ def _check_shapes(checkpoint: Checkpoint, wanted: dict[str, list[int]]) -> None:
 
 
 def _wait_until_visible(path: Path) -> None:
-    """Wait until a network file system shows what another process has made."""
+    if not becomes_visible(path):
+        raise CheckpointError(
+            f"{path} did not appear within {VISIBLE_WITHIN_S} s: --out must be on a file "
+            "system that all processes share"
+        )
+
+
+def becomes_visible(path: Path) -> bool:
+    """Wait for what another process has made; whether a network file system comes to show it."""
     give_up = time.monotonic() + VISIBLE_WITHIN_S
     while not path.exists():
         if time.monotonic() > give_up:
-            raise CheckpointError(
-                f"{path} did not appear within {VISIBLE_WITHIN_S} s: --out must be on a file "
-                "system that all processes share"
-            )
+            return False
         time.sleep(0.05)
+    return True

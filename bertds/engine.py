@@ -96,6 +96,13 @@ def _prepare_cpu(world: World) -> None:
         torch.set_num_threads(max(1, cores // world.local_size))
 
 
+def everywhere(value: Value) -> list[Value]:
+    """The values of all processes by rank, in all; all must call it."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def stop() -> None:
     """Leave the process group, all processes together."""
     dist.barrier()
@@ -132,6 +139,7 @@ class Engine:
     """Norm of the last step's gradient before clipping."""
     clock: StepClock = field(init=False)
     """Seconds of forward, backward and update."""
+    _monitors_work: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self.clock = StepClock(self.device)
@@ -262,8 +270,18 @@ class Engine:
         return found[0]
 
     def report(self, figures: Mapping[str, float], step: int) -> None:
-        """Hand figures to the monitors that the case file asks for: W&B, Comet, CSV."""
-        self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
+        """Hand figures to the monitors that the case file asks for, W&B, Comet, CSV, while they work."""
+        if not self._monitors_work:
+            return
+        try:
+            self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
+        except Exception as error:  # noqa: BLE001 - of their own, or a full disk: no figure is worth a run
+            self._monitors_work = False
+            logger.warning(
+                "DeepSpeed's monitors get no figures from step %d on, since they failed (%s: %s); "
+                "training goes on, and metrics.jsonl has all",
+                *(step, type(error).__name__, error),
+            )
 
     def _all_reduce(self, values: Tensor) -> Tensor:
         values = values.to(self.device)

@@ -1,5 +1,6 @@
 """Console and file logging: rank 0 says what happens, every rank says what goes wrong."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ class _BesideProgressBar(logging.Handler):
     """Prints above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk, or a reader that is gone
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _RunLog(logging.FileHandler):

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertds.case.config import RunConfig
+from bertds.case.config import num_steps
 from bertds.case.file import BatchSplit, Case, CaseError, list_arms, read_case
 from bertds.corpus import Corpus
 from bertds.data.loader import default_lanes
@@ -135,19 +135,6 @@ def make_plan(
         stages=[_stage(number, case, corpus, gpus, gpu, on_gpu=on_gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
     )
-
-
-def num_steps(run: RunConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of a run: of its epochs or its steps, whichever are fewer; one at least.
-
-    Args:
-        run: The case's block.
-        steps_per_epoch: Whole batches of an epoch.
-    """
-    limits = [] if run.max_steps is None else [run.max_steps]
-    if run.num_epochs is not None:
-        limits.append(round(run.num_epochs * steps_per_epoch))
-    return max(1, min(limits))
 
 
 def _stage(number: int, case: Case, corpus: Corpus, gpus: int, gpu: Gpu, *, on_gpu: bool) -> Stage:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from bertds.case.config import num_steps
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.places import Root, warn_of_small_cache
@@ -15,7 +16,6 @@ from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
 from bertds.hugging_face.pretrained import Pretrained, open_pretrained
 from bertds.mlflow_run import check_mlflow
 from bertds.model.attention import takes_varlen
-from bertds.plan import num_steps
 from bertds.run_dir import check_unchanged, read_json
 from bertds.schedule import Lengths
 from bertds.state.files import folders

@@ -17,10 +17,12 @@ from bertds.checkpoint import NotWrittenError
 from bertds.clock import measured_flops, peak_memory_gb
 from bertds.data.loader import valid_packs
 from bertds.data.packing import Pack
+from bertds.data.sets import mean_length_of
 from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.describe import device_name
 from bertds.engine import Engine
 from bertds.examples import Examples
+from bertds.explained import naming_a_steps_faults
 from bertds.metrics import MetricsLog
 from bertds.mlflow_run import MlflowRun
 from bertds.prepare import Prepared
@@ -213,14 +215,15 @@ class Record:
             return False
         share = self._run.valid_share
         sets = self._run.valid.items()
-        figures = valid_figures(
-            {
-                name: self._engine.evaluate(
-                    self._dog.through(valid_packs(one, share), f"validating on {name}")
-                )
-                for name, one in sets
-            }
-        )
+        with naming_a_steps_faults(self._run.world, share.micro_batch_size):
+            figures = valid_figures(
+                {
+                    name: self._engine.evaluate(
+                        self._dog.through(valid_packs(one, share), f"validating on {name}")
+                    )
+                    for name, one in sets
+                }
+            )
         self._write(figures)
         self._show_examples()
         self._throughput.restart(int(self._state.tokens))
@@ -309,14 +312,14 @@ def _peak_flops(run: Prepared, device: torch.device) -> float:
 
 
 def _flops_per_token(run: Prepared) -> float:
-    """Of the model, with sequences taken as all of the mean length."""
-    model, index = run.case.bertds.model, run.train[0].shards.index
+    """Of the model, with sequences taken as all of the mean length: a lower bound."""
+    model = run.case.bertds.model
     return model_flops_per_token(
         hidden_size=model.hidden_size,
         num_layers=model.num_hidden_layers,
         intermediate_size=model.intermediate_size,
         glu=model.feed_forward == "glu",
-        mean_length=index.tokens / index.sequences,
+        mean_length=mean_length_of(run.train),
         vocab_size=run.vocabulary.size,
         masked_share=run.case.bertds.masking.ratio,
     )

@@ -18,7 +18,11 @@ PREEMPTED = 75
 State = Literal["running", "done", "pre-empted", "failed"]
 # A change of these in a run that has begun would break its order, masks or shapes.
 _FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed")
-_FREE = ("bertds.data.cache_dir", "bertds.data.cache_gb")
+_FREE = (
+    "bertds.data.cache_dir",
+    "bertds.data.cache_gb",
+    "bertds.model.gradient_checkpointing",  # what an error of no memory advises
+)
 
 
 def write_json(path: Path, value: Any, *, contested: bool = False) -> None:
@@ -46,7 +50,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_status(run_dir: Path, state: State, code: int, message: str, step: int) -> None:
+def write_status(
+    run_dir: Path, state: State, code: int, message: str, step: int, *, contested: bool = False
+) -> None:
     """How the run goes; a disk that does not take it is said, and ends nothing.
 
     Args:
@@ -55,10 +61,11 @@ def write_status(run_dir: Path, state: State, code: int, message: str, step: int
         code: The exit code that the run would end with.
         message: One sentence.
         step: Optimizer steps done.
+        contested: As for `replacing`.
     """
     status = {"state": state, "code": code, "message": message, "step": step, "updated": now()}
     try:
-        write_json(run_dir / "status.json", status)
+        write_json(run_dir / "status.json", status, contested=contested)
     except OSError as error:
         logger.error("status.json could not be written (%s); it should say: %s", error, status)
 

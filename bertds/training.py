@@ -17,13 +17,15 @@ from types import FrameType
 import torch
 
 from bertds import checkpoint
+from bertds.bad_steps import NumbersError
 from bertds.board import opening
 from bertds.case.config import interval_steps
 from bertds.case.file import CaseError
 from bertds.data.keyed_hash import key_of
 from bertds.describe import describe
 from bertds.engine import Engine
-from bertds.explained import naming_lost_peers
+from bertds.explained import PeerLostError, naming_lost_peers
+from bertds.hosts import check_hosts
 from bertds.log import add_file
 from bertds.metrics import MetricsLog
 from bertds.model.mlm import MaskedLanguageModel
@@ -32,10 +34,13 @@ from bertds.profiling import traced, untraced
 from bertds.record import Record, TrainState
 from bertds.run_dir import PREEMPTED, read_json, write_status
 from bertds.spikes import LossSpike, Skip, skip_at
+from bertds.state.fragments import CheckpointError
 from bertds.sums import Reading
 from bertds.watchdog import HUNG, Watchdog
 
 logger = logging.getLogger("bertds")
+SEEN_BY_ALL = (CaseError, CheckpointError, NumbersError)
+"""Errors that all processes raise alike, so that none of them waits for another."""
 _WEIGHTS = 30  # the stream of the run's seed that the first weights are drawn from
 
 
@@ -44,6 +49,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal = ""
+        self._began = time.monotonic()
         self._deadline: float | None = None
 
     @contextlib.contextmanager
@@ -63,18 +69,13 @@ class StopRequest:
         self._signal = signal.Signals(number).name
 
     def set_deadline(self, max_hours: float | None) -> None:
-        """Start the clock of `run.max_hours`."""
-        self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+        """Hours since this request was made, the start of the program and not of an arm."""
+        self._deadline = None if max_hours is None else self._began + 3600 * max_hours
 
     def asked(self) -> bool:
-        """Whether to stop after this step."""
+        """Whether to stop after this step, and to begin no further arm."""
         is_late = self._deadline is not None and time.monotonic() > self._deadline
         return bool(self._signal) or is_late
-
-    @property
-    def by_signal(self) -> bool:
-        """Whether a signal asked, so that no further arm should be begun."""
-        return bool(self._signal)
 
 
 def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bool = False) -> int:
@@ -90,6 +91,7 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
         0 when done, 75 when stopped before the end, with a checkpoint.
 
     Raises:
+        CaseError: A host has other shards, or does not see the run's directory.
         NumbersError: Losses, gradients or weights are not finite.
         CheckpointError: A checkpoint cannot be read, or the final one not be written.
         PeerLostError: Another process ended, hangs, or cannot be reached.
@@ -98,7 +100,8 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
         with naming_lost_peers(run.world):
             return _begin(run, device, stop, profile=profile)
     except Exception as error:
-        _record_failure(run, getattr(error, "code", 1), str(error) or type(error).__name__)
+        if run.world.is_main or not isinstance(error, SEEN_BY_ALL):
+            _record_failure(run, getattr(error, "code", 1), str(error) or type(error).__name__)
         raise
 
 
@@ -106,6 +109,7 @@ def _begin(run: Prepared, device: torch.device, stop: StopRequest, *, profile: b
     """The run under its clock, its watchdog and its log; the exit code."""
     if run.world.is_main:
         run.run_dir.mkdir(parents=True, exist_ok=True)
+        write_status(run.run_dir, "running", PREEMPTED, "starting", _last_step(run))
     stop.set_deadline(run.case.bertds.run.max_hours)
     torch.use_deterministic_algorithms(run.case.bertds.run.deterministic)
     timeout_s = run.case.bertds.run.collective_timeout_s
@@ -135,6 +139,8 @@ def _course(
     profile: bool,
 ) -> int:
     """Build, resume, loop, to the end or to a loss spike; the exit code."""
+    dog.sees("comparing the hosts")
+    check_hosts(run)
     dog.sees("building the model")
     with contextlib.closing(build(run, device)) as engine:
         dog.sees("loading a checkpoint")
@@ -166,9 +172,19 @@ def _open_log(run: Prepared, step: int) -> MetricsLog:
 
 
 def _record_failure(run: Prepared, code: int, sentence: str) -> None:
-    if run.world.is_main:
-        step = read_json(run.run_dir / "status.json").get("step", 0)
-        write_status(run.run_dir, "failed", code, sentence, step)
+    """Write what ended the run; the process that others lost says it better than they."""
+    if code == PeerLostError.code:
+        has_failed = read_json(run.run_dir / "status.json").get("state") == "failed"
+        if has_failed or not run.world.is_main:
+            return
+    contested = not run.world.is_main
+    write_status(run.run_dir, "failed", code, sentence, _last_step(run), contested=contested)
+
+
+def _last_step(run: Prepared) -> int:
+    """Of the last checkpoint, as far as the status tells."""
+    step: int = read_json(run.run_dir / "status.json").get("step", 0)
+    return step
 
 
 def _loop(

@@ -24,6 +24,7 @@ def arm(
     data: Path = Path("data"),  # noqa: ARG001
     out: Path = Path("runs"),  # noqa: ARG001
     set: str = "",  # noqa: ARG001
+    profile: bool = False,  # noqa: ARG001
 ) -> None:
     """Print the name of an arm.
 
@@ -33,6 +34,7 @@ def arm(
         data: Not used.
         out: Not used.
         set: Not used.
+        profile: Not used.
 
     Raises:
         CaseError: The case file has fewer arms.
@@ -52,6 +54,7 @@ def steps(
     data: Path = Path("data"),  # noqa: ARG001
     out: Path = Path("runs"),
     set: str = "",  # noqa: ARG001
+    profile: bool = False,  # noqa: ARG001
 ) -> None:
     """Print whether the same command would go on (`resumable` or `ended`), and the steps so far.
 
@@ -61,11 +64,17 @@ def steps(
         data: Not used.
         out: Directory of the runs.
         set: Not used.
+        profile: Not used.
     """
     chosen = [each for each in list_arms(ds_config) if arm in ("", each.name)]
     found = [read_json(out / each.same_as / "status.json") for each in chosen]
     begun = [status for status in found if status]
     resumable = any(status["state"] != "done" and status["code"] in RESUMABLE for status in begun)
+    # Between two arms there is nothing unfinished, and yet something to do.
+    lasting = any(
+        status["state"] == "failed" and status["code"] not in RESUMABLE for status in begun
+    )
+    resumable |= 0 < len(begun) < len(found) and not lasting
     print("resumable" if resumable else "ended", sum(status["step"] for status in begun))
 
 

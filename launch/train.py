@@ -10,27 +10,27 @@ that is lost.
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from bertds import command_line, log
-from bertds.bad_steps import NumbersError
 from bertds.case.file import Arm, CaseError, list_arms, read_case
 from bertds.deepspeed_config import DeviceError
-from bertds.engine import start, stop
+from bertds.engine import everywhere, start, stop
 from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
 from bertds.report import write_report
 from bertds.run_dir import PREEMPTED, read_json, write_json
 from bertds.run_lock import locked
-from bertds.state.fragments import CheckpointError
-from bertds.training import StopRequest, train
+from bertds.training import SEEN_BY_ALL, StopRequest, train
 from bertds.world import World
 
 logger = logging.getLogger("bertds")
+_TO_SPEAK_S = 10.0
 
 
 def main(
@@ -57,30 +57,43 @@ def main(
     world = World.detect()
     end_with_launcher(world)
     log.set_up(world)
-    with _only_main_complains(world):
+    with _only_first_complains(world):
         arms = _chosen(ds_config, arm)
-        cases = [read_case(each.path, each.run_arm, set) for each in arms]
+        once = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
+        cases = [read_case(path, name, set) for path, name in once]
         runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = [run for run in runs if not run.is_finished()]
+    for run in runs if world.is_main else []:
+        if run.is_finished() and run.changes:
+            logger.warning("%s", _unused(run))
     with contextlib.ExitStack() as locks:
         for run in unfinished if world.is_main else []:
             locks.enter_context(locked(run.run_dir))
         code = _train_all(unfinished, world, profile=profile) if unfinished else 0
         if world.is_main:
-            _draw(out / ds_config.stem, arms, runs)
+            _draw_or_say(out / ds_config.stem, arms, runs)
         if unfinished:
             stop()  # after the drawing: launchers kill all as soon as one process ends with a code
     return code
 
 
+def _unused(run: Prepared) -> str:
+    """That a finished run is not trained again, though it is asked for with other settings."""
+    return (
+        f"{run.run_dir} is done and not trained again, so these changes have no effect: "
+        f"{', '.join(run.changes)}; train them into another --out"
+    )
+
+
 @contextlib.contextmanager
-def _only_main_complains(world: World) -> Iterator[None]:
-    """Every process finds the same fault in the files, one sentence of it is enough; not so a GPU."""
+def _only_first_complains(world: World) -> Iterator[None]:
+    """Every process of a host finds the same fault in its files, one sentence is enough; not so a GPU."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if world.is_main or isinstance(error, DeviceError):
+        if world.local_rank == 0 or isinstance(error, DeviceError):
             raise
+        time.sleep(_TO_SPEAK_S)  # launchers end all processes with the first one that ends
         sys.exit(getattr(error, "code", command_line.USAGE_ERROR))
 
 
@@ -99,8 +112,11 @@ def _train_all(runs: list[Prepared], world: World, *, profile: bool) -> int:
     code = 0
     with StopRequest().listening() as request:
         for run in runs:
+            # A request may come between two runs, and to one process alone.
+            if run is not runs[0] and any(everywhere(request.asked())):
+                return PREEMPTED
             code = _train_one(run, device, request, profile=profile) or code
-            if request.by_signal or code == PREEMPTED:
+            if code == PREEMPTED:
                 break
     return code
 
@@ -109,10 +125,20 @@ def _train_one(run: Prepared, device: torch.device, request: StopRequest, *, pro
     """One run; a fault that all processes see alike is its code, any other ends the processes."""
     try:
         return train(run, device, request, profile=profile)
-    except (CaseError, CheckpointError, NumbersError) as error:
+    except SEEN_BY_ALL as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)
         return error.code
+
+
+def _draw_or_say(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
+    """No drawing changes what the training ended with."""
+    try:
+        _draw(case_dir, arms, runs)
+    except (ValueError, OSError) as error:
+        logger.error(
+            "the record was not drawn (%s): `python -m bertds report %s` does it", error, case_dir
+        )
 
 
 def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:

@@ -29,21 +29,23 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PATH": path, "TQDM_MININTERVAL": "60"}
 
 
-def command(processes: int, *arguments: str) -> list[str]:
+def command(processes: int, *arguments: str, program: str = "launch/train.py") -> list[str]:
     """`launch/train.py` by the deepspeed launcher, or (0 processes) by plain python."""
-    program = [str(ROOT / "launch" / "train.py"), *arguments]
+    program_line = [str(ROOT / program), *arguments]
     if processes == 0:
-        return [sys.executable, *program]
+        return [sys.executable, *program_line]
     deepspeed = shutil.which("deepspeed", path=environment()["PATH"])
     assert deepspeed is not None
     port = f"--master_port={free_port()}"
-    return [deepspeed, f"--num_accelerators={processes}", port, *program]
+    return [deepspeed, f"--num_accelerators={processes}", port, *program_line]
 
 
-def start(processes: int, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    processes: int, *arguments: str, program: str = "launch/train.py"
+) -> subprocess.Popen[str]:
     """In a process group of its own, which `kill_group` ends as a whole."""
     return subprocess.Popen(
-        command(processes, *arguments),
+        command(processes, *arguments, program=program),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,9 +58,11 @@ def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> 
     os.killpg(process.pid, number)
 
 
-def run(processes: int, *arguments: str, timeout: float = 600) -> tuple[int, str]:
+def run(
+    processes: int, *arguments: str, timeout: float = 600, program: str = "launch/train.py"
+) -> tuple[int, str]:
     """The exit code and all output; nothing outlives the time-out."""
-    process = start(processes, *arguments)
+    process = start(processes, *arguments, program=program)
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:

@@ -13,8 +13,8 @@ import pytest
 from bertds.case.file import list_arms
 from bertds.checkpoint import folders
 from bertds.run_dir import read_json
-from bertds.state.files import read_weights
 from tests.launching import ROOT, figures_of, kill_group, lines_of, run, start
+from tests.weights import read_weights
 
 BASE: dict[str, Any] = {
     "train_batch_size": 32,
@@ -131,7 +131,16 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
     assert code == 0
     assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
     assert "always the most frequent token" in output
-    assert train(0, "out", "scheduler=null,run.max_steps=6")[0] == 0
+    assert "no effect" not in output
+    code, output = train(0, "out", f"{settings},optimizer.params.lr=0.5")
+    assert code == 0
+    assert "no effect: optimizer.params.lr" in output
+    assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+    (tmp_path / "out" / "case" / "other").mkdir()
+    (tmp_path / "out" / "case" / "other" / "case.json").write_text("{")
+    code, output = train(0, "out", "scheduler=null,run.max_steps=6")
+    assert code == 0
+    assert "the record was not drawn" in output
     assert max(line["step"] for line in lines_of(run_dir)) == 6
 
 

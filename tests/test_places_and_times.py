@@ -1,5 +1,6 @@
 """Where a run may lie, and when it stops: awkward paths, symbolic links, a limit of hours."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from bertds.checkpoint import folders
 from bertds.run_dir import read_json
-from bertds.state.files import read_weights
+from bertds.training import StopRequest
 from tests.launching import figures_of
 from tests.training import train_here
+from tests.weights import read_weights
 
 
 @pytest.mark.parametrize("name", ["두 단어 out", 'a\'b "c" $HOME;x'])
@@ -31,6 +33,17 @@ def test_a_run_lies_behind_a_link_in_a_strange_place(
     steps = [line["step"] for line in figures_of(run_dir) if "loss/train" in line]
     assert steps == list(range(1, 13))
     assert read_weights(folders(run_dir)[0])
+
+
+def test_hours_count_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from that of an arm: a job's time limit knows no arms."""
+    now = time.monotonic()
+    request = StopRequest()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3601)
+    request.set_deadline(2)
+    assert not request.asked()
+    request.set_deadline(1)  # the next arm
+    assert request.asked()
 
 
 def test_a_run_stops_at_its_hours_and_goes_on(

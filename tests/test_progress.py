@@ -1,5 +1,6 @@
 """What the job files ask: which arm, and whether to go back to the queue."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertds.run_dir import State, write_status
+from launch import progress, train
 from tests.launching import ROOT
 
 CASE = ["--ds_config", str(ROOT / "ds_configs" / "case11.json")]
@@ -43,6 +45,21 @@ def test_the_steps_of_all_arms_count_where_none_is_named(tmp_path: Path) -> None
         (tmp_path / arm).mkdir(parents=True)
         write_status(tmp_path / arm, state, code, "a sentence", 30)
     assert ask("steps", *CASE, "--out", str(tmp_path)).stdout.split() == ["resumable", "60"]
+
+
+@pytest.mark.parametrize(("code", "answer"), [(0, "resumable"), (71, "ended")])
+def test_arms_that_have_not_begun_are_left_to_do(code: int, answer: str, tmp_path: Path) -> None:
+    """After a signal between two arms; not where an arm failed for good, which would fail again."""
+    run_dir = tmp_path / "case10" / "lr5e-4"
+    run_dir.mkdir(parents=True)
+    write_status(run_dir, "failed" if code else "done", code, "a sentence", 30)
+    assert ask("steps", *CASE, "--out", str(tmp_path)).stdout.split() == [answer, "30"]
+
+
+def test_job_files_may_hand_on_all_that_the_training_takes() -> None:
+    wanted = inspect.signature(train.main).parameters.keys()
+    for question in (progress.arm, progress.steps):
+        assert wanted - {"arm"} <= inspect.signature(question).parameters.keys()
 
 
 def test_a_task_of_an_array_has_an_arm_or_a_sentence() -> None:

@@ -108,6 +108,13 @@ def test_the_same_settings_are_no_change(run_dir):
     assert check_unchanged(run_dir, json.loads(json.dumps(CONFIG))) == []
 
 
+def test_memory_may_be_saved_in_a_run_that_has_begun(run_dir):
+    config = changed(bertds__model__gradient_checkpointing=True)
+    assert check_unchanged(run_dir, config) == [
+        "bertds.model.gradient_checkpointing: not given -> true"
+    ]
+
+
 def test_what_takes_effect_now_is_told(run_dir):
     config = changed(
         optimizer__params__lr=1e-4,

@@ -251,7 +251,8 @@ class RunConfig(Block):
     max_steps: Count | None = None
     """Optimizer updates; one of num_epochs and max_steps must be given."""
     max_hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock hours of one start, after which it saves and stops as pre-empted (code 75)."""
+    """Wall-clock hours of one start, all its arms together, after which it saves and stops as
+    pre-empted (code 75)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of weights, order and dropout."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
@@ -330,3 +331,16 @@ def interval_steps(interval: int | str, steps_per_epoch: int) -> int:
     if isinstance(interval, int):
         return interval
     return max(1, round(float(interval.split()[0]) * steps_per_epoch))
+
+
+def num_steps(run: RunConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of a run: of its epochs or its steps, whichever are fewer; one at least.
+
+    Args:
+        run: The case's block.
+        steps_per_epoch: Whole batches of an epoch.
+    """
+    limits = [] if run.max_steps is None else [run.max_steps]
+    if run.num_epochs is not None:
+        limits.append(round(run.num_epochs * steps_per_epoch))
+    return max(1, min(limits))
