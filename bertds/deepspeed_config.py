@@ -10,7 +10,7 @@ from bertds.case.deepspeed_blocks import Chosen
 from bertds.case.file import BatchSplit, Case, CaseError
 from bertds.schedule import DEEPSPEEDS_OWN, Factor, Lengths, deepspeed_block, factor_of
 
-MONITORS = ("tensorboard", "csv_monitor", "wandb")
+MONITORS = ("tensorboard", "csv_monitor", "wandb", "comet")
 
 
 class DeviceError(CaseError):
@@ -111,4 +111,7 @@ def _monitor(case: Case, name: str) -> dict[str, Any]:
     block = dict(case.deepspeed[name])
     if name == "wandb":
         return {"group": case.name, **block}
+    if name == "comet":  # which would wait for 100 samples, and is given steps
+        named = {"experiment_name": f"{case.name}/{case.arm}", "mode": "create"}
+        return {"samples_log_interval": 1, **named, **block}
     return {**block, "job_name": f"{block.get('job_name', case.name)}/{case.arm}"}

@@ -1,7 +1,9 @@
 """DeepSpeed's own monitors, where the case file asks for one, get the figures of the run."""
 
 import csv
+import errno
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -31,6 +33,25 @@ def test_csv_has_what_the_metrics_have(
         ]
 
 
+def test_a_monitor_that_fails_does_not_end_the_training(
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deepspeed.monitor.csv_monitor.csvMonitor.write_events", fail)
+    monkeypatch.setattr(logging.getLogger("bertds"), "propagate", True)
+    where = f"csv_monitor.output_path={tmp_path / 'csv'}"
+    assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
+    said = [message for message in caplog.messages if "monitors" in message]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+
+
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
@@ -42,13 +63,15 @@ def test_no_two_arms_write_into_one_place(
     tmp_path: Path, given: dict[str, object], wanted: str
 ) -> None:
     path = tmp_path / "case.json"
-    monitors = {"csv_monitor": given, "wandb": {"enabled": True}}
+    monitors = {"csv_monitor": given, "wandb": {"enabled": True}, "comet": {}}
     bertds = {**BASE["bertds"], "arms": {"fast": {}, "slow": {}}}
     path.write_text(json.dumps({**BASE, **monitors, "bertds": bertds}))
     case = read_case(path, "fast", "")
     config = deepspeed_config(case, split_batch(case, 1), Lengths(10, 12), on_gpu=False)
     assert config["csv_monitor"]["job_name"] == wanted
     assert config["wandb"]["group"] == "case"
+    assert config["comet"]["experiment_name"] == "case/fast"
+    assert config["comet"]["samples_log_interval"] == 1
     assert set(config) & set(MONITORS) == set(monitors)
 
 

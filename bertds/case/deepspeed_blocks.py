@@ -38,7 +38,8 @@ class AdamParams(OptimizerParams):
     default makes "Adam" an AdamW, so it must be given."""
     bias_correction: bool = True
     torch_adam: bool = False
-    """torch's implementation instead of DeepSpeed's fused one (always so on CPU)."""
+    """torch's fused implementation, or on GPU DeepSpeed's. Not given: torch's, unless there is
+    `offload_optimizer` or `bias_correction: false`, which torch's has not."""
 
 
 class AdamWParams(OptimizerParams):
