@@ -122,8 +122,20 @@ def _help(name: str, component: dict[str, Command] | Command, path: list[str]) -
     text = page.getvalue().replace(f"'{name}'", name)
     text = re.sub(r"\w+Path\('(.*?)'\)", r"\1", text)
     text = re.sub(r"Optional\[(.*?)(?: \| None)?\]", r"\1, or not given", text)
+    for function in [component] if callable(component) else component.values():
+        text = _with_choices(text, function)
     print(text.replace("Default: ''", "Default: none"), end="")  # noqa: T201
     return code
+
+
+def _with_choices(text: str, function: Command) -> str:
+    """Help that names what a Literal's flag takes, where fire says `Literal`."""
+    for name, hint in typing.get_type_hints(function).items():
+        if typing.get_origin(hint) is typing.Literal:
+            choices = ", ".join(typing.get_args(hint))
+            flag = f"--{name}={name.upper()}\n"
+            text = re.sub(rf"({flag}\s*Type: )Literal", rf"\g<1>one of {choices}", text)
+    return text
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

@@ -211,6 +211,7 @@ def test_help_runs_nothing(capsys, arguments):
     assert not re.search(r"Posix|Optional|'program'", text)
     if arguments[0] == "make":
         assert "The text to read." in text
+        assert "Type: one of none, static\n" in text
 
 
 def test_a_shell_is_told_what_completes(capsys):
