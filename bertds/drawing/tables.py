@@ -109,6 +109,7 @@ def _facts(arm: Arm) -> dict[str, str]:
         "training data": _amounts({"": train} if train else {}),
         "of which": _amounts(sets) if len(sets) > 1 else "",
         "validation data": _amounts(valid),
+        "a guess without context": _guess(resolved.get("guess") or {}),
         "steps an epoch": count(resolved.get("steps_per_epoch")),
         "steps planned": count(resolved.get("num_steps")),
         "micro-batch × accumulation × ranks": (
@@ -120,6 +121,16 @@ def _facts(arm: Arm) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     return {name: fact for name, fact in facts.items() if fact not in ("", NO_VALUE)}
+
+
+def _guess(figures: Mapping[str, float]) -> str:
+    """What the validation sets' masked tokens alone give away, nothing read around them."""
+    named = {"loss": figures.get("entropy"), "acc": figures.get("accuracy")}
+    return ", ".join(
+        f"{name} {decimals(f'{name}/valid', figure)}"
+        for name, figure in named.items()
+        if figure is not None
+    )
 
 
 def _split(arms: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
