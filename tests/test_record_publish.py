@@ -108,11 +108,13 @@ def test_loss_becomes_bits_per_character(docs, data):
     index = json.loads((data / "10k/en/valid/index.json").read_text())
     assert index["characters"] == 40 * index["lines"]
     table = (docs / "case8/record.md").read_text().partition("### Bits per character")[2]
-    a_token, bits = re.search(
-        r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \| 0\.0000 \|", table
+    a_token, bits, guess, gain = re.search(
+        r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \| 0\.0000 \| (\S+) \| (\S+) \|", table
     ).groups()
     assert float(a_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
     assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(a_token), rel=1e-3)
+    assert float(guess) == pytest.approx(5.5 / math.log(2) / float(a_token), rel=1e-3)
+    assert float(gain) == pytest.approx(float(guess) - float(bits), abs=1e-3)
 
 
 def test_only_finished_runs_are_published(docs):

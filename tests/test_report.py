@@ -83,6 +83,7 @@ def test_what_differs_and_what_is_common(case6):
     assert differing == [["`bertds.model.num_hidden_layers`", "2", "3", "10"]]
     common = {row[0]: row[1] for row in table_with(record, "common to all arms")}
     assert common["parameters"] == "22,900,123"
+    assert common["a guess without context"] == "loss 5.500, acc 0.0400"
     assert common["training data"] == "288,435 sequences, 4,700,001 tokens"
     assert common["validation data"] == "en 32,048 sequences, 519,002 tokens"
     assert common["micro-batch × accumulation × ranks"] == "64 × 2 × 2"
