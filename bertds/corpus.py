@@ -6,7 +6,7 @@ from pathlib import Path
 from bertds.case.file import Case, CaseError
 from bertds.data.places import Root
 from bertds.data.remote import is_url
-from bertds.data.sets import Part, mean_length_of
+from bertds.data.sets import mean_length_of, open_train
 
 _BYTES_PER_TOKEN = 2.1
 
@@ -74,11 +74,7 @@ def corpus_of(
 
 
 def _corpus_of_shards(case: Case, root: Root) -> Corpus:
-    skips = case.bertds.run.on_bad_shard == "skip"
-    parts = [
-        Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips)
-        for one in case.bertds.data.train
-    ]
+    parts = open_train(case, root)
     indexes = [part.shards.index for part in parts]
     stored = sum(index.bytes_per_token * index.tokens for index in indexes)
     return Corpus(

@@ -12,6 +12,7 @@ from bertds.case.config import num_steps
 from bertds.case.file import BatchSplit, Case, CaseError, list_arms, read_case
 from bertds.corpus import Corpus
 from bertds.data.loader import default_lanes
+from bertds.data.order import whole_batches
 from bertds.memory import Memory, MicroBatch, count_parameters, memory
 from bertds.speed import model_flops_per_token, peak_flops
 
@@ -106,12 +107,7 @@ def make_plan(
             f"train_batch_size is {batch}, which {gpus} GPUs do not divide: change --gpus or --set "
             f"train_batch_size={math.ceil(batch / gpus) * gpus}"
         )
-    if corpus.sequences < batch:
-        raise CaseError(
-            f"an epoch has {corpus.sequences} sequences, fewer than one batch of {batch}: lower "
-            "train_batch_size or add text"
-        )
-    steps = num_steps(case.bertds.run, corpus.sequences // batch)
+    steps = num_steps(case.bertds.run, whole_batches(corpus.sequences, batch))
     model = case.bertds.model
     flops = model_flops_per_token(
         hidden_size=model.hidden_size,

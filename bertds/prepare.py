@@ -9,7 +9,7 @@ from bertds.case.config import num_steps
 from bertds.case.file import BatchSplit, Case, CaseError, split_batch
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.places import Root, warn_of_small_cache
-from bertds.data.sets import MaskedSet, Part, Vocabulary
+from bertds.data.sets import MaskedSet, Part, Vocabulary, open_train
 from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
 from bertds.deepspeed_config import check_device, deepspeed_config, own_factor
@@ -74,10 +74,7 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
     split = split_batch(case, world.world_size)
     data, masking = case.bertds.data, case.bertds.masking
     root = Root.of(data_root, data)
-    skips = case.bertds.run.on_bad_shard == "skip"
-    train = [
-        Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips) for one in data.train
-    ]
+    train = open_train(case, root)
     valid = open_valid(case, root)
     parts = [*train, *valid.values()]
     warn_of_small_cache(part.shards for part in parts)

@@ -121,6 +121,8 @@ def _train(
     run: Prepared, device: torch.device, stop: StopRequest, dog: Watchdog, *, profile: bool
 ) -> int:
     """The run's course, begun again at each loss spike; the exit code."""
+    dog.sees("comparing the hosts")
+    check_hosts(run)
     skips: list[Skip] = []
     while True:
         try:
@@ -139,8 +141,6 @@ def _course(
     profile: bool,
 ) -> int:
     """Build, resume, loop, to the end or to a loss spike; the exit code."""
-    dog.sees("comparing the hosts")
-    check_hosts(run)
     dog.sees("building the model")
     with contextlib.closing(build(run, device)) as engine:
         dog.sees("loading a checkpoint")

@@ -69,12 +69,10 @@ def steps(
     chosen = [each for each in list_arms(ds_config) if arm in ("", each.name)]
     found = [read_json(out / each.same_as / "status.json") for each in chosen]
     begun = [status for status in found if status]
-    resumable = any(status["state"] != "done" and status["code"] in RESUMABLE for status in begun)
+    codes = {status["code"] for status in begun if status["state"] != "done"}
     # Between two arms there is nothing unfinished, and yet something to do.
-    lasting = any(
-        status["state"] == "failed" and status["code"] not in RESUMABLE for status in begun
-    )
-    resumable |= 0 < len(begun) < len(found) and not lasting
+    between = not codes and 0 < len(begun) < len(found)
+    resumable = between or not codes.isdisjoint(RESUMABLE)
     print("resumable" if resumable else "ended", sum(status["step"] for status in begun))
 
 

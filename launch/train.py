@@ -62,10 +62,7 @@ def main(
         once = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
         cases = [read_case(path, name, set) for path, name in once]
         runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
-    unfinished = [run for run in runs if not run.is_finished()]
-    for run in runs if world.is_main else []:
-        if run.is_finished() and run.changes:
-            logger.warning("%s", _unused(run))
+    unfinished = _unfinished(runs)
     with contextlib.ExitStack() as locks:
         for run in unfinished if world.is_main else []:
             locks.enter_context(locked(run.run_dir))
@@ -77,12 +74,19 @@ def main(
     return code
 
 
-def _unused(run: Prepared) -> str:
-    """That a finished run is not trained again, though it is asked for with other settings."""
-    return (
-        f"{run.run_dir} is done and not trained again, so these changes have no effect: "
-        f"{', '.join(run.changes)}; train them into another --out"
-    )
+def _unfinished(runs: list[Prepared]) -> list[Prepared]:
+    """Those to be trained; of the others it is said where they are asked for with other settings."""
+    unfinished = []
+    for run in runs:
+        if not run.is_finished():
+            unfinished.append(run)
+        elif run.changes:
+            logger.warning(
+                "%s is done and not trained again, so these changes have no effect: %s; train them "
+                "into another --out",
+                *(run.run_dir, ", ".join(run.changes)),
+            )
+    return unfinished
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What several tests need: the real corpus where there is one, a tokenizer, small real shard sets."""
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -157,6 +158,15 @@ def data_root(
     )
     write_shards(root / "ko_masked", rows["ko"], set_key=11, block_sequences=sizes, masking=masking)
     return root
+
+
+@pytest.fixture
+def told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What the project's logger says, which keeps it from the root logger."""
+    monkeypatch.setattr(logging.getLogger("bertds"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

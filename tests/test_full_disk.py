@@ -73,10 +73,9 @@ def test_training_goes_on_and_saves_when_there_is_room(
     data_root: Path,
     tmp_path: Path,
     device: torch.device,
-    caplog: pytest.LogCaptureFixture,
+    told: pytest.LogCaptureFixture,
 ) -> None:
     """Full from the validation of step 6 until the save of step 8 has failed: only that is missing."""
-    logging.getLogger("bertds").propagate = True
     run_dir = small_disk / "case" / "main"
     seen = []
     with on(
@@ -87,7 +86,7 @@ def test_training_goes_on_and_saves_when_there_is_room(
         settings = "run.keep_last=9,run.eval_every=6"
         assert train_here(data_root, small_disk, device, settings) == 0
     # That of step 6 was the best, and the first that found no room.
-    said = [m for m in caplog.messages if "was not written" in m]
+    said = [m for m in told.messages if "was not written" in m]
     assert len(said) == 1
     assert "step_0000000006" in said[0]
     assert "earlier ones are unharmed" in said[0]
@@ -121,9 +120,8 @@ def test_the_last_checkpoint_must_be_written(
     assert read_json(run_dir / "status.json")["state"] == "done"
 
 
-def test_lines_wait_for_room(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_wait_for_room(small_disk: Path, told: pytest.LogCaptureFixture) -> None:
     """Said once, and in the end no line is missing, torn or doubled."""
-    logging.getLogger("bertds").propagate = True
     log = MetricsLog(small_disk, 0)
     for step in range(300):
         if step == 20:
@@ -133,14 +131,13 @@ def test_lines_wait_for_room(small_disk: Path, caplog: pytest.LogCaptureFixture)
         log.log({"step": step, "loss/train": step / 7, "text": step})
     log.close()
     assert [line["step"] for line in figures_of(small_disk)] == list(range(300))
-    assert sum("kept until there is room" in m for m in caplog.messages) == 1
+    assert sum("kept until there is room" in m for m in told.messages) == 1
 
 
 def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
-    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+    data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
 ) -> None:
     """Away from the validation of step 6 on; when it is back, the same command goes on from 4."""
-    logging.getLogger("bertds").propagate = True
     out, away = tmp_path / "mount" / "out", tmp_path / "away"
 
     def vanish() -> None:
@@ -154,7 +151,7 @@ def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
     ):
         train_here(data_root, out, device, settings)
     assert ended.value.code == 4
-    assert any("training goes on" in message for message in caplog.messages)
+    assert any("training goes on" in message for message in told.messages)
     out.parent.unlink()
     away.rename(out.parent)
     assert [path.name for path in folders(out / "case" / "main")] == ["step_0000000004"]

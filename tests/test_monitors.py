@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -38,16 +37,15 @@ def test_a_monitor_that_fails_does_not_end_the_training(
     data_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    told: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("deepspeed.monitor.csv_monitor.csvMonitor.write_events", fail)
-    monkeypatch.setattr(logging.getLogger("bertds"), "propagate", True)
     where = f"csv_monitor.output_path={tmp_path / 'csv'}"
     assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
-    said = [message for message in caplog.messages if "monitors" in message]
+    said = [message for message in told.messages if "monitors" in message]
     assert len(said) == 1
     assert "No space left on device" in said[0]
 
@@ -102,12 +100,12 @@ def test_a_user_in_mlflows_address_is_refused_and_not_repeated(tmp_path: Path) -
 
 
 def test_a_server_of_mlflow_that_is_not_there_costs_no_training(
-    device: torch.device, data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    device: torch.device, data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("mlflow")
     where = 'run.mlflow={"tracking_uri":"http://127.0.0.1:9"}'
     assert train_here(data_root, tmp_path, device, where) == 0
-    assert caplog.text.count("MLflow does not take the figures") == 1
+    assert told.text.count("MLflow does not take the figures") == 1
 
 
 def test_mlflow_has_what_the_metrics_have_and_goes_on_in_one_run(

@@ -1,7 +1,6 @@
 """A loss that jumps: back to the last checkpoint, and past the batches around it."""
 
 import json
-import logging
 import math
 import signal
 from pathlib import Path
@@ -43,10 +42,9 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     data_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    told: pytest.LogCaptureFixture,
 ) -> None:
     """The run is that in which these very steps were not applied, since they were not finite."""
-    logging.getLogger("bertds").propagate = True
     setting = f"zero_optimization.stage={stage}"
     ours, reference = tmp_path / "spike", tmp_path / "nan"
     with spoilt(monkeypatch, {6}, 1000.0):
@@ -68,7 +66,7 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     assert without[0] == without[1]
     weights, expected = weights_of(ours), weights_of(reference)
     assert all(weights[name].equal(expected[name]) for name in expected)
-    (said,) = [message for message in caplog.messages if "had a loss of" in message]
+    (said,) = [message for message in told.messages if "had a loss of" in message]
     assert "step 7 had a loss of" in said
     assert "going back to the last checkpoint; of steps 6 to 8" in said
 
@@ -112,12 +110,11 @@ def test_without_a_checkpoint_it_is_said_and_training_goes_on(
     data_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    told: pytest.LogCaptureFixture,
 ) -> None:
-    logging.getLogger("bertds").propagate = True
     with spoilt(monkeypatch, {3}, 1000.0):
         assert train_here(data_root, tmp_path, device, f"{GUARD},run.save_every=12") == 0
-    assert any("no checkpoint to go back to" in message for message in caplog.messages)
+    assert any("no checkpoint to go back to" in message for message in told.messages)
     assert not (tmp_path / "case" / "main" / "bad_steps.jsonl").exists()
 
 

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from bertds.case.error import CaseError
 from bertds.data.keyed_hash import key_of, permutation
 
 Ints = npt.NDArray[np.int64]
@@ -85,7 +86,7 @@ class Order:
             seed: The run's seed.
 
         Raises:
-            ValueError: There are fewer sequences than one batch has.
+            CaseError: There are fewer sequences than one batch has.
         """
         assert batch_size % lanes == 0
         self._counts = _Counts(block_sequences)
@@ -94,14 +95,9 @@ class Order:
         self.num_sequences = int(self._unit_sequences.sum())
         self.batch_size, self.lanes, self._seed = batch_size, lanes, seed
         self._window = max(1, window // self._blocks_per_unit)
-        self.steps_per_epoch = self.num_sequences // batch_size
+        self.steps_per_epoch = whole_batches(self.num_sequences, batch_size)
         self.per_lane = batch_size // lanes
         """Sequences that each lane gives to a batch."""
-        if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"the training sets have {self.num_sequences} sequences, fewer than one batch of "
-                f"{batch_size}: lower train_batch_size or add text"
-            )
         self._epoch = lru_cache(maxsize=2)(self._permute)
 
     def window_at(self, epoch: int, lane: int, position: int) -> Window:
@@ -195,3 +191,17 @@ class _Counts:
             for numbers in [self.between(first, first + stride)]
         ]
         return np.concatenate(sums)
+
+
+def whole_batches(num_sequences: int, batch_size: int) -> int:
+    """Optimizer steps of an epoch; the sequences that are left over come in another one.
+
+    Raises:
+        CaseError: There are fewer sequences than one batch has.
+    """
+    if num_sequences < batch_size:
+        raise CaseError(
+            f"the training sets have {num_sequences} sequences, fewer than one batch of "
+            f"{batch_size}: lower train_batch_size or add text"
+        )
+    return num_sequences // batch_size

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertds.case.config import MaskingConfig
+from bertds.case.file import Case
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.places import Root
 from bertds.data.shard_format import Block
@@ -79,6 +80,20 @@ class Part:
         last = self.num_blocks - 1
         rest = self.num_sequences - self.shards.first_sequence(last)
         return [self.shards.block_sequences[:last], np.array([rest])]
+
+
+def open_train(case: Case, root: Root) -> list[Part]:
+    """The training sets of a case, in its order.
+
+    Raises:
+        ValueError: A set is missing or damaged, or its fraction leaves no sequence.
+        RemoteError: One is behind a URL and cannot be reached.
+    """
+    skips = case.bertds.run.on_bad_shard == "skip"
+    return [
+        Part.open(root, one.name, one.fraction, one.weight, skips_bad=skips)
+        for one in case.bertds.data.train
+    ]
 
 
 def mean_length_of(parts: list[Part]) -> float:

@@ -78,12 +78,11 @@ def test_every_process_has_as_many_steps_and_the_batches_of_one(
     assert BATCH * steps / 2 < kept < BATCH * steps
 
 
-def test_the_damage_is_named_once(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("bertds").propagate = True
+def test_the_damage_is_named_once(damaged: Path, told: pytest.LogCaptureFixture) -> None:
     loader = loader_of(damaged, 0, 1)
     for number in range(2 * loader.order.steps_per_epoch):
         loader.batch(number)
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    said = [record.getMessage() for record in told.records if record.levelno == logging.ERROR]
     assert len(said) == 1
     assert "shard-000000.tar" in said[0]
     assert "replaced by others" in said[0]
