@@ -49,6 +49,7 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
     world = World.detect()
     run = prepare(case, data, Path(out) / case.name / case.arm, world)
     if run.is_finished():
+        run.warn_if_changed()
         return run.run_dir
     with ExitStack() as stack:
         if world.is_main:

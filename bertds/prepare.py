@@ -1,5 +1,6 @@
 """A run on paper: everything that files alone can tell of it, checked before anything starts."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from bertds.schedule import Lengths
 from bertds.state.files import folders
 from bertds.validation import masked_valid, open_valid
 from bertds.world import World
+
+logger = logging.getLogger("bertds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,15 @@ class Prepared:
         """Done, to the length that is asked for now."""
         status = read_json(self.run_dir / "status.json")
         return status.get("state") == "done" and status["step"] >= self.lengths.num_steps
+
+    def warn_if_changed(self) -> None:
+        """Of a finished run: say that it is asked for with other settings in vain."""
+        if self.changes:
+            logger.warning(
+                "%s is done and not trained again, so these changes have no effect: %s; train them "
+                "into another --out",
+                *(self.run_dir, ", ".join(self.changes)),
+            )
 
     def data_identity(self) -> list[list[str | int]]:
         """What a resumed run must find as it was: key and length of each set it trains on."""

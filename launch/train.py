@@ -76,17 +76,10 @@ def main(
 
 def _unfinished(runs: list[Prepared]) -> list[Prepared]:
     """Those to be trained; of the others it is said where they are asked for with other settings."""
-    unfinished = []
     for run in runs:
-        if not run.is_finished():
-            unfinished.append(run)
-        elif run.changes:
-            logger.warning(
-                "%s is done and not trained again, so these changes have no effect: %s; train them "
-                "into another --out",
-                *(run.run_dir, ", ".join(run.changes)),
-            )
-    return unfinished
+        if run.is_finished():
+            run.warn_if_changed()
+    return [run for run in runs if not run.is_finished()]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds import Case, load_model
+from bertds import Case, load_model, train
 from bertds.case.error import CaseError
 from bertds.run_dir import read_json
 from tests.launching import ROOT, environment
@@ -77,6 +77,20 @@ def test_a_text_has_the_same_states_alone_and_among_others(repository: Path) -> 
     for text, states in zip(texts, together, strict=True):
         (alone,) = model.encode([text])
         torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_run_is_given_back_and_says_what_has_no_effect(
+    repository: Path, told: pytest.LogCaptureFixture
+) -> None:
+    def again(settings: str) -> str:
+        told.clear()
+        case = Case.read(ROOT / "ds_configs/sample.json", settings=settings)
+        run_dir = train(case, repository / "data", repository / "runs")
+        assert run_dir == repository / "runs/sample/main"
+        return told.text
+
+    assert "no effect" not in again("run.max_steps=150")
+    assert "no effect: optimizer.params.lr" in again("run.max_steps=150,optimizer.params.lr=1e-5")
 
 
 def test_an_arm_must_be_named_where_there_are_several() -> None:
