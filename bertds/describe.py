@@ -98,8 +98,8 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _guess(run: Prepared) -> dict[str, float] | None:
-    return guess_figures(run.valid.values(), run.vocabulary.size) if run.valid else None
+def _guess(run: Prepared) -> dict[str, Any] | None:
+    return guess_figures(run.valid, run.vocabulary.size) if run.valid else None
 
 
 def _set_facts(part: Part) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Validation sets: fixed masks, every sequence once, figures weighted by masked tokens."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bertds.case.config import MaskingConfig
 from bertds.case.file import Case
@@ -45,17 +46,30 @@ def valid_figures(sums: Mapping[str, Sums]) -> dict[str, float]:
     return figures
 
 
-def guess_figures(sets: Iterable[MaskedSet], vocab_size: int) -> dict[str, float]:
+def guess_figures(sets: Mapping[str, MaskedSet], vocab_size: int) -> dict[str, Any]:
     """What can be reached on the masks of these sets without any context.
 
     Returns:
         `accuracy` of always naming the most frequent masked token, and `entropy` in nats of the
-        masked tokens' distribution: the loss of the best guess that sees no context.
+        masked tokens' distribution, the loss of the best guess that sees no context: of all sets
+        together, and under `sets` of each by its name if there are several.
     """
+    counts = {name: _masked_tokens(one, vocab_size) for name, one in sets.items()}
+    figures: dict[str, Any] = _guess_of(np.sum([*counts.values()], axis=0))
+    if len(counts) > 1:
+        figures["sets"] = {name: _guess_of(one) for name, one in counts.items()}
+    return figures
+
+
+def _masked_tokens(one: MaskedSet, vocab_size: int) -> npt.NDArray[np.int64]:
+    """(V,) how often each id is masked."""
     alone = Share(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
     counts = np.zeros(vocab_size, dtype=np.int64)
-    for one in sets:
-        for pack in valid_packs(one, alone):
-            counts += np.bincount(pack.labels, minlength=vocab_size)
+    for pack in valid_packs(one, alone):
+        counts += np.bincount(pack.labels, minlength=vocab_size)
+    return counts
+
+
+def _guess_of(counts: npt.NDArray[np.int64]) -> dict[str, float]:
     shares = counts[counts > 0] / counts.sum()
     return {"accuracy": float(shares.max()), "entropy": float(-(shares * np.log(shares)).sum())}

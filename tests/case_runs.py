@@ -40,7 +40,7 @@ def lines_of(num_steps, *, loss=2.0, log_every=1, eval_every=5, sets=()):
     return lines
 
 
-def write_run(root, case, arm, lines, *, config=None, status=None, tail=""):
+def write_run(root, case, arm, lines, *, config=None, status=None, guess=None, tail=""):
     run = root / case / arm
     run.mkdir(parents=True)
     resolved = {
@@ -53,7 +53,7 @@ def write_run(root, case, arm, lines, *, config=None, status=None, tail=""):
         "vocab_size": 7458,
         "train": {"sequences": 288_435, "tokens": 4_700_001, "sets": []},
         "valid": {"en": {"sequences": 32_048, "tokens": 519_002}},
-        "guess": {"accuracy": 0.04, "entropy": 5.5},
+        "guess": guess or GUESS,
         "started": "2026-02-01T09:30:00+00:00",
         "device": "NVIDIA H200",
     }
@@ -67,6 +67,7 @@ def write_run(root, case, arm, lines, *, config=None, status=None, tail=""):
 
 
 CONFIG = config()
+GUESS = {"accuracy": 0.04, "entropy": 5.5}
 
 
 def write_same(root, case, arm, target):

@@ -15,7 +15,7 @@ from bertds.drawing.arms import load_arms
 from bertds.drawing.curves import Curve, Panel, running_mean, smoothing_window, thinned
 from bertds.drawing.plots import draw_panels
 from bertds.report import write_report
-from tests.case_runs import config, lines_of, write_run, write_same
+from tests.case_runs import GUESS, config, lines_of, write_run, write_same
 
 PLOTS = ("loss", "acc", "lr", "loss_relative", "acc_relative")
 
@@ -289,12 +289,15 @@ def test_arms_that_log_differently(tmp_path):
 
 def test_several_validation_sets_have_their_own_columns_and_panels(tmp_path):
     write_run(tmp_path, "case3", "one", lines_of(20))
-    write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")))
+    guess = GUESS | {"sets": {"ko": GUESS, "en": {"accuracy": 0.05, "entropy": 4.5}}}
+    write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")), guess=guess)
     one, two = (write_report(tmp_path / case) for case in ("case3", "case4"))
     (row,) = table_with(two.record.read_text(), "en loss", "ko acc")
     loss = lines_of(20)[-2]["loss/train"] + 0.5
     assert row[1:5] == [f"{loss:.3f}", f"{loss:.3f}", "0.2500", "0.2500"]
     assert "ko loss" not in one.record.read_text()
+    guesses = "loss 5.500, acc 0.0400; ko loss 5.500, acc 0.0400; en loss 4.500, acc 0.0500"
+    assert f"| a guess without context | {guesses} |" in two.record.read_text()
     heights = [matplotlib.image.imread(report.plots[0]).shape[0] for report in (one, two)]
     assert heights[1] > 1.5 * heights[0]
 

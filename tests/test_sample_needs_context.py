@@ -52,7 +52,7 @@ def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) 
         "encoder": encoder[-1],
         "neighbours": neighbour_accuracy(train, valid),
         "itself": self_attending_accuracy(case, train, valid, vocabulary),
-        "guess": guess_figures([valid], vocabulary.size)["accuracy"],
+        "guess": guess_figures({"valid": valid}, vocabulary.size)["accuracy"],
     }
     print(accuracies)
     assert accuracies["encoder"] > accuracies["neighbours"] + 0.1

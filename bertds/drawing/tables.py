@@ -123,8 +123,13 @@ def _facts(arm: Arm) -> dict[str, str]:
     return {name: fact for name, fact in facts.items() if fact not in ("", NO_VALUE)}
 
 
-def _guess(figures: Mapping[str, float]) -> str:
+def _guess(figures: Mapping[str, Any]) -> str:
     """What the validation sets' masked tokens alone give away, nothing read around them."""
+    sets = {"": figures, **figures.get("sets", {})}
+    return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items()).strip("; ")
+
+
+def _guess_of(figures: Mapping[str, float]) -> str:
     named = {"loss": figures.get("entropy"), "acc": figures.get("accuracy")}
     return ", ".join(
         f"{name} {decimals(f'{name}/valid', figure)}"
