@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster bench record-check soak fuzz audit clean
+.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster test-gpu bench record-check soak fuzz audit clean
 
 install: $(VENV)/installed
 
@@ -58,6 +58,10 @@ test-scale: install
 # As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2; skips what it lacks.
 test-cluster: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster --timeout 1800
+
+# What only a GPU shows; skipped where there is none.
+test-gpu: install
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m gpu
 
 # CORPUS: a directory with {ko,en}.train.txt.gz. Hours; each line may be run alone.
 CORPUS ?= $(BERTDS_CORPUS)

@@ -61,6 +61,8 @@ def turn(
             optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the others need the room
     return {**figures(tokens, watch), "padding": 1 - tokens / slots}
 
 

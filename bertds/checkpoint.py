@@ -10,6 +10,7 @@ parameter under Adam, divided over the processes, written and hashed in one pass
 are removed only after the new one is complete and seen by all.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -29,6 +30,7 @@ from bertds.state.files import (
     folder_of,
     folders,
     let_name,
+    named,
     prune,
     read_json,
     read_manifest,
@@ -102,7 +104,8 @@ def save(
         _together(engine, lambda: draft.mkdir(parents=True) if is_main else None)
         parts = _together(engine, lambda: _write_part(engine, draft, state))
         files = [file for part in parts for file in part]
-        _together(engine, lambda: seal(draft, folder, _facts(engine), files) if is_main else None)
+        facts = _facts(engine) | {"best": best}
+        _together(engine, lambda: seal(draft, folder, facts, files) if is_main else None)
         _together(engine, lambda: _wait_until_visible(folder))
         _together(engine, lambda: _name(run_dir, folder, best=best) if is_main else None)
     except CheckpointError as error:
@@ -168,6 +171,8 @@ def load(engine: Engine, checkpoint: Checkpoint) -> dict[str, Any]:
     _together(engine, lambda: saved.update(_read(engine.deepspeed, checkpoint)))
     refresh_weights(engine.deepspeed)
     restore_progress(engine.deepspeed, saved["progress"])
+    if engine.world.is_main and checkpoint.manifest.get("best"):
+        _name_best(checkpoint.path)
     state: dict[str, Any] = saved["state"]
     return state
 
@@ -241,6 +246,14 @@ def _name(run_dir: Path, folder: Path, *, best: bool) -> None:
     let_name(run_dir, "latest", folder)
     if best:
         let_name(run_dir, "best", folder)
+
+
+def _name_best(folder: Path) -> None:
+    """A process killed while it saved may not have come to it, and no later one would be better."""
+    run_dir = folder.parent.parent
+    if named(run_dir, "best") != folder:
+        with contextlib.suppress(OSError):
+            let_name(run_dir, "best", folder)
 
 
 def _verify_together(engine: Engine, path: Path) -> None:

@@ -48,6 +48,9 @@ def corpus_of(
         ValueError: A shard set is damaged, or its fraction leaves no sequence.
         RemoteError: They are behind a URL and cannot be reached.
     """
+    for flag, value in (("sequences", sequences), ("mean_length", mean_length)):
+        if value is not None and value < 1:
+            raise CaseError(f"--{flag} is {value}, wanted is at least 1")
     data = case.bertds.data
     root = Root.of(data_root, data)
     places = [root.where(one.name) for one in data.train]
@@ -59,7 +62,8 @@ def corpus_of(
             f"{places[0]} has no shards yet and nothing says how large the vocabulary is: "
             "point --data at the shards, or state --vocab_size (and --sequences, --mean_length)"
         )
-    if sequences is None and case.bertds.run.max_steps is None:
+    run = case.bertds.run
+    if sequences is None and (run.max_steps is None or run.num_epochs is not None):
         raise CaseError(
             f"{places[0]} has no shards yet and the run's length is in epochs: point --data "
             "at the shards, or state --sequences"

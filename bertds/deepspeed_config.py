@@ -9,6 +9,7 @@ import torch
 from bertds.case.deepspeed_blocks import Chosen
 from bertds.case.file import BatchSplit, Case, CaseError
 from bertds.schedule import DEEPSPEEDS_OWN, Factor, Lengths, deepspeed_block, factor_of
+from bertds.world import World
 
 MONITORS = ("tensorboard", "csv_monitor", "wandb", "comet")
 
@@ -17,14 +18,20 @@ class DeviceError(CaseError):
     """This machine lacks what the case asks for; the others may have it."""
 
 
-def check_device(case: Case) -> None:
+def check_device(case: Case, world: World) -> None:
     """Refuse what this machine cannot do, before a process group exists.
 
     Raises:
-        DeviceError: There is no CUDA here, and the case asks for it, or for fp16 or an optimizer
-            that DeepSpeed has on GPU only.
+        DeviceError: There are fewer GPUs than processes; or there is none, and the case asks for
+            one, or for fp16 or an optimizer that DeepSpeed has on GPU only.
     """
     if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if 1 < count < world.local_size:  # one alone may be another one for each process
+            raise DeviceError(
+                f"{world.local_size} processes on {socket.gethostname()} see {count} GPUs: start as "
+                "many processes a host as there are GPUs, or look at CUDA_VISIBLE_DEVICES there"
+            )
         return
     if case.bertds.run.device == "cuda":
         raise DeviceError(

@@ -78,6 +78,8 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
     # Of the first start, if this is another: the figures take a pass over the validation sets.
     before = read_json(run.run_dir / "case.json").get("resolved", {})
     train = [_set_facts(part) for part in run.train]
+    valid = {name: _set_facts(one.part) for name, one in run.valid.items()}
+    guess = before.get("guess") if before.get("valid") == valid else None
     totals = {key: sum(one[key] for one in train) for key in ("sequences", "tokens")}
     return {
         "world_size": run.world.world_size,
@@ -91,8 +93,8 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "special_tokens": run.vocabulary.framed,
         "valid_row_length": run.valid_share.row_length,
         "train": {**totals, "sets": train},
-        "valid": {name: _set_facts(one.part) for name, one in run.valid.items()},
-        "guess": before.get("guess") or _guess(run),
+        "valid": valid,
+        "guess": guess or _guess(run),
         "device": device_name(engine.device),
         "started": before.get("started") or now(),
     }

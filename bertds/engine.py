@@ -64,7 +64,10 @@ def start(world: World, timeout_s: float) -> torch.device:
         PeerLostError: Not all processes came.
     """
     on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
+    place = rendezvous(world)
+    if on_gpu and torch.cuda.device_count() == 1:
+        place["LOCAL_RANK"] = "0"  # srun --gpus-per-task shows each process its own card only
+    device = torch.device("cuda", int(place["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
         # Before the first matrix product: run.deterministic needs it, and it costs nothing else.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -72,7 +75,7 @@ def start(world: World, timeout_s: float) -> torch.device:
     else:
         _prepare_cpu(world)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    os.environ.update(rendezvous(world))
+    os.environ.update(place)
     address = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
     # The meeting's own time-out does not hold where the other side is there and does not answer.
     watchdog = Watchdog(world, timeout_s, lambda _: None)
@@ -284,7 +287,7 @@ class Engine:
             )
 
     def _all_reduce(self, values: Tensor) -> Tensor:
-        values = values.to(self.device)
+        values = values.to(self.device, non_blocking=True)  # else the host waits for the device
         if self.world.world_size > 1:
             dist.all_reduce(values)
         return values
@@ -312,6 +315,7 @@ class Engine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
 
 
 def _is_plain(optimizer: Any) -> bool:

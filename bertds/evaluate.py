@@ -51,7 +51,7 @@ def evaluate(trained: Trained, data_root: str | Path) -> dict[str, float]:
     _check_sets(trained, parts, vocabulary)
     share = _share(trained, parts, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = trained.model().to(device, _DTYPES[trained.case.precision])
+    model = trained.model().to(device, _DTYPES[trained.precision])
     return valid_figures(
         {
             name: _sums(model, masked_valid(trained.case, part, vocabulary), share, device)
@@ -98,8 +98,8 @@ def _share(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) 
     row_length = max(facts["valid_row_length"], longest)
     return Share(
         rank=0,
-        world_size=facts["world_size"],
+        world_size=trained.world_size,
         micro_batch_size=case.bertds.run.max_micro_batch_size,
-        row_length=0 if takes_varlen(case.bertds.model, case.precision) else row_length,
+        row_length=0 if takes_varlen(case.bertds.model, trained.precision) else row_length,
         pad_id=vocabulary.pad_id,
     )

@@ -99,8 +99,7 @@ def naming_a_steps_faults(world: World, micro_batch_size: int) -> Iterator[None]
                 "lower optimizer.params.lr, set gradient_clipping, or use bf16; the last "
                 "checkpoint is good"
             ) from error
-        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError):
+        if not _is_full_memory(error):
             raise
         raise MemoryFullError(
             f"process {world.rank} on {socket.gethostname()} ran out of memory in a micro-step of "
@@ -129,6 +128,14 @@ def abandoned_compilations(root: Path | None = None) -> list[str]:
                     "for it: if no process is compiling, delete it"
                 )
     return found
+
+
+def _is_full_memory(error: Exception) -> bool:
+    """By its class, or in the words of the CPU's allocator, CUDA, cuBLAS or NCCL."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _what_happened(error: Exception) -> str:

@@ -76,7 +76,7 @@ def _summary(trained: Trained) -> str:
         f"{case.bertds.title or 'A masked-language model'}: `{family_of(case.bertds.model).name}` "
         f"of {trained.facts['parameters']:,} parameters, pre-trained with bertds for "
         f"{trained.checkpoint.step:,} steps of {case.train_batch_size} sequences in "
-        f"{case.precision} ({versions})."
+        f"{trained.precision} ({versions})."
     )
 
 

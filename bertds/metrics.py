@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import numbers
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,9 +71,9 @@ class MetricsLog:
         ]
         self.show(Summary(value=scalars))
 
-    def flush(self) -> None:
-        """Writes the lines that a full disk has refused, if there is room by now."""
-        self._lines.flush()
+    def sync(self) -> None:
+        """Puts the lines on disk, also those that it has refused so far, if there is room by now."""
+        self._lines.sync()
 
     def text(self, tag: str, markdown: str) -> None:
         """Shows a text in TensorBoard at the last logged step; `metrics.jsonl` does not hold it."""
@@ -124,6 +125,11 @@ class _Lines:
         self._file.close()
         if self._waiting:
             logger.error("%s lacks its last lines: %s", self._path, self._waiting.decode())
+
+    def sync(self) -> None:
+        self.flush()
+        with contextlib.suppress(OSError):  # said where a line is refused
+            os.fsync(self._file.fileno())
 
     def flush(self) -> None:
         try:

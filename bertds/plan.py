@@ -151,8 +151,7 @@ def _memory(
     stage: int, case: Case, corpus: Corpus, gpus: int, split: BatchSplit, *, on_gpu: bool
 ) -> Memory:
     tokens = math.ceil(split.micro_batch_size * corpus.mean_length)
-    varlen = on_gpu and case.precision != "fp32"
-    varlen &= case.bertds.model.attention_probs_dropout_prob == 0
+    varlen = on_gpu and case.bertds.model.fits_varlen(case.precision)
     micro_batch = MicroBatch(
         num_tokens=tokens,
         num_masked=math.ceil(tokens * case.bertds.masking.ratio),

@@ -60,9 +60,16 @@ class Prepared:
                 *(self.run_dir, ", ".join(self.changes)),
             )
 
-    def data_identity(self) -> list[list[str | int]]:
-        """What a resumed run must find as it was: key and length of each set it trains on."""
-        return [[part.shards.index.set_key, part.num_sequences, part.weight] for part in self.train]
+    def parts(self) -> dict[str, list[Part]]:
+        """The sets by their use, as a checkpoint names it."""
+        return {"data": self.train, "valid": [one.part for one in self.valid.values()]}
+
+    def data_identity(self) -> dict[str, list[list[str | int]]]:
+        """What a resumed run must find as it was: key, length and weight of each of its sets."""
+        return {
+            use: [[part.shards.index.set_key, part.num_sequences, part.weight] for part in parts]
+            for use, parts in self.parts().items()
+        }
 
 
 def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> Prepared:
@@ -79,7 +86,7 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
         ValueError: A shard set is missing or damaged.
         RemoteError: One is behind a URL and cannot be reached.
     """
-    check_device(case)
+    check_device(case, world)
     if case.bertds.run.mlflow is not None:
         check_mlflow()
     _check_resume(case, run_dir)

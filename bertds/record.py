@@ -260,9 +260,9 @@ class Record:
         """
         self._dog.sees("saving", self._state.step)
         keep_last = self._run.case.bertds.run.keep_last
-        state = asdict(self._state) | {"data": self._run.data_identity()}
+        state = asdict(self._state) | self._run.data_identity()
         if self._log is not None:
-            self._log.flush()  # a run that goes on from here does not write them again
+            self._log.sync()  # a run that goes on from here does not write them again
         try:
             checkpoint.save(self._engine, self._run.run_dir, state, keep_last=keep_last, best=best)
         except NotWrittenError as error:
@@ -307,7 +307,10 @@ def _peak_flops(run: Prepared, device: torch.device) -> float:
     """Of all processes: by the card's data sheet, or measured, by all at once as they will work."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     known = peak_flops(device_name(device))
-    one = measured_flops(device, dtypes[run.case.precision]) if known is None else known
+    size = (
+        8192 if device.type == "cuda" else 1024
+    )  # a small product is a GPU's launch, not its rate
+    one = known or measured_flops(device, dtypes[run.case.precision], size)
     return one * run.world.world_size
 
 

@@ -30,7 +30,7 @@ def replacing(path: Path, *, contested: bool = False) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):  # a full disk needs every byte
             temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -47,20 +47,16 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     try:
         yield draft
         for file in draft.iterdir():
-            _sync(file)
-        _sync(draft)
+            sync(file)
+        sync(draft)
         draft.replace(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory last: a rename is not on disk before."""
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file on the disk, or the names in a directory: a rename is not there before."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -59,12 +59,12 @@ def locked(run_dir: Path) -> Iterator[None]:
 def _take(file: int, path: Path) -> None:
     """Hold the file and write who holds it; it stays when released, for others may wait on it."""
     give_up = time.monotonic() + PATIENCE_S
-    while not _flock(file):
+    while (is_ours := _flock(file)) is False:
         if time.monotonic() > give_up:
             raise _refusal(path, _holder(file))
         time.sleep(_POLL_S)
     holder = _holder(file)
-    if holder.get("host", _host()) != _host() and _beats(file):
+    if holder and not (is_ours and holder.get("host", _host()) == _host()) and _beats(file):
         raise _refusal(path, holder)
     os.ftruncate(file, 0)
     content = {"host": _host(), "pid": os.getpid(), "since": now()}
@@ -72,8 +72,8 @@ def _take(file: int, path: Path) -> None:
     os.fsync(file)
 
 
-def _flock(file: int) -> bool:
-    """Whether the kernel gives it to us, or has no say on this file system."""
+def _flock(file: int) -> bool | None:
+    """Whether the kernel gives it to us; None where it has no say on this file system."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,6 +81,7 @@ def _flock(file: int) -> bool:
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
+        return None
     return True
 
 

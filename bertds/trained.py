@@ -71,6 +71,18 @@ class Trained:
             checkpoint=_choose(run_dir, checkpoint),
         )
 
+    @property
+    def precision(self) -> str:
+        """That the checkpoint was trained in; the run may have gone on in another."""
+        precision: str = self.checkpoint.manifest["precision"]
+        return precision
+
+    @property
+    def world_size(self) -> int:
+        """Processes that wrote the checkpoint; the run may have gone on with others."""
+        world_size: int = self.checkpoint.manifest["world_size"]
+        return world_size
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, read as in training; marks such as [MASK] are taken as such.
 

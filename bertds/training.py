@@ -269,12 +269,14 @@ def _resume(run: Prepared, engine: Engine) -> TrainState:
     for sentence in [*found.skipped, *(f"changed since the start: {c}" for c in run.changes)]:
         logger.warning("%s", sentence)
     state = checkpoint.load(engine, found)
-    if state.pop("data", None) != run.data_identity():
-        names = ", ".join(part.name for part in run.train)
-        raise CaseError(
-            f"{found.path} was trained on other shards than those that --data now has as {names}: "
-            "point it at those of before, or train into another --out"
-        )
+    for use, identity in run.data_identity().items():
+        if state.pop(use, identity) != identity:
+            names = ", ".join(part.name for part in run.parts()[use])
+            done = "trained" if use == "data" else "validated"
+            raise CaseError(
+                f"{found.path} was {done} on other shards than those that --data now has as "
+                f"{names}: point it at those of before, or train into another --out"
+            )
     return TrainState.of(state)
 
 

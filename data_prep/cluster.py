@@ -21,7 +21,9 @@ _PATIENCE_S = 60  # for the scheduler and the first worker
 
 
 class ClusterError(ChildProcessError):
-    """The cluster is not there, or lost what it was given."""
+    """The cluster is not there, or lost what it was given: the same command continues."""
+
+    code = 70
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from data_prep.rows import Int64s, take_ragged
 WORD_MARK = "▁"
 _BATCH_CHARACTERS = 1 << 20  # given to the library at once: its answers take 100 bytes a token
 _JOINED = 32  # new words in a line of their own
-_MAX_CHARACTERS = 32 << 20  # remembered before the table is begun anew
+# What is remembered before the table is begun anew: some 200 MiB.
+_MAX_CHARACTERS = 32 << 20
+_MAX_WORDS = 1 << 20
 
 
 class LineEncoder:
@@ -46,7 +48,7 @@ class LineEncoder:
         lengths = self._lengths[codes]
         tokens = take_ragged(self._ids, self._starts[codes], lengths)
         token_ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[ends]
-        if self._characters > _MAX_CHARACTERS:
+        if self._characters > _MAX_CHARACTERS or len(self._codes) > _MAX_WORDS:
             self._forget()
         return tokens, np.diff(token_ends, prepend=0)
 

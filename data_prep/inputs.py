@@ -9,12 +9,14 @@ import functools
 import glob
 import hashlib
 import io
+import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, cast
+from typing import Literal
 
 from bertds.data.remote import RemoteFile, file_system, is_url, retried
 from data_prep.arrow_text import check_column, check_end
@@ -23,12 +25,19 @@ from data_prep.json_text import COLUMN
 from data_prep.mds_text import MdsShard, check_file
 
 Kind = Literal["lines", "jsonl", "tar", "arrow", "parquet", "mds"]
+Compression = Literal["none", "gz", "zst"]
 _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".tar": "tar",
     ".arrow": "arrow",
     ".parquet": "parquet",
 }
+
+
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
+_UNREAD = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +67,7 @@ class Source:
 
     path: Path | str
     kind: Kind
-    compression: Literal["none", "gz", "zst"]
+    compression: Compression
     size: int  # bytes, compressed or not
     sha256: str
     column: str = COLUMN
@@ -105,7 +114,7 @@ def open_sources(
     inputs = Inputs(input=inputs) if isinstance(inputs, str) else inputs
     if not str(inputs):
         raise ValueError("there is no text: name some with --input, --from_hf or --from_mds")
-    spool = spool_dir / ".tmp-standard-input"
+    spool = spool_dir / f".tmp-standard-input-{uuid.uuid4().hex}"
     try:
         paths = [path for word in _words(inputs.input) for path in _expand(word, spool)]
         files: list[Path | str | MdsShard] = [*paths, *hf_files(inputs.from_hf)]
@@ -121,7 +130,9 @@ def open_sources(
 
 def _words(spec: str) -> list[str]:
     """The parts between commas; a path that exists may hold commas itself."""
-    return [spec] if spec and Path(spec).exists() else [word for word in spec.split(",") if word]
+    # Not `Path.exists`, which raises where a list is longer than a path may be.
+    is_path = bool(spec) and os.path.exists(spec)  # noqa: PTH110
+    return [spec] if is_path else [word for word in spec.split(",") if word]
 
 
 def _expand(word: str, spool: Path) -> list[Path | str]:
@@ -209,16 +220,19 @@ def _mds_source(shard: MdsShard, column: str) -> Source:
     )
 
 
-def _form_of(path: Path | str) -> tuple[Kind, Literal["none", "gz", "zst"]]:
+def _form_of(path: Path | str) -> tuple[Kind, Compression]:
     """What a name says.
 
     Raises:
         ValueError: That it is what cannot be read so.
     """
-    endings = PurePosixPath(path).suffixes
-    compression: Literal["none", "gz", "zst"] = "none"
-    if endings[-1:] in ([".gz"], [".zst"]):
-        compression = cast("Literal['gz', 'zst']", endings.pop()[1:])
+    name = str(path).partition("?")[0] if isinstance(path, str) else path  # a signed URL
+    endings = [ending.lower() for ending in PurePosixPath(name).suffixes]
+    if endings and endings[-1] in _UNREAD:
+        raise ValueError(f"{path} is packed as {endings[-1]}: unpack it, .gz and .zst are read")
+    compression: Compression = "none"
+    if endings and endings[-1] in _COMPRESSIONS:
+        compression = _COMPRESSIONS[endings.pop()]
     ending = endings[-1] if endings else ""
     if ending == ".tgz":
         ending, compression = ".tar", "gz"

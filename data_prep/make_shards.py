@@ -8,7 +8,8 @@ and the order follow from a hash of each line; the bytes depend on text, tokeniz
 alone, not on who does the tasks: this process, others beside it, or a Dask cluster. Disk is about
 three times the shards while it runs.
 
-Memory is some 400 MiB a worker: 80 MiB and some ten times the rows of a group, at most 32 MiB.
+Memory is some 400 MiB a worker, 80 MiB and some ten times the rows of a group, at most 32 MiB, and
+where words hardly repeat 200 MiB more for the table of those seen.
 A row is 28 bytes and its ids, two bytes each or four. Groups cannot be more than the buckets, which
 the bytes depend on, so from 32 GiB of rows on (some 10 billion tokens) it grows: 80 MiB and
 10 / 1,024 of all rows, 10 GiB for 1 TiB. Copies of one line are all in one group, on top of that.
@@ -33,9 +34,9 @@ from data_prep.cluster import cluster_executor
 from data_prep.gather import Framing, GatherTask, GroupFacts, facts_path, gather, read_facts
 from data_prep.inputs import Inputs, Source, open_sources
 from data_prep.made import MADE_NAME, record_made
-from data_prep.merge import MergeTask, is_merged, merge, plan_shards, read_result
+from data_prep.merge import MergeTask, is_merged, masker_of, merge, plan_shards, read_result
 from data_prep.outputs import Output, output_of
-from data_prep.rows import NUM_BUCKETS
+from data_prep.rows import HEADER_BYTES, NUM_BUCKETS
 from data_prep.scatter import SPLITS, UNMASKABLE, ScatterTask, Split, counts_path, scatter
 from data_prep.shard_options import ShardOptions, recipe_of, set_key_of
 from data_prep.sources import cut_chunks, no_text
@@ -80,6 +81,8 @@ def make_shards(
     """
     tokenizer = Tokenizer.load(tokenizer_path)
     framing = options.framing(tokenizer)
+    if options.masking is not None:
+        masker_of(options.masking, tokenizer)  # what it refuses is refused before the work
     splits = SPLITS if options.valid_fraction else SPLITS[:1]
     output = output_of(out)
     with (
@@ -158,7 +161,8 @@ class _Run:
     def gather(self, framing: Framing) -> None:
         """Parts to groups of buckets; how many follows from the size of the parts."""
         (self.work / "groups").mkdir(exist_ok=True)
-        wanted = sum(part.stat().st_size for part in self.parts) // GROUP_BYTES
+        # Of their rows: how many parts there are follows from the files that the text lies in.
+        wanted = sum(part.stat().st_size - HEADER_BYTES for part in self.parts) // GROUP_BYTES
         num_groups = min(NUM_BUCKETS, max(8, 1 << wanted.bit_length()))
         width = NUM_BUCKETS // num_groups
         self.groups = [self.work / "groups" / f"{number:04d}" for number in range(num_groups)]

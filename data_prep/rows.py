@@ -30,6 +30,8 @@ ROW = np.dtype(
     ]
 )
 _STARTS = np.dtype(("<i8", (2, NUM_BUCKETS + 1)))
+HEADER_BYTES = _STARTS.itemsize
+"""Of a file of rows, whatever is in it."""
 
 Table = npt.NDArray[np.void]
 Int64s = npt.NDArray[np.int64]

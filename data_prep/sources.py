@@ -23,9 +23,9 @@ from typing import IO, Literal, cast
 
 from data_prep.arrow_text import arrow_lines
 from data_prep.inputs import Source, open_binary
-from data_prep.json_text import COLUMN, text_of_json
+from data_prep.json_text import COLUMN, MAX_JSON_BYTES, text_of_json
 from data_prep.mds_text import mds_lines
-from data_prep.streams import Reader
+from data_prep.streams import Reader, ZstdFrames
 from data_prep.tar_text import tar_lines
 
 CHUNK_BYTES = 4 << 20  # a longer line is cut there, and goes on as the next one
@@ -34,6 +34,7 @@ _TAIL_BYTES = 64 << 10  # looked through for the last end of line
 MAX_WORD_CHARACTERS = 4096  # a longer run without a blank is cut by blanks
 
 NO_TEXT = "lines that are no JSON with a text"
+LONG = "long lines cut"
 
 # Control characters that are no white space, and the byte order mark.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
@@ -66,17 +67,16 @@ class Stretch:
 def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
     """The bytes of a source in chunks of whole lines, and how far into the file each leads.
 
-    Only a line over `CHUNK_BYTES` is split between chunks.
+    Only a line over `CHUNK_BYTES` is split between chunks; one of JSON if it is over `MAX_JSON_BYTES`.
 
     Raises:
         ValueError: The file is not what its name says, or is damaged or cut off.
         RemoteError: It is behind a URL and cannot be read.
     """
-    rest = b""
+    rest, longest = b"", _longest_line(source)
     for piece, position in _pieces(source):
         rest += piece
-        while len(rest) > CHUNK_BYTES:
-            length = _cut_length(rest)
+        while length := _cut_length(rest, longest):
             yield rest[:length], position
             rest = rest[length:]
     if rest:
@@ -97,7 +97,8 @@ def cut_chunks(source: Source) -> Iterator[tuple[bytes | Stretch, int]]:
         while start < source.size:
             stop = source.size
             if stop - start > CHUNK_BYTES:
-                stop = start + _found_cut(file, start)
+                length = _found_cut(file, start, _longest_line(source))
+                stop = start + length if length else stop
             yield Stretch(path=source.path, start=start, stop=stop), stop
             start = stop
 
@@ -110,8 +111,8 @@ def clean_lines(
     if lines[-1] == "":
         lines.pop()
     counts["lines"] += len(lines)
-    if len(chunk) > CHUNK_BYTES - 4 and not chunk.endswith(b"\n"):
-        counts["long lines cut"] += 1
+    if kind == "lines" and len(chunk) > CHUNK_BYTES - 4 and not chunk.endswith(b"\n"):
+        counts[LONG] += 1
     counts["byte order marks"] += chunk.count(b"\xef\xbb\xbf")
     counts["NUL characters"] += chunk.count(b"\0")
     counts["carriage returns"] += chunk.count(b"\r")
@@ -187,15 +188,21 @@ def _decompressed(file: io.BufferedReader, source: Source) -> Iterator[IO[bytes]
         except ImportError as error:
             raise ValueError(f"{source.path} needs the package zstandard to be read") from error
         try:
-            with zstandard.ZstdDecompressor().stream_reader(
-                file, read_across_frames=True
-            ) as stream:
-                yield cast("IO[bytes]", stream)
+            yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), _PIECE_BYTES)
         except zstandard.ZstdError as error:
+            if "too much memory" in str(error):
+                raise ValueError(
+                    f"{source.path} needs more than 128 MiB to be unpacked: pack it without --long"
+                ) from error
             raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
 
 
-def _found_cut(file: io.BufferedReader, start: int) -> int:
+def _longest_line(source: Source) -> int:
+    """Bytes at which a line is cut: an object of JSON is of no use in two."""
+    return MAX_JSON_BYTES if source.kind == "jsonl" else CHUNK_BYTES
+
+
+def _found_cut(file: io.BufferedReader, start: int, longest: int) -> int:
     """The `_cut_length` of the file from `start`, mostly from the end of the chunk alone."""
     behind = max(0, CHUNK_BYTES + 1 - _TAIL_BYTES)
     file.seek(start + behind)
@@ -203,17 +210,27 @@ def _found_cut(file: io.BufferedReader, start: int) -> int:
     if end:
         return behind + end
     file.seek(start)
-    return _cut_length(file.read(CHUNK_BYTES + 1))
+    return _cut_length(file.read(longest + 1), longest)
 
 
-def _cut_length(data: bytes) -> int:
-    """Where the first chunk of `data` ends: after the last line that fits, or inside a long one."""
-    end = data.rfind(b"\n", 0, CHUNK_BYTES + 1) + 1
-    if end:
+def _cut_length(data: bytes, longest: int) -> int:
+    """Where the first chunk of `data` ends: after the last line that fits, or inside a long one.
+
+    0: with its end, or further on than `data` leads.
+    """
+    if len(data) <= CHUNK_BYTES:
+        return 0
+    end = data.rfind(b"\n", 0, CHUNK_BYTES + 1) + 1 or data.find(b"\n", CHUNK_BYTES, longest) + 1
+    if end or len(data) <= longest:
         return end
-    end = CHUNK_BYTES
-    while data[end] & 0xC0 == 0x80 and end > CHUNK_BYTES - 4:
-        end -= 1  # not inside a character
+    return _character_end(data, longest)
+
+
+def _character_end(data: bytes, end: int) -> int:
+    """The end, or a little before it, where it is not inside a character."""
+    most = end
+    while data[end] & 0xC0 == 0x80 and end > most - 4:
+        end -= 1
     return end
 
 
@@ -237,8 +254,22 @@ def _json_texts(lines: list[str], counts: Counter[str], column: str) -> list[str
         if text is None:
             counts[NO_TEXT] += 1
         else:
-            texts.append(text)
+            pieces = _short(text)
+            counts[LONG] += len(pieces) - 1
+            texts += pieces
     return texts
+
+
+def _short(text: str) -> list[str]:
+    """The text, cut where it is longer than a line may be, as it would be in a file of lines."""
+    if len(text) <= CHUNK_BYTES // 4:
+        return [text]
+    data, pieces = text.replace("\n", " ").encode(), []
+    while len(data) > CHUNK_BYTES:
+        end = _character_end(data, CHUNK_BYTES)
+        pieces.append(data[:end].decode())
+        data = data[end:]
+    return [*pieces, data.decode()]
 
 
 def _normalised(lines: list[str], counts: Counter[str]) -> list[str]:

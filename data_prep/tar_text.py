@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from data_prep.json_text import text_of_json
+from data_prep.json_text import MAX_JSON_BYTES, text_of_json
 from data_prep.streams import Reader, as_line
 
-MAX_JSON_BYTES = 64 << 20  # is parsed whole
 _MAX_HEADER_BYTES = 1 << 20  # long names and the like
 _BLOCK = 512
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)

@@ -26,7 +26,8 @@ _MADE_PARENT = "made-parent"  # in it, where its parent is not the user's
 def work_dir_of(output: Output, scratch: Path | None) -> Path:
     """Where the unfinished work of an output is; workers elsewhere need the whole path."""
     if scratch is not None:
-        name = hashlib.sha256(str(output).encode()).hexdigest()[:16]
+        place = output.path.absolute() if isinstance(output, Folder) else output
+        name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
         return scratch.absolute() / f"shards-{name}"
     if isinstance(output, Folder):
         return output.path / ".work"

@@ -28,6 +28,13 @@ settings.register_profile("same", derandomize=True, **PROFILE)
 settings.register_profile("new", max_examples=500, **PROFILE)
 settings.load_profile(os.environ.get("BERTDS_HYPOTHESIS", "same"))
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests are of the CPU, on a machine with GPUs too; `-m gpu` are those of one GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 CORPUS = Path(os.environ.get("BERTDS_CORPUS", _BESIDE))
 """Where the real corpus may lie."""

@@ -36,6 +36,7 @@ from bertds.state.fragments import (
     write_fragments,
 )
 from tests.gloo import Workers, run
+from tests.training import train_here
 from tests.weights import read_weights
 
 WORKER = Path(__file__).with_name("checkpoint_worker.py")
@@ -280,3 +281,19 @@ def test_kills_while_saving_lose_nothing(tmp_path: Path) -> None:
 def test_many_kills_while_saving_lose_nothing(tmp_path: Path, stage: int) -> None:
     """A hundred in all."""
     kill_and_resume(tmp_path, kills=25, stage=stage)
+
+
+def test_the_best_gets_its_name_back_after_a_kill(
+    data_root: Path, tmp_path: Path, device: torch.device
+) -> None:
+    """Killed between the checkpoint and its name: no later one may be better, and it is pruned."""
+    settings = "scheduler=null,run.keep_last=1,run.max_steps"
+    assert train_here(data_root, tmp_path, device, f"{settings}=6") == 0
+    run_dir = tmp_path / "case/main"
+    best = run_dir / "checkpoints/best"
+    assert best.read_text() == "step_0000000006\n"
+    best.unlink()
+    still = f"{settings}=8,optimizer.params.lr=1e-30"
+    assert train_here(data_root, tmp_path, device, still) == 0
+    assert [folder.name for folder in folders(run_dir)] == ["step_0000000008", "step_0000000006"]
+    assert named(run_dir, "best") == folder_of(run_dir, 6)

@@ -235,4 +235,18 @@ def test_evaluation_does_not_depend_on_the_cut(device: torch.device, tmp_path: P
 )
 def test_what_a_cpu_cannot_do_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=words):
-        check_device(case_of(tmp_path, **changes))
+        check_device(case_of(tmp_path, **changes), World())
+
+
+def test_fewer_gpus_than_processes_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One alone may be another one for each process, as `srun --gpus-per-task=1` shows them."""
+    case, world = case_of(tmp_path), World(world_size=8, local_size=4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for count in (1, 4, 8):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        check_device(case, world)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(CaseError, match="4 processes on .* see 3 GPUs"):
+        check_device(case, world)

@@ -10,6 +10,8 @@ import torch
 from bertds.__main__ import COMMANDS
 from bertds.command_line import run
 from bertds.evaluate import evaluate
+from bertds.export import model_card
+from bertds.run_dir import read_json, write_json
 from bertds.trained import Trained
 from tests.launching import lines_of
 from tests.trained_runs import NAMES
@@ -47,9 +49,26 @@ def test_figures_do_not_depend_on_the_cut_into_batches(run_dirs, data_root):
         block = trained.case.bertds
         other = block.run.model_copy(update={"max_micro_batch_size": micro})
         case = dataclasses.replace(trained.case, bertds=block.model_copy(update={"run": other}))
-        facts = trained.facts | {"world_size": world_size, "valid_row_length": row_length}
-        cut = dataclasses.replace(trained, case=case, facts=facts)
+        facts = trained.facts | {"valid_row_length": row_length}
+        manifest = trained.checkpoint.manifest | {"world_size": world_size}
+        checkpoint = dataclasses.replace(trained.checkpoint, manifest=manifest)
+        cut = dataclasses.replace(trained, case=case, facts=facts, checkpoint=checkpoint)
         assert evaluate(cut, data_root) == pytest.approx(reference, rel=1e-6)
+
+
+@pytest.mark.dist
+def test_figures_are_those_of_the_checkpoint_whatever_the_run_went_on_as(
+    run_dirs, data_root, tmp_path
+):
+    """A later start in another precision, with other processes, writes `case.json` anew."""
+    run_dir = shutil.copytree(run_dirs["prenorm_of_two"], tmp_path / "case" / "run")
+    content = read_json(run_dir / "case.json")
+    content["resolved"]["world_size"] = 1
+    content["config"]["bf16"] = {"enabled": True}
+    write_json(run_dir / "case.json", content)
+    trained = Trained.open(run_dir, "3")
+    assert evaluate(trained, data_root) == logged(run_dir, 3)
+    assert "sequences in fp32" in model_card(trained)
 
 
 def command(capsys, *arguments: object) -> tuple[int, str, str]:

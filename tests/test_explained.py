@@ -113,6 +113,19 @@ def test_no_memory_left_on_the_device() -> None:
         torch.empty(1 << 45, device="cuda")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL error in: NCCLUtils.hpp:1, Cuda failure 2 'out of memory'",
+    ],
+)
+def test_no_memory_left_in_other_words(words: str) -> None:
+    with pytest.raises(MemoryFullError, match="micro-step of 8"), naming_a_steps_faults(World(), 8):
+        raise RuntimeError(words)
+
+
 def test_a_compilation_that_nobody_finishes_is_named(tmp_path: Path) -> None:
     for name in ("py311_cpu/cpu_adam", "fused_adam", "fused_lion"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,9 +1,11 @@
 """The Kubernetes files: their schemas, and what their containers run, as two nodes of torchrun."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +186,17 @@ def test_pods_prepare_the_data_that_one_machine_does(tmp_path: Path) -> None:
 
     pods = [pod(index) for index in (1, 0)]  # the worker waits for the scheduler
     try:
+        time.sleep(10)
+        os.killpg(pods[1].pid, signal.SIGKILL)  # as an eviction; another comes in its place
+        pods[1].wait()
+        pods[1] = pod(0)
         assert pods[1].wait(timeout=300) == 0
+        assert pods[0].poll() is None
     finally:
         for each in pods:
             each.send_signal(signal.SIGTERM)
             each.wait(timeout=60)
+    assert pods[0].returncode == 143
     subprocess.run([*data_prep, "shard", *words, f"--out={tmp_path / 'one'}"], check=True)
     files = sorted(path.name for path in (tmp_path / "one" / "train").iterdir())
     assert "shard-000000.tar" in files

@@ -201,6 +201,29 @@ def test_a_run_goes_on_with_its_own_shards_only(data_root: Path, tmp_path: Path)
 
 
 @pytest.mark.dist
+def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_path: Path) -> None:
+    """Where training goes on but the figures before and after would be of two texts."""
+    valid = {"one": {"name": "valid"}}
+    data = tmp_path / "data"
+    (tmp_path / "case.json").write_text(json.dumps(BASE))
+    shutil.copytree(data_root, data)
+    shutil.copytree(data_root / "ko", data / "valid")
+    settings = f"scheduler=null,data.valid={json.dumps(valid)},run.max_steps"
+    flags = tmp_path / "case.json", data, tmp_path / "out"
+    assert run(0, *arguments(*flags, f"{settings}=2"))[0] == 0
+    run_dir = tmp_path / "out/case/main"
+    before = read_json(run_dir / "case.json")["resolved"]["guess"]
+    shutil.rmtree(data / "valid")
+    shutil.copytree(data_root / "en", data / "valid")
+    code, output = run(0, *arguments(*flags, f"{settings}=4"))
+    assert code == 2, output
+    assert "was validated on other shards" in output
+    shutil.rmtree(run_dir / "checkpoints")
+    assert run(0, *arguments(*flags, f"{settings}=4"))[0] == 0
+    assert read_json(run_dir / "case.json")["resolved"]["guess"] != before
+
+
+@pytest.mark.dist
 def test_a_loss_that_is_not_finite_ends_the_arm_and_keeps_the_checkpoint(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -71,6 +71,22 @@ def test_text_of_a_run_is_no_markup(tmp_path):
     assert text.count("&lt;script&gt;") >= 4
 
 
+def test_a_link_of_a_text_leads_to_pages_only(tmp_path):
+    links = {
+        "[a](https://huggingface.co/docs)": 'href="https://huggingface.co/docs"',
+        "[b](case2/record.md#x)": 'href="case2/record.md#x"',
+        "[c](javascript:alert(1))": 'href="#"',
+        "[d](java&#115;cript&colon;alert(1))": 'href="#"',
+        "![e](data:text/html,x)": 'src="#"',
+    }
+    write_run(tmp_path, "case1", "arm", lines_of(5))
+    (tmp_path / "case1" / "record.md").write_text("**Verdict:** " + "\n\n".join(links))
+    text = page_of(tmp_path / "case1")
+    for link, expected in links.items():
+        assert expected in text, link
+    assert "cript:" not in text.partition("<script")[0]
+
+
 def test_numbers_that_are_not_numbers_are_gaps(tmp_path):
     lines = lines_of(20)
     lines[4]["loss/train"] = math.nan

@@ -214,6 +214,12 @@ def test_without_shards_the_numbers_must_be_stated(tmp_path: Path) -> None:
         corpus_of(case, tmp_path, sequences=None, mean_length=None, vocab_size=None)
     with pytest.raises(CaseError, match="--sequences"):
         corpus_of(case, tmp_path, sequences=None, mean_length=None, vocab_size=9)
+    both, _ = case_of(tmp_path, {}, "run.num_epochs=2,run.max_steps=100")
+    with pytest.raises(CaseError, match="--sequences"):  # an epoch may be the shorter one
+        corpus_of(both, tmp_path, sequences=None, mean_length=None, vocab_size=9)
+    for wrong in ({"sequences": 0, "mean_length": 30.0}, {"sequences": 9, "mean_length": -5.0}):
+        with pytest.raises(CaseError, match="wanted is at least 1"):
+            corpus_of(case, tmp_path, vocab_size=9, **wrong)
     stated = corpus_of(case, tmp_path, sequences=320, mean_length=None, vocab_size=9)
     assert (stated.sequences, stated.mean_length) == (320, 96.0)
 

@@ -1,5 +1,6 @@
 """A run's directory has one job at a time, whatever became of the one before."""
 
+import errno
 import json
 import os
 import signal
@@ -86,6 +87,19 @@ def test_a_job_on_another_host_is_known_by_its_beat(tmp_path: Path) -> None:
     thread.join()
     with locked(tmp_path):
         assert json.loads(path.read_text())["host"] == os.uname().nodename
+
+
+def test_without_flock_a_job_of_the_same_host_is_known_by_its_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, operation: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", refuse)
+    with locked(tmp_path), pytest.raises(RunLockedError), locked(tmp_path):
+        pass
+    with locked(tmp_path):  # it has ended
+        pass
 
 
 def test_the_holder_beats(tmp_path: Path) -> None:

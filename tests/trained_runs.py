@@ -44,7 +44,7 @@ CASE: dict[str, Any] = {
 
 
 def arm(preset: str, stage: int, **changes: Any) -> dict[str, Any]:
-    model: dict[str, Any] = {"preset": preset}
+    model: dict[str, Any] = {"preset": preset, **changes.pop("model", {})}
     if preset == "modernbert":
         model |= {"local_attention": 8, "max_position_embeddings": 64}
     return {"zero_optimization": {"stage": stage}, "bertds": {"model": model}, **changes}
@@ -59,7 +59,7 @@ ARMS = {
     },
     2: {
         "prenorm_of_two": arm("bert-prenorm", 2),
-        "bert_bf16_of_two": arm("bert", 1, **BF16),
+        "bert_bf16_of_two": arm("bert", 1, model={"positions": "sinusoidal"}, **BF16),
         "modernbert_bf16_of_two": arm("modernbert", 3, **BF16),
     },
 }

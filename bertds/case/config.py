@@ -126,6 +126,15 @@ class ModelConfig(Block):
         """K, the width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    def fits_varlen(self, precision: str) -> bool:
+        """Whether `torch.nn.attention.varlen` computes the model, on a GPU that has it.
+
+        It has no dropout, 16 bits only, and heads of a multiple of 8 numbers, up to 256.
+        """
+        has_dropout = self.attention_probs_dropout_prob > 0
+        fits = self.head_size % 8 == 0 and self.head_size <= 256
+        return precision != "fp32" and not has_dropout and fits
+
 
 PRESETS: dict[str, dict[str, object]] = {
     "bert": {"norm": "post", "hidden_act": "gelu", "layer_norm_eps": 1e-12},

@@ -97,6 +97,8 @@ def apply_setting(content: Json, key: str, value: Any) -> None:
         _check_path(key, parts)
     block = content
     for part in parts[:-1]:
+        if value is None and part not in block:
+            return
         block = block.setdefault(part, {})
         if not isinstance(block, dict):
             raise CaseError(f"--set {key}: {part!r} is not a block, so nothing can be set in it")

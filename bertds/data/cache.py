@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bertds.data.remote import RemoteError, download_checked
 from bertds.data.shard_format import Shard
-from bertds.replacing import sync_directory
+from bertds.replacing import sync
 
 _POLL_S = 0.05
 
@@ -90,7 +90,7 @@ class Cache:
             os.fsync(descriptor)
             with self.locked("room"):  # no count of what is here may miss it under both names
                 part.rename(path)
-            sync_directory(path.parent)
+            sync(path.parent)
         except OSError as error:
             part.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -28,6 +28,7 @@ from bertds.data.shard_format import (
     parse_index,
 )
 from bertds.data.tokenizer import MAX_BYTES
+from bertds.replacing import replacing, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ def _complete(url: str, index: Index, content: bytes, directory: Path) -> None:
     ):
         with _draft(directory) as draft:
             download_checked(f"{url}/{name}", draft, max_bytes, sha256)
+            sync(draft)
             draft.rename(directory / name)
-    with _draft(directory) as draft:
-        draft.write_bytes(content)
-        draft.rename(directory / INDEX_NAME)
+    with replacing(directory / INDEX_NAME) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The shard sets of a case: which sequences are used, and their blocks read and masked."""
 
 import bisect
+import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from bertds.case.config import MaskingConfig
 from bertds.case.file import Case
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.places import Root
-from bertds.data.shard_format import Block
+from bertds.data.shard_format import TOKENIZER_NAME, Block, ShardError
 from bertds.data.shards import ShardSet
 from bertds.data.tokenizer import Tokenizer
 
@@ -126,6 +127,7 @@ class Vocabulary:
         Raises:
             ValueError: Two parts were made with different tokenizers, or only one with [CLS] and
                 [SEP].
+            ShardError: The tokenizer.json beside the shards is not theirs.
         """
         first = parts[0].shards
         for part in parts[1:]:
@@ -139,6 +141,7 @@ class Vocabulary:
                     f"only one of {part.shards.files} and {first.files} has [CLS] and "
                     "[SEP] around its sequences: shard both with --special_tokens, or neither"
                 )
+        _check_tokenizer(first)
         index = first.index
         special = index.special_ids
         return cls(
@@ -164,6 +167,17 @@ class Vocabulary:
             mask_id=self.mask_id,
             unmaskable_ids=self.unmaskable_ids,
             word_starts=starts,
+        )
+
+
+def _check_tokenizer(shards: ShardSet) -> None:
+    """That the file is the one that the index names: a run takes it for its own."""
+    path = shards.directory / TOKENIZER_NAME
+    if not path.is_file():
+        raise ShardError(f"{path} is missing: copy it from where the shards were made")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != shards.index.tokenizer:
+        raise ShardError(
+            f"{path} is not the tokenizer that the shards were made with: copy that one here again"
         )
 
 

@@ -1,7 +1,7 @@
 """The record as one self-contained HTML page: tables, and curves to zoom, hover and switch.
 
 The page asks the network for nothing, and its own policy forbids it to; text of the run files
-cannot become markup. plotly.js, packed, is most of its two megabytes. The same files and the same
+cannot become HTML or script. plotly.js, packed, is most of its two megabytes. The same files and the same
 version of plotly give the same bytes.
 """
 
@@ -10,6 +10,7 @@ import functools
 import gzip
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -49,6 +50,9 @@ MEASURES = """<nav aria-label="horizontal axis"><span>against</span>
 to see it alone</span></nav>
 <noscript><p>The curves need JavaScript; the same ones are in record.md.</p></noscript>
 """
+
+
+_LINK = re.compile(r'\b(href|src)="([^"]*)"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,10 +119,17 @@ def _html(blocks: Sequence[str]) -> str:
     reader = markdown.Markdown(extensions=["tables"])
     reader.preprocessors.deregister("html_block")
     reader.inlinePatterns.deregister("html")
-    written = reader.convert("\n\n".join(blocks))
+    written = _LINK.sub(_harmless, reader.convert("\n\n".join(blocks)))
     return written.replace("<table>", '<div class="wide"><table>').replace(
         "</table>", "</table></div>"
     )
+
+
+def _harmless(link: re.Match[str]) -> str:
+    """A link that leads to a page or a place, or else to nothing: `javascript:` would run."""
+    target = html.unescape(link[2])
+    leads = re.match(r"https?://|[^:]*$", target)
+    return link[0] if leads else f'{link[1]}="#"'
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 r"""`tokenizer.json` and `tokenizer_config.json`, so that a text becomes the ids it had in training.
 
 Two things stood outside the tokenizer there, and are put into it here: [CLS] and [SEP] around a
-sequence, if the shards had them; and, for a tokenizer that cuts at blanks, what `data_prep` does to
-a line (control characters go, white space becomes single blanks, none at the ends). Other
-tokenizers may give white space a meaning of their own and keep it.
+sequence, if the shards had them; and what `data_prep` does to a line (control characters go, NFC,
+white space becomes single blanks, none at the ends). A blank at an end goes only where the tokenizer
+cuts at blanks: others may need the one beside a [MASK], at which the text is cut before it is cleaned.
 """
 
 import json
@@ -26,8 +26,8 @@ def whole_tokenizer(tokenizer: Tokenizer, *, framed: bool) -> Tokenizer:
     content: dict[str, Any] = json.loads(tokenizer.content)
     content |= {"truncation": None, "padding": None}
     content["post_processor"] = _framing(tokenizer) if framed else None
-    if tokenizer.words_are_independent:
-        content["normalizer"] = _cleaning(content.get("normalizer"))
+    strips = tokenizer.words_are_independent
+    content["normalizer"] = _cleaning(content.get("normalizer"), strips=strips)
     whole = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     return Tokenizer.of(whole.encode(), "the run's tokenizer")
 
@@ -75,15 +75,16 @@ def _framing(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _cleaning(normalizer: dict[str, Any] | None) -> dict[str, Any]:
+def _cleaning(normalizer: dict[str, Any] | None, *, strips: bool) -> dict[str, Any]:
     """What `data_prep` does to a line, then what the tokenizer did."""
     steps = [] if normalizer is None else [normalizer]
     if normalizer is not None and normalizer["type"] == "Sequence":
         steps = normalizer["normalizers"]
-    cleaning = [
+    cleaning: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"Regex": _CONTROL}, "content": ""},
         {"type": "NFC"},
         {"type": "Replace", "pattern": {"Regex": _WHITE_SPACE}, "content": " "},
-        {"type": "Strip", "strip_left": True, "strip_right": True},
     ]
+    if strips:
+        cleaning.append({"type": "Strip", "strip_left": True, "strip_right": True})
     return {"type": "Sequence", "normalizers": [*cleaning, *steps]}

@@ -1,8 +1,8 @@
 """Multi-head self-attention over packed tokens, within each sequence only.
 
 Three ways of the same mathematics. `torch.nn.attention.varlen` on CUDA in 16 bits takes the
-cumulative lengths. Elsewhere, and where attention has dropout, which the former lacks, rows of a few
-lengths have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three to
+cumulative lengths. Elsewhere, and where the former cannot (`ModelConfig.fits_varlen`), rows of a few lengths
+have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three to
 five times as fast there as that of `scaled_dot_product_attention`, which takes rows that are too
 long to keep their scores, and CUDA's. Shape letters: `embeddings.py`.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bertds.case.config import ModelConfig
 
+_AMPERE = (8, 0)
 _LONGEST_PRODUCT = 256  # tokens of a row; the scores of longer ones would outgrow the activations
 
 
@@ -42,8 +43,9 @@ def takes_varlen(config: ModelConfig, precision: str) -> bool:
         config: The architecture.
         precision: `bf16`, `fp16` or `fp32`.
     """
-    has_dropout = config.attention_probs_dropout_prob > 0
-    return torch.cuda.is_available() and precision != "fp32" and not has_dropout
+    if not torch.cuda.is_available() or not config.fits_varlen(precision):
+        return False
+    return torch.cuda.get_device_capability() >= _AMPERE
 
 
 @dataclass(frozen=True, slots=True)

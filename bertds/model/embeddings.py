@@ -28,7 +28,9 @@ class Embeddings(nn.Module):
         """(T,) ids and (T,) positions from 0 to (T, D)."""
         hidden_TD = self.tokens(inputs_T)
         if self.positions is not None:
-            hidden_TD = hidden_TD + self.positions(positions_T + self.offset)
+            # DeepSpeed casts parameters to 16 bits, not buffers such as the sinusoids.
+            added_TD = self.positions(positions_T + self.offset)
+            hidden_TD = hidden_TD + added_TD.to(hidden_TD.dtype)
         return self.dropout(self.norm(hidden_TD))
 
 

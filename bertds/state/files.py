@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertds.replacing import replacing, sync_directory
+from bertds.replacing import replacing, sync
 from bertds.state.fragments import CheckpointError, WrittenFile
 
 FORMAT = "bertds-checkpoint"
@@ -170,11 +170,11 @@ def seal(draft: Path, folder: Path, facts: Mapping[str, Any], files: Iterable[Wr
         "files": {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in files},
     }
     write_json(draft / "manifest.json", manifest | {"sha256": _hash_of(manifest)})
-    sync_directory(draft)
+    sync(draft)
     if folder.exists():
         folder.rename(draft_of(folder))
     draft.rename(folder)
-    sync_directory(folder.parent)
+    sync(folder.parent)
 
 
 def draft_of(folder: Path) -> Path:

@@ -8,9 +8,16 @@ set -euo pipefail
 
 port=${SCHEDULER_PORT:-8786}
 if [ "$JOB_COMPLETION_INDEX" != 0 ]; then
-    # It tries again until the scheduler is there, and ends ten minutes after it is gone.
-    exec dask worker "tcp://$SCHEDULER_HOST:$port" --nworkers "${WORKERS:-auto}" --nthreads 1 \
-        --no-dashboard --death-timeout 600
+    # Workers end with their scheduler; a pod 0 that comes again has a new one. Never with 0: an index
+    # that has succeeded is not started again, and the Job ends all pods when it is done.
+    trap 'kill "$!" 2> /dev/null; exit 143' TERM INT
+    while true; do
+        dask worker "tcp://$SCHEDULER_HOST:$port" --nworkers "${WORKERS:-auto}" --nthreads 1 \
+            --no-dashboard --death-timeout 600 &
+        wait "$!" || true
+        sleep 5 &
+        wait "$!" || true
+    done
 fi
 dask scheduler --host "${SCHEDULER_BIND:-0.0.0.0}" --port "$port" --no-dashboard &
 trap 'kill $!' EXIT

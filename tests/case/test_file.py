@@ -521,6 +521,10 @@ def test_null_deletes_and_a_block_replaces(base):
     assert "scheduler" not in case.deepspeed
     assert "bf16" not in case.deepspeed
     assert (case.bertds.masking.ratio, case.resolved["bertds"]["masking"]) == (0.3, {"ratio": 0.3})
+    absent = read_case(
+        base, "one", "run.mlflow.experiment=null,zero_optimization.offload_optimizer.device=null"
+    )
+    assert absent.resolved == read_case(base, "one").resolved
     assert "the key gradient_clipping is missing" in refusal(base, given="gradient_clipping=null")
     assert "the key bertds is missing" in refusal(base, given="bertds=null")
 

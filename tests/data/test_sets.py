@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from bertds.case.config import MaskingConfig
 from bertds.data.sets import MaskedSet, Part, Rows, Vocabulary, join, mean_length_of
+from bertds.data.shard_format import ShardError
 
 STATIC = MaskingConfig(mode="static", copies=2, seed=5)
 
@@ -84,6 +86,18 @@ def test_vocabulary_is_that_of_the_shards(data_root, tokenizer):
     assert vocabulary.size == tokenizer.vocab_size
     assert (vocabulary.pad_id, vocabulary.mask_id) == (0, 4)
     assert vocabulary.unmaskable_ids == tokenizer.unmaskable_ids == (0, 1, 2, 3, 4)
+
+
+def test_the_tokenizer_beside_the_shards_must_be_theirs(data_root, tmp_path):
+    """A run takes it for its own: whole words, `fill`, `export`."""
+    shutil.copytree(data_root / "ko", tmp_path / "ko")
+    path = tmp_path / "ko" / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(ShardError, match="is not the tokenizer that the shards were made with"):
+        Vocabulary.of([Part.open(tmp_path, "ko", 1.0)])
+    path.unlink()
+    with pytest.raises(ShardError, match=r"tokenizer.json is missing"):
+        Vocabulary.of([Part.open(tmp_path, "ko", 1.0)])
 
 
 def read_all(root, name, masking: MaskingConfig, pass_number: int) -> Rows:

@@ -145,6 +145,17 @@ def test_byte_level_words_are_not_independent(tmp_path):
     assert not word_piece(tmp_path / "b").words_are_independent
 
 
+def test_dropout_of_the_file_is_ignored(tmp_path):
+    """It would give a text other ids at each call."""
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={"[PAD]": 0, "[MASK]": 1, "a": 2, "b": 3, "ab": 4}, merges=[("a", "b")])
+    )
+    backend.add_special_tokens(["[PAD]", "[MASK]"])
+    backend.model.dropout = 0.5
+    tokenizer = save(tmp_path / "tokenizer.json", backend)
+    assert tokenizer.encode_batch(["ab"] * 100) == [[4]] * 100
+
+
 def test_padding_and_truncation_of_the_file_are_ignored(tmp_path):
     backend = tokenizers.Tokenizer.from_buffer(metaspace(tmp_path / "a").content)
     backend.enable_padding(length=8)

@@ -30,10 +30,10 @@ from data_prep import train_tokenizer
 from data_prep.gather import Framing, frame
 from data_prep.make_shards import make_shards
 from data_prep.merge import masker_of
-from data_prep.outputs import Store
+from data_prep.outputs import Store, output_of
 from data_prep.shard_options import ShardOptions
 from data_prep.tasks import executor, run_tasks
-from data_prep.work_dir import working
+from data_prep.work_dir import work_dir_of, working
 from tests.shard_faults import faults_of
 
 PLAIN = ShardOptions(special_tokens=False)
@@ -306,6 +306,31 @@ def test_files_and_compression_do_not_matter(tmp_path, text, tokenizer_path, exp
         make_shards(spec, tokenizer_path, tmp_path / str(number), SMALL_SHARDS, 1)
         assert splits_of(tmp_path / str(number)) == expected
     assert files_of(tmp_path / "0") == files_of(tmp_path / "1")
+
+
+def test_how_many_files_joined_documents_come_from_does_not_matter(
+    tmp_path, text, tokenizer_path, monkeypatch
+):
+    """Where each file of few lines has a header as long as its rows."""
+    monkeypatch.setattr(make_shards_module, "GROUP_BYTES", 16_000)
+    options = ShardOptions(join="documents", shard_bytes=1)
+    (tmp_path / "all").write_text("\n".join(text))
+    for number in range(0, len(text), 10):
+        (tmp_path / f"some-{number}").write_text("\n".join(text[number : number + 10]))
+    for spec in ("all", "some-*"):
+        make_shards(str(tmp_path / spec), tokenizer_path, tmp_path / f"of-{spec[:4]}", options, 1)
+    assert splits_of(tmp_path / "of-all") == splits_of(tmp_path / "of-some")
+
+
+def test_the_work_elsewhere_belongs_to_a_place_and_not_to_its_spelling(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    places = set()
+    for directory in ("one", "two"):
+        monkeypatch.chdir(tmp_path / directory)
+        for out in ("data", "./data", str(tmp_path / directory / "data")):
+            places.add(work_dir_of(output_of(out), tmp_path / "scratch"))
+    assert len(places) == 2
 
 
 def test_the_seed_and_the_text_do(make, text, expected):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep import sources as sources_module
 from data_prep.inputs import open_sources
-from data_prep.sources import MAX_WORD_CHARACTERS, clean_lines, read_chunks
+from data_prep.sources import MAX_WORD_CHARACTERS, clean_lines, cut_chunks, read_chunks
 
 TEXT = "첫 줄\nsecond line\n\n끝"
 
@@ -59,6 +59,9 @@ def json_lines(text):
         ("a.jsonl", json_lines(TEXT).encode()),
         ("a.b.jsonl.gz", zipped(json_lines(TEXT).encode())),
         ("a.jsonl.zst", zstandard.compress(json_lines(TEXT).encode())),
+        ("a.json.zstd", zstandard.compress(json_lines(TEXT).encode())),
+        ("A.NDJSON.GZ", zipped(json_lines(TEXT).encode())),
+        ("mark.jsonl", b"\xef\xbb\xbf" + json_lines(TEXT).encode()),
     ],
 )
 def test_every_form_gives_the_same_lines(tmp_path, name, content):
@@ -85,6 +88,39 @@ def test_lists_and_globs(tmp_path):
     assert read(tmp_path / "c,d.txt", tmp_path) == ["c,d.txt"]
     both = f"{tmp_path}/a.txt,{tmp_path}/b.txt,{tmp_path}/a.txt"
     assert sorted(read(both, tmp_path)) == ["a.txt", "b.txt"]
+
+
+def test_a_list_may_be_longer_than_a_path(tmp_path):
+    names = [f"part-{number:05d}-of-00400.txt" for number in range(400)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    assert sorted(read(",".join(str(tmp_path / name) for name in names), tmp_path)) == names
+
+
+@pytest.mark.parametrize("name", ["a.txt.xz", "a.BZ2", "a.zip", "a.jsonl.lz4"])
+def test_what_is_packed_otherwise_is_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=rf"{name} is packed as .*: unpack it"):
+        read(tmp_path / name, tmp_path)
+
+
+def test_a_long_document_of_json_is_cut_as_the_same_text_in_a_file_of_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources_module, "CHUNK_BYTES", 3000)
+    texts = ["가나다 " * 1000, "short", "word " * 1500 + "end", "", "last"]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    (tmp_path / "b.jsonl").write_text(json_lines("\n".join(texts)))
+    (tmp_path / "c.jsonl.gz").write_bytes(zipped(json_lines("\n".join(texts)).encode()))
+    expected = read(tmp_path / "a.txt", tmp_path)
+    assert len(expected) > 5
+    for name in ("b.jsonl", "c.jsonl.gz"):
+        assert read(tmp_path / name, tmp_path) == expected
+        with open_sources(str(tmp_path / name), tmp_path) as (source,):
+            where = [stop for _, stop in cut_chunks(source)]
+            assert where == sorted(where)
+            whole = b"".join(
+                one if isinstance(one, bytes) else one.read() for one, _ in cut_chunks(source)
+            )
+        assert whole.count(b"\n") == len(texts) - 1
 
 
 def test_the_order_of_files_does_not_matter(tmp_path):
@@ -119,6 +155,9 @@ def test_no_bytes_at_all_is_refused(tmp_path, name):
         ("a.gz", b"no gzip"),
         ("a.gz", zipped(TEXT.encode() * 9)[:20] + b"x" * 40),
         ("a.zst", b"no zstandard"),
+        ("a.zst", zstandard.compress(TEXT.encode() * 9)[:-1]),
+        ("a.zst", zstandard.compress(TEXT.encode() * 9)[:9]),
+        ("a.zst", zstandard.compress(TEXT.encode() * 9) + b"rest"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -102,16 +103,25 @@ def test_cleaning_is_that_of_the_shards_for_any_character(tokenizer_path):
     assert whole.encode_batch(texts) == expected
 
 
-def test_a_foreign_tokenizer_keeps_its_own_white_space():
+def test_a_foreign_tokenizer_cleans_a_text_too_but_keeps_the_blank_beside_a_mask():
+    """One of bytes, for which a blank is a token: ids as in the shards, of any text in between."""
     import tokenizers
 
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    names = ["<pad>", "<mask>", *alphabet]
     backend = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocab={"<pad>": 0, "<mask>": 1, "Ġ": 2}, merges=[])
+        tokenizers.models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[])
     )
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.post_processor = tokenizers.processors.ByteLevel()
     backend.add_special_tokens(["<pad>", "<mask>"])
     backend.enable_truncation(3)
-    content = backend.to_str().encode()
-    whole = whole_tokenizer(Tokenizer.of(content, "here"), framed=False)
-    assert whole.encode_marked("    <mask>") == [2, 2, 2, 2, 1]
+    tokenizer = Tokenizer.of(backend.to_str().encode(), "here")
+    whole = whole_tokenizer(tokenizer, framed=False)
+    texts = ["the  strange\twolf", unicodedata.normalize("NFD", "한국어 문장"), "a\x00b\u3000c"]
+    cleaned = [clean_lines(f"{text}\n".encode(), "lines", Counter()) for text in texts]
+    expected = tokenizer.encode_batch([line for (line,) in cleaned])
+    assert whole.encode_batch(texts) == expected
+    assert whole.encode_marked("a  <mask> b") == [
+        names.index(one) for one in ("a", "Ġ", "<mask>", "Ġ", "b")
+    ]

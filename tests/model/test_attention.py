@@ -51,6 +51,24 @@ def test_rows_see_their_own_segment_and_window():
     assert segments_of(numbers, torch.tensor([0]), 4, (), 2, torch.float64).groups == ()
 
 
+@pytest.mark.parametrize(
+    ("heads", "changes", "precision", "fits"),
+    [
+        (8, {}, "bf16", True),
+        (8, {}, "fp16", True),
+        (8, {}, "fp32", False),
+        (8, {"attention_probs_dropout_prob": 0.1}, "bf16", False),
+        (128, {}, "bf16", False),  # heads of 6
+        (2, {}, "bf16", False),  # of 384
+    ],
+)
+def test_the_varlen_kernel_is_asked_for_what_it_has(heads, changes, precision, fits):
+    block = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 768}
+    block |= {"num_attention_heads": heads, "attention_probs_dropout_prob": 0.0}
+    config = ModelConfig.model_validate(block | changes)
+    assert config.fits_varlen(precision) == fits
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("preset", ["bert", "bert-prenorm", "modernbert"])
