@@ -68,9 +68,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
         if getattr(backend.model, "dropout", None):
-            backend.model.dropout = (
-                None  # a training aid: the same text would get other ids each time
-            )
+            backend.model.dropout = None  # it gives the same text other ids each time
         backend.no_padding()
         backend.no_truncation()
         special_ids = _special_ids(backend)

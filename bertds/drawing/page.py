@@ -1,8 +1,8 @@
 """The record as one self-contained HTML page: tables, and curves to zoom, hover and switch.
 
 The page asks the network for nothing, and its own policy forbids it to; text of the run files
-cannot become HTML or script. plotly.js, packed, is most of its two megabytes. The same files and the same
-version of plotly give the same bytes.
+cannot become HTML or script. plotly.js, packed, is most of its two megabytes. The same files and the
+same version of plotly give the same bytes.
 """
 
 import base64

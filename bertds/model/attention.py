@@ -1,9 +1,9 @@
 """Multi-head self-attention over packed tokens, within each sequence only.
 
 Three ways of the same mathematics. `torch.nn.attention.varlen` on CUDA in 16 bits takes the
-cumulative lengths. Elsewhere, and where the former cannot (`ModelConfig.fits_varlen`), rows of a few lengths
-have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three to
-five times as fast there as that of `scaled_dot_product_attention`, which takes rows that are too
+cumulative lengths. Elsewhere, and where that kernel cannot (`ModelConfig.fits_varlen`), rows of a
+few lengths have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three
+to five times as fast there as that of `scaled_dot_product_attention`, which takes rows that are too
 long to keep their scores, and CUDA's. Shape letters: `embeddings.py`.
 """
 
