@@ -61,8 +61,7 @@ def turn(
             optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the others need the room
+    torch.cuda.empty_cache()  # the others need the room
     return {**figures(tokens, watch), "padding": 1 - tokens / slots}
 
 

@@ -270,7 +270,8 @@ def _resume(run: Prepared, engine: Engine) -> TrainState:
         logger.warning("%s", sentence)
     state = checkpoint.load(engine, found)
     for use, identity in run.data_identity().items():
-        if state.pop(use, identity) != identity:
+        absent = identity if use == "valid" else None  # which older checkpoints do not hold
+        if state.pop(use, absent) != identity:
             names = ", ".join(part.name for part in run.parts()[use])
             done = "trained" if use == "data" else "validated"
             raise CaseError(

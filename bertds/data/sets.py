@@ -1,7 +1,6 @@
 """The shard sets of a case: which sequences are used, and their blocks read and masked."""
 
 import bisect
-import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +13,7 @@ from bertds.case.file import Case
 from bertds.data.masking import Masker, MaskRule, sequence_keys
 from bertds.data.places import Root
 from bertds.data.shard_format import TOKENIZER_NAME, Block, ShardError
-from bertds.data.shards import ShardSet
+from bertds.data.shards import ShardSet, has_own_tokenizer
 from bertds.data.tokenizer import Tokenizer
 
 Ints = npt.NDArray[np.integer]
@@ -158,9 +157,7 @@ class Vocabulary:
     def masker(self, config: MaskingConfig) -> Masker:
         """The masker of a case's rule over this vocabulary."""
         by_word = config.unit == "word"
-        starts = (
-            Tokenizer.load(self.directory / "tokenizer.json").word_starts() if by_word else None
-        )
+        starts = Tokenizer.load(self.directory / TOKENIZER_NAME).word_starts() if by_word else None
         return Masker(
             rule_of(config),
             vocab_size=self.size,
@@ -175,7 +172,7 @@ def _check_tokenizer(shards: ShardSet) -> None:
     path = shards.directory / TOKENIZER_NAME
     if not path.is_file():
         raise ShardError(f"{path} is missing: copy it from where the shards were made")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != shards.index.tokenizer:
+    if not has_own_tokenizer(shards):
         raise ShardError(
             f"{path} is not the tokenizer that the shards were made with: copy that one here again"
         )

@@ -240,6 +240,12 @@ def _check_totals(place: str, index: Index) -> None:
         )
 
 
+def has_own_tokenizer(shards: ShardSet) -> bool:
+    """Whether the tokenizer.json beside the shards, which must be there, is the index's."""
+    content = (shards.directory / TOKENIZER_NAME).read_bytes()
+    return hashlib.sha256(content).hexdigest() == shards.index.tokenizer
+
+
 def verify_frame(shards: ShardSet) -> list[str]:
     """The faults of a set outside its shards: block table, tokenizer, files of no one."""
     faults = []
@@ -248,7 +254,7 @@ def verify_frame(shards: ShardSet) -> list[str]:
         faults.append(f"{blocks}: its SHA-256 is not the one in the index")
     if not tokenizer.is_file():
         faults.append(f"{tokenizer} is missing")
-    elif hashlib.sha256(tokenizer.read_bytes()).hexdigest() != shards.index.tokenizer:
+    elif not has_own_tokenizer(shards):
         faults.append(f"{tokenizer}: it is not the tokenizer that the index names")
     named = {shard.name for shard in shards.index.shards}
     for path in sorted(shards.directory.glob("*.tar")):

@@ -126,7 +126,7 @@ def _facts(arm: Arm) -> dict[str, str]:
 def _guess(figures: Mapping[str, Any]) -> str:
     """What the validation sets' masked tokens alone give away, nothing read around them."""
     sets = {"": figures, **figures.get("sets", {})}
-    return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items()).strip("; ")
+    return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items())
 
 
 def _guess_of(figures: Mapping[str, float]) -> str:
