@@ -12,11 +12,12 @@ decay, rates, masking, and vocabularies and batch sizes as ratios. The script th
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertds.case.file import read_case
+from bertds.case.file import list_arms, read_case
 from data_prep.record import MERGES as RECORD_MERGES
 from data_prep.record import vocabulary_name
 
@@ -28,7 +29,9 @@ EPOCHS = 4
 SENTENCES = 128
 RECORD_SENTENCES = 1_442_176 + 160_242  # a language, in training and validation
 SCALED_MERGES = {vocabulary_name(count): count // MERGES for count in RECORD_MERGES}
-VALIDATIONS = 12  # in a run
+VALIDATIONS = (
+    12  # in a run; more where it would have none within the steps of its case's shortest arm
+)
 LOG_LINES = 100
 VALID_SHARE = 4  # times what the rule for sentences leaves of a validation set
 
@@ -79,6 +82,7 @@ def scaled(path: Path, arm: str, sentences: int) -> str:
     block, share = case.resolved["bertds"], RECORD_SENTENCES / SENTENCES / sentences
     model, data = block["model"], block["data"]
     epochs = block["run"]["num_epochs"] / EPOCHS
+    validations = max(VALIDATIONS, math.ceil(1.5 * _largest_batch(path) / case.train_batch_size))
     settings: dict[str, Any] = {
         "bf16.enabled": False,
         "train_batch_size": case.train_batch_size // BATCH,
@@ -91,7 +95,7 @@ def scaled(path: Path, arm: str, sentences: int) -> str:
         },
         "run.num_epochs": epochs,
         "run.log_every": _interval(epochs / LOG_LINES),
-        "run.eval_every": _interval(epochs / VALIDATIONS),
+        "run.eval_every": _interval(epochs / validations),
         "run.save_every": _interval(epochs / 8),
         "run.keep_last": 1,
     }
@@ -99,6 +103,11 @@ def scaled(path: Path, arm: str, sentences: int) -> str:
         if key.endswith("_epochs"):
             settings[f"scheduler.params.{key}"] = value / EPOCHS
     return ",".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def _largest_batch(path: Path) -> int:
+    """Whose arm makes the fewest steps in as many epochs."""
+    return max(read_case(arm.path, arm.run_arm).train_batch_size for arm in list_arms(path))
 
 
 def _part(one: dict[str, Any], share: float) -> dict[str, Any]:

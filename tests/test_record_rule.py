@@ -49,3 +49,19 @@ def test_the_rule_keeps_what_the_arms_of_a_case_differ_in(jobs):
         for one, other in zip(small.bertds.data.train, shipped.bertds.data.train, strict=True):
             assert one.fraction == pytest.approx(other.fraction * share, abs=1e-6)
             assert one.name.split("/")[1:] == other.name.split("/")[1:]
+
+
+def test_every_arm_is_validated_within_the_steps_of_its_cases_shortest(jobs):
+    """Or there would be nothing to compare at equal steps."""
+    rule = importlib.import_module("record_rule")
+    first: dict[str, list[float]] = {}
+    length: dict[str, list[float]] = {}
+    for job in jobs:
+        settings = rule.scaled(job.arm.path, job.arm.run_arm, SENTENCES)
+        small = read_case(job.arm.path, job.arm.run_arm, settings)
+        run, steps_an_epoch = small.bertds.run, 1 / small.train_batch_size  # times the sentences
+        every = float(str(run.eval_every).removesuffix(" epochs"))
+        first.setdefault(job.case.stem, []).append(every * steps_an_epoch)
+        length.setdefault(job.case.stem, []).append(run.num_epochs * steps_an_epoch)
+    for case, steps in first.items():
+        assert max(steps) < min(length[case]), case
