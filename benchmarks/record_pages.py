@@ -14,7 +14,8 @@ from record_rule import SEEDED, VARIANTS
 
 from bertds.case.file import list_arms
 from bertds.drawing.arms import MEASURES, Arm, load_arms
-from bertds.drawing.words import NO_VALUE, table
+from bertds.drawing.words import NO_VALUE, duration, table
+from bertds.full_record import case_directories
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = tuple(one.name for one in VARIANTS if one.name.startswith("seed"))
@@ -24,14 +25,18 @@ Key = Literal["loss/valid", "acc/valid"]
 Corpus = Mapping[str, Mapping[str, int]]
 
 
-def introduction(runs: Path) -> str:
-    """What stands above the index."""
+def readme(runs: Path, summary: str, index: str) -> str:
+    """The record's first page: what a person wrote of all cases, the index, and how it was made."""
     whose = (
         "The record is what one person wrote down of eleven comparisons, made by hand in four weeks on two "
         "GPUs, over 1.6 million sentences each of Korean and English; this project began with it. Here its "
         "cases run on other text, both sources in the public domain: reviews of films in Korean (NSMC, "
         "`e9t/nsmc`) and sentences of 76 works in English, most of them novels (Standard Ebooks), 400,000 "
         "lines each. So orders of arms can be compared with the record's, figures cannot."
+    )
+    curves = (
+        "A case's page has its settings, figures, plots and verdict; [record.html](record.html), opened "
+        "in a browser, has all curves to zoom."
     )
     rule = (
         "At a small scale, by one rule for every case (`benchmarks/record_rule.py`): widths a quarter "
@@ -47,7 +52,21 @@ def introduction(runs: Path) -> str:
         "`python benchmarks/record_publish.py --runs runs/record`; `make record-check` draws all of "
         "it again from the committed `metrics.jsonl.gz` and fails on a difference."
     )
-    return "\n\n".join(["# The record", whose, rule, made, *_missing(runs), *_seeds(runs), ""])
+    blocks = ["# The record", whose, summary.strip(), "## Cases", curves, index.strip()]
+    blocks += ["## How it was made", rule, made, *_costs(runs), *_missing(runs)]
+    return "\n\n".join([*filter(None, blocks), "## The spread of seeds", *_seeds(runs)]) + "\n"
+
+
+def _costs(runs: Path) -> list[str]:
+    """How long each variant's own runs took."""
+    rows = []
+    for variant in VARIANTS:
+        cases = case_directories(runs / variant.name)
+        own = [arm for case in cases for arm in _arms(case) if not arm.same_as]
+        if own:
+            took = duration(sum(arm.reached("seconds") for arm in own))
+            rows.append([variant.name, variant.meaning, f"{len(own)}", took])
+    return [table(("variant", "what it is", "runs", "time, one after another"), rows)]
 
 
 def _missing(runs: Path) -> list[str]:

@@ -4,8 +4,8 @@ python benchmarks/record_publish.py [--runs runs/record --data data/record] [--c
 
 With `--runs`, the figures of all finished runs are copied first: `runs/<variant>/<case>/<arm>/` gets
 `case.json`, `status.json` and `metrics.jsonl.gz`, and `corpus.json` the sizes of the shard sets. Tables,
-plots and page are then drawn from these copies and nothing else; what a person wrote in a case's
-`record.md` from `**Verdict:**` on stays. `--check` draws elsewhere and fails where that differs from
+plots and page are then drawn from these copies and nothing else, but for what a person wrote: in a
+case's `record.md` from `**Verdict:**` on, and of all cases in `summary.md`. `--check` draws elsewhere and fails where that differs from
 what is there: texts in any byte, plots visibly, the page in its figures.
 """
 
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from matplotlib.testing.compare import compare_images
-from record_pages import introduction, more_figures
+from record_pages import more_figures, readme
 from record_rule import VARIANTS
 
 from bertds.data.shards import ShardSet
@@ -88,7 +88,9 @@ def draw(docs: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(first / "record.html", out / "record.html")
         index = (first / "record.md").read_text().partition("\n\n")[2].partition("\n\n")[2]
-        (out / "README.md").write_text(introduction(runs) + index)
+        summary = docs / "summary.md"
+        written = summary.read_text() if summary.exists() else ""
+        (out / "README.md").write_text(readme(runs, written, index))
 
 
 def unpack(packed: Path, runs: Path) -> None:

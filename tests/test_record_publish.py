@@ -135,6 +135,21 @@ def test_a_verdict_stays_and_the_check_passes(docs):
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
+def test_a_summary_stands_above_the_cases_and_under_the_check(docs):
+    (docs / "summary.md").write_text("## What it shows\n\nMuch.\n")
+    assert publish(docs, "--check").stdout.startswith("README.md: not what")
+    assert publish(docs).returncode == 0
+    text = (docs / "README.md").read_text()
+    assert text.index("Much.") < text.index("| case |") < text.index("## How it was made")
+    assert publish(docs, "--check").returncode == 0
+
+
+def test_the_cost_of_a_variant_counts_a_run_once(docs):
+    text = (docs / "README.md").read_text().partition("one after another")[2]
+    counted = dict(re.findall(r"^\| (\w+) \|[^|]*\| (\d+) \|", text, re.MULTILINE))
+    assert counted == {"seed0": "7", "seed1": "4", "seed2": "4", "adamw": "3"}
+
+
 def test_the_check_names_what_the_metrics_do_not_give(docs):
     metrics = docs / "runs/seed0/case6/layers2/metrics.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(metrics.read_bytes()).splitlines()]
