@@ -74,8 +74,7 @@ def main() -> tuple[dict[str, str], Turn]:
     case = read_case(Path(case_file), arm, settings)
     run = prepare(case, Path(shards).parent, Path("runs/bench"), World())
     device = start(run.world, 600.0)
-    size = 8192 if device.type == "cuda" else 512
-    peak = measured_flops(device, torch.bfloat16, size)
+    peak = measured_flops(device, torch.bfloat16)
     course = Course(build(run, device), run.loader.batches(0, 1 << 40), int(steps))
     course.turn()
     facts = {"syncs": synchronisations(course), "peak": str(peak)}

@@ -14,6 +14,8 @@ import torch
 Mark = float | torch.cuda.Event
 
 _MOST_SPANS = 1024  # that wait to be added up, unless the device is further behind
+_PRODUCTS = 3  # of a size, whose fastest counts
+_MEASURING_S = 0.5  # what those of the largest size are expected to take at most
 
 
 class StepClock:
@@ -79,20 +81,31 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def measured_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """Matrix products' FLOP/s of this process, the best of a few: a peak for MFU; 0.1 s on a core.
+def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Matrix products' FLOP/s of this process, the best of a few: a peak for MFU.
 
-    Args:
-        device: Where.
-        dtype: Of the matrices.
-        size: Their side.
+    The matrices grow as long as it takes less than a second in all: on a GPU a small product
+    takes as long as its launch, and a CPU without instructions for bf16 needs seconds for a large one.
     """
-    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    sides = [2**power for power in range(8, 14 if device.type == "cuda" else 11)]
+    rate = 0.0
+    for side in sides:
+        operations = 2 * side**3
+        if rate and _PRODUCTS * operations / rate > _MEASURING_S:
+            break
+        rate = max(rate, operations / min(_product_times(device, dtype, side)))
+    return rate
+
+
+def _product_times(device: torch.device, dtype: torch.dtype, side: int) -> list[float]:
+    """Seconds of some products of square matrices, after one that prepares the kernel."""
+    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    left @ right
     clock = StepClock(device)
     times = []
-    for _ in range(6):
+    for _ in range(_PRODUCTS):
         clock.start()
         left @ right
         clock.ends("product")
         times.append(clock.seconds()["product"])
-    return 2 * size**3 / min(times[1:])  # the first one prepares the kernel
+    return times

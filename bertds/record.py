@@ -307,9 +307,7 @@ def _peak_flops(run: Prepared, device: torch.device) -> float:
     """Of all processes: by the card's data sheet, or measured, by all at once as they will work."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     known = peak_flops(device_name(device))
-    # On a GPU a small product takes as long as its launch.
-    size = 8192 if device.type == "cuda" else 1024
-    one = known or measured_flops(device, dtypes[run.case.precision], size)
+    one = known or measured_flops(device, dtypes[run.case.precision])
     return one * run.world.world_size
 
 

@@ -11,26 +11,16 @@ from bertds.clock import StepClock, measured_flops, peak_memory_gb
 CPU = torch.device("cpu")
 
 
-def test_parts_add_up_and_begin_anew():
+def test_parts_add_up_and_begin_anew_without_what_lies_between(monkeypatch):
+    now = iter([0.0, *(start + part for start in (7.0, 17.0, 27.0) for part in (0, 1, 3))])
+    monkeypatch.setattr(StepClock, "_now", lambda _: next(now))
     clock = StepClock(CPU)
     for _ in range(3):
         clock.start()
-        time.sleep(0.01)
         clock.ends("forward")
-        time.sleep(0.02)
         clock.ends("backward")
-    found = clock.seconds()
-    assert list(found) == ["forward", "backward"]
-    assert 0.03 <= found["forward"] < found["backward"]
+    assert clock.seconds() == {"forward": 3.0, "backward": 6.0}
     assert clock.seconds() == {}
-
-
-def test_what_lies_between_parts_does_not_count():
-    clock = StepClock(CPU)
-    time.sleep(0.05)
-    clock.start()
-    clock.ends("forward")
-    assert clock.seconds()["forward"] < 0.05
 
 
 class Device:
@@ -104,4 +94,20 @@ def test_marks_of_a_gpu_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_and_matrix_rate_are_of_a_real_machine():
     assert 0.05 < peak_memory_gb(CPU) < 1000
-    assert 1e8 < measured_flops(CPU, torch.float32, size=256) < 1e15
+    assert 1e8 < measured_flops(CPU, torch.float32) < 1e15
+
+
+@pytest.mark.parametrize(("device", "largest"), [("cpu", 1024), ("cuda", 8192)])
+@pytest.mark.parametrize("rate", [4e8, 1e9, 5e10, 1e15])
+def test_no_start_waits_for_the_measured_rate(monkeypatch, device, largest, rate):
+    """A CPU that emulates bf16 makes 1e9 operations a second, and one of 1024 takes 2 s there."""
+    sides = []
+
+    def product_times(_device, _dtype, side):
+        sides.append(side)
+        return [2 * side**3 / rate] * 3
+
+    monkeypatch.setattr(clock_module, "_product_times", product_times)
+    assert measured_flops(torch.device(device), torch.bfloat16) == pytest.approx(rate)
+    assert sum(4 * 2 * side**3 / rate for side in sides) < 1.0
+    assert sides[-1] == largest or 3 * 2 * (2 * sides[-1]) ** 3 / rate >= 0.5
