@@ -17,13 +17,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from data_prep.tasks import LostWorkersError
+
 _PATIENCE_S = 60  # for the scheduler and the first worker
-
-
-class ClusterError(ChildProcessError):
-    """The cluster is not there, or lost what it was given: the same command continues."""
-
-    code = 70
 
 
 @contextlib.contextmanager
@@ -35,7 +31,7 @@ def cluster_executor(scheduler: str, shared: Path) -> Iterator[tuple[Executor, i
         shared: An existing directory that all workers must see and write.
 
     Raises:
-        ClusterError: There is no such scheduler, or no worker, or a task killed its workers.
+        LostWorkersError: There is no such scheduler, or no worker, or a task killed its workers.
         ValueError: Dask is not installed, or the workers lack this program or the directory.
     """
     try:
@@ -62,14 +58,14 @@ def _connected(distributed: Any, scheduler: str) -> Iterator[Any]:
     try:
         client = distributed.Client(scheduler, timeout=_PATIENCE_S, set_as_default=False)
     except OSError as error:
-        raise ClusterError(
+        raise LostWorkersError(
             f"no Dask scheduler answers at {scheduler}: start `dask scheduler`"
         ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=_PATIENCE_S)
         except TimeoutError as error:
-            raise ClusterError(
+            raise LostWorkersError(
                 f"the Dask scheduler at {scheduler} has no worker: start `dask worker {scheduler} "
                 "--nworkers N --nthreads 1` on the hosts"
             ) from error
@@ -82,12 +78,12 @@ def _sentences(distributed: Any, scheduler: str) -> Iterator[None]:
     try:
         yield
     except distributed.scheduler.KilledWorker as error:
-        raise ClusterError(
+        raise LostWorkersError(
             "a task was given to one worker after the other and none survived it, perhaps for want "
             "of memory: the same command continues, with fewer workers a host each has more"
         ) from error
     except concurrent.futures.CancelledError as error:
-        raise ClusterError(
+        raise LostWorkersError(
             f"the Dask scheduler at {scheduler} was lost: start it and its workers again, then the "
             "same command continues"
         ) from error

@@ -77,7 +77,7 @@ def make_shards(
         ValueError: An option or a file is not as it must be, or the text leaves a split empty.
         FileExistsError: `out` holds something else.
         RemoteError: A server does not give or take a file; the same command continues.
-        ChildProcessError: Workers were lost; the same command continues.
+        LostWorkersError: Workers were lost; the same command continues.
     """
     tokenizer = Tokenizer.load(tokenizer_path)
     framing = options.framing(tokenizer)

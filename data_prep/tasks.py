@@ -22,6 +22,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class LostWorkersError(ChildProcessError):
+    """Whoever did the work is gone: the same command continues."""
+
+    code = 70
+
+
 def default_workers() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -32,7 +38,7 @@ def executor(workers: int) -> Iterator[Executor]:
     """An executor of so many processes; with one worker, this process itself.
 
     Raises:
-        ChildProcessError: A worker was killed.
+        LostWorkersError: A worker was killed.
     """
     if workers < 1:
         raise ValueError(f"--workers is {workers}, at least 1 is wanted")
@@ -45,7 +51,7 @@ def executor(workers: int) -> Iterator[Executor]:
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise ChildProcessError(
+        raise LostWorkersError(
             "a worker process was killed, perhaps for want of memory: the same command continues, "
             "with fewer --workers it needs less"
         ) from error

@@ -14,10 +14,10 @@ import pytest
 from data_prep import make_shards as make_shards_module
 from data_prep import sources as sources_module
 from data_prep import train_tokenizer
-from data_prep.cluster import ClusterError, cluster_executor
+from data_prep.cluster import cluster_executor
 from data_prep.make_shards import make_shards
 from data_prep.shard_options import ShardOptions
-from data_prep.tasks import run_tasks
+from data_prep.tasks import LostWorkersError, run_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ShardOptions(special_tokens=False, shard_bytes=1)  # a shard for each block
@@ -193,7 +193,7 @@ def test_what_cannot_work_is_one_sentence(cluster, tmp_path, monkeypatch):
     refused(ZeroDivisionError, "zero", cluster.address, tmp_path, fail)
     monkeypatch.setattr("data_prep.cluster._PATIENCE_S", 0.5)
     nobody = "tcp://127.0.0.1:9"
-    refused(ClusterError, f"no Dask scheduler answers at {nobody}:", nobody, tmp_path)
+    refused(LostWorkersError, f"no Dask scheduler answers at {nobody}:", nobody, tmp_path)
     refused(ValueError, "--scheduler is '10.0.0.1', wanted is", "10.0.0.1", tmp_path)
     monkeypatch.setattr("data_prep.cluster._shares", Path.is_dir)  # which the file there is not
     words = r"Dask workers .* cannot write in .* by --scratch"
@@ -214,6 +214,6 @@ def test_a_scheduler_that_dies_is_one_sentence(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr("data_prep.cluster._PATIENCE_S", 0.5)
             words = "has no worker: start `dask worker tcp://"
-            refused(ClusterError, words, cluster.address, tmp_path)
+            refused(LostWorkersError, words, cluster.address, tmp_path)
         cluster.add_worker("c", "--nthreads=1")
-        refused(ClusterError, "was lost: start it and its", cluster.address, tmp_path, outlive)
+        refused(LostWorkersError, "was lost: start it and its", cluster.address, tmp_path, outlive)

@@ -32,7 +32,7 @@ from data_prep.make_shards import make_shards
 from data_prep.merge import masker_of
 from data_prep.outputs import Store, output_of
 from data_prep.shard_options import ShardOptions
-from data_prep.tasks import executor, run_tasks
+from data_prep.tasks import LostWorkersError, executor, run_tasks
 from data_prep.work_dir import work_dir_of, working
 from tests.shard_faults import faults_of
 
@@ -595,8 +595,10 @@ def test_a_tokenizer_without_the_tokens_that_are_asked_for_is_refused(make, text
 
 
 def test_a_killed_worker_is_one_sentence():
-    with pytest.raises(ChildProcessError, match="a worker process was killed"), executor(2) as pool:
+    words = "a worker process was killed"
+    with pytest.raises(LostWorkersError, match=words) as caught, executor(2) as pool:
         list(run_tasks(pool, 2, os._exit, [1]))
+    assert caught.value.code == 70
 
 
 def test_no_worker_outlives_a_killed_parent(tmp_path):
