@@ -176,7 +176,13 @@ def _check_fits(case: Case, parts: list[Part], vocabulary: Vocabulary) -> None:
             f"with {vocabulary.size} ids: leave the key out, or point at other shards"
         )
     for part in parts:
-        longest = part.shards.index.max_length
+        longest, cut_at = part.shards.index.max_length, part.shards.index.seq_len
+        if longest == cut_at < seq_len:
+            logger.warning(
+                "data.seq_len is %d, but the lines in %s were cut into pieces of %d tokens: for "
+                "longer ones make shards with --seq_len %d",
+                *(seq_len, part.shards.files, cut_at, seq_len),
+            )
         if longest > seq_len:
             raise CaseError(
                 f"data.seq_len is {seq_len}, but {part.shards.files} holds a sequence of "

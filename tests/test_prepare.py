@@ -42,6 +42,23 @@ def test_longer_sequences_than_the_case_takes(data_root: Path, tmp_path: Path) -
     assert "raise it, or make shards with --seq_len 4" in said
 
 
+def test_shards_that_were_cut_shorter_than_the_case_takes(
+    data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on as it must, but the length that is asked for is nowhere."""
+    path, data = tmp_path / "cut.json", tmp_path / "data"
+    path.write_text(json.dumps(BASE))
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, data / name)
+    prepare(read_case(path, "main"), data, tmp_path / "out", World())
+    assert "were cut" not in told.text
+    longest = json.loads((data / "en/index.json").read_text())["max_length"]
+    change_index(data / "en", seq_len=longest)
+    prepare(read_case(path, "main"), data, tmp_path / "out", World())
+    assert f"en were cut into pieces of {longest} tokens: for longer ones make shards" in told.text
+    assert told.text.count("were cut") == 1
+
+
 def test_fewer_sequences_than_a_batch(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", "train_batch_size=100000")
     assert "fewer than one batch of 100000: lower train_batch_size or add text" in said
