@@ -1,7 +1,8 @@
 """What the published record says beside each case's own figures: spread, costs, other variants.
 
 `spread` is the largest less the smallest of three seeds. A difference of two arms is `decided` where it
-is more than twice that, the rule of every verdict. Validation figures are the last ones by a cost.
+is more than twice that, the rule of every verdict. Figures at a cost are on the line between two
+validations.
 """
 
 import math
@@ -148,13 +149,16 @@ _WORD = {"step": "steps", "epoch": "epochs", "tokens": "tokens", "seconds": "tim
 def _column(seeds: Sequence[Sequence[Arm]], key: Key, measure: Any, limit: float) -> dict[str, str]:
     """What is said of each arm at an equal cost."""
     figures = _at_equal(seeds, key, measure)
-    best = min(figures.values()) if key == "loss/valid" else max(figures.values())
+    known = [figure for figure in figures.values() if math.isfinite(figure)]
+    best = (min if key == "loss/valid" else max)(known, default=math.nan)
     cells = {}
     for name, figure in figures.items():
         apart = figure - best
         word = "decided" if abs(apart) > limit else "undecided"
         digits = DIGITS[key]
         cells[name] = f"{apart:+.{digits}f} {word}" if apart else f"best, {best:.{digits}f}"
+        if not math.isfinite(apart):
+            cells[name] = NO_VALUE
     return cells
 
 
@@ -164,19 +168,12 @@ def _at_equal(seeds: Sequence[Sequence[Arm]], key: Key, measure: Any) -> dict[st
     for arms in seeds:
         cost = min(arm.reached(measure) for arm in arms)
         for arm in arms:
-            found.setdefault(arm.name, []).append(_at(arm, key, measure, cost))
+            found.setdefault(arm.name, []).append(arm.series(key).value_at(measure, cost))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _at(arm: Arm, key: Key, measure: Any, cost: float) -> float:
-    """The last validation by a cost; not a number if there was none."""
-    series = arm.series(key)
-    index = series.index_at(measure, cost)
-    return math.nan if index is None else float(series.values[index])
-
-
 def _final(arm: Arm, key: Key) -> float:
-    return _at(arm, key, "step", math.inf)
+    return arm.series(key).value_at("step", math.inf)
 
 
 def _spread_for(runs: Path, case: str, key: Key) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -102,7 +103,8 @@ class CaseRecord:
 
     def _markdown(self, plots: Mapping[Path, Plot]) -> bytes:
         shown = [
-            f"![{plot.caption}]({path.name})\n\n*{plot.caption}*" for path, plot in plots.items()
+            f"![{plot.caption}]({quote(path.name)})\n\n*{plot.caption}*"
+            for path, plot in plots.items()
         ]
         sections = [
             f"# {self.title}",

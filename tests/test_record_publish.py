@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 from tests.case_runs import config, lines_of, write_run, write_same
@@ -175,6 +177,39 @@ def test_the_check_sees_a_figure_in_a_page_of_any_length_but_no_other_plotly(tmp
         pages[name].write_text(f'{text}<script type="text/plain">{packed}</script>')
     assert differ(pages["a"], pages["b"])
     assert not differ(pages["a"], pages["c"])
+
+
+def test_plots_of_other_sizes_differ(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    differ = importlib.import_module("record_publish")._differ
+    for name, height in (("a", 50), ("b", 54)):
+        matplotlib.image.imsave(tmp_path / f"{name}.png", np.zeros((height, 60, 3)))
+    assert differ(tmp_path / "a.png", tmp_path / "b.png")
+    assert not differ(tmp_path / "a.png", tmp_path / "a.png")
+
+
+def test_sizes_of_sets_on_another_machine_stay(docs, runs, tmp_path):
+    before = (docs / "corpus.json").read_text()
+    assert publish(docs, f"--runs={runs}", f"--data={tmp_path}").returncode == 0
+    assert (docs / "corpus.json").read_text() == before
+
+
+def test_an_arm_without_a_figure_at_a_cost_is_not_compared_there(docs):
+    """It is validated for the first time where another one has ended."""
+    runs = docs / "runs/seed0"
+    shutil.rmtree(runs / "case6")
+    shutil.rmtree(runs / "case7")
+    for arm, steps, every in (("batch64", 400, 100), ("batch256", 100, 10), ("batch1024", 20, 10)):
+        lines = lines_of(steps, loss=2 + 1 / steps, eval_every=every)
+        run = write_run(runs, "case6", arm, lines)
+        packed = gzip.compress((run / "metrics.jsonl").read_bytes())
+        (run / "metrics.jsonl.gz").write_bytes(packed)
+        (run / "metrics.jsonl").unlink()
+    assert publish(docs).returncode == 0
+    decided = (docs / "case6/record.md").read_text().partition("## Whether the arms differ")[2]
+    assert "nan" not in decided
+    assert "| `batch64` | – | – | – | – |" in decided
+    assert decided.count("best, ") == 2 * 4
 
 
 def test_there_must_be_copies(tmp_path):

@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.drawing.arms import load_arms
-from bertds.drawing.curves import Curve, Panel, running_mean, smoothing_window, thinned
+from bertds.drawing.arms import MEASURES, Series, load_arms
+from bertds.drawing.curves import (
+    Curve,
+    Panel,
+    running_mean,
+    settled_limits,
+    smoothing_window,
+    steady,
+    thinned,
+)
 from bertds.drawing.plots import draw_panels
 from bertds.report import write_report
 from tests.case_runs import GUESS, config, lines_of, write_run, write_same
@@ -72,7 +80,7 @@ def test_the_files_of_the_contract(case6):
 
 def test_every_arm_is_in_the_tables_in_the_order_of_numbers(case6):
     record = write_report(case6).record.read_text()
-    for header in (("status", "tokens/s"), ("valid acc", "epoch"), ("validated at step",)):
+    for header in (("status", "tokens/s"), ("valid acc", "epoch"), ("validated at steps",)):
         assert list(rows_by_arm(table_with(record, *header))) == ["layers2", "layers3", "layers10"]
 
 
@@ -119,12 +127,39 @@ def test_arms_are_compared_at_the_last_step_that_all_reached(case6):
     assert (
         "**The arms end at different steps** (`layers2` 40, `layers3` 30, `layers10` 20)" in record
     )
-    rows = rows_by_arm(table_with(record, "validated at step"))
+    rows = rows_by_arm(table_with(record, "validated at steps"))
     for layers in (2, 3, 10):
         falling = 2 + layers / 10 + 6 * math.exp(-20 / 5)
         row = rows[f"layers{layers}"]
         assert row[1:4] == ["2.00", f"{falling:.3f}", f"{falling + 0.25:.3f}"]
         assert row[-1] == "20"
+
+
+def test_arms_validated_elsewhere_are_compared_at_one_place(tmp_path):
+    """Two runs of one curve: a later last validation is no lead at equal steps, epochs or tokens."""
+    write_run(tmp_path, "case2", "often", lines_of(50, log_every=5))
+    write_run(tmp_path, "case2", "seldom", lines_of(84, log_every=12, eval_every=12))
+    record = write_report(tmp_path / "case2").record.read_text()
+    often, seldom = rows_by_arm(table_with(record, "validated at steps")).values()
+    assert often[1] == seldom[1] == "5.00"
+    assert (often[-1], seldom[-1]) == ("50", "48, 60")
+    curve = [2.25 + 6 * math.exp(-step / 5) for step in (48, 50, 60)]
+    assert often[3] == f"{curve[1]:.3f}"
+    assert seldom[3] == f"{curve[0] + (curve[2] - curve[0]) * 2 / 12:.3f}"
+    often, seldom = rows_by_arm(table_with(record, "5.00 epochs: valid loss")).values()
+    assert seldom[1] == seldom[3] == seldom[5]
+    assert float(seldom[1]) == pytest.approx(float(often[1]), abs=0.0011)
+
+
+def test_a_figure_is_on_the_line_between_two_points():
+    at = {measure: np.array([2.0, 4.0, 8.0]) for measure in MEASURES}
+    series = Series(values=np.array([1.0, 2.0, math.nan]), at=at)
+    found = [series.value_at("tokens", cost) for cost in (2, 3, 4)]
+    assert found == [1.0, 1.5, 2.0]
+    assert math.isnan(series.value_at("tokens", 1.9))
+    assert math.isnan(series.value_at("tokens", 5))
+    last = Series(values=np.array([1.0, 2.0]), at={one: at[one][:2] for one in MEASURES})
+    assert last.value_at("step", 100) == 2.0
 
 
 def test_arms_that_end_at_one_step_are_not_warned_of(tmp_path):
@@ -254,6 +289,10 @@ def test_a_failed_arm_is_named_with_its_sentence(case6):
     )
     # A failed arm does not shorten the comparison of the others.
     assert "At equal steps: step 20, the last that all arms but the failed ones reached." in record
+    # And is not at a place where it never was.
+    for header in ("validated at steps", "2.00 epochs: valid loss"):
+        row = rows_by_arm(table_with(record, header))["layers1"]
+        assert set(row[1 if "epochs" in header else 2 : 6]) == {"–"}
 
 
 @pytest.mark.parametrize("number", ["NaN", "null"])
@@ -377,6 +416,35 @@ def test_a_first_fall_and_a_spike_do_not_squash_the_curves():
     pixels = [matplotlib.image.imread(io.BytesIO(image)) for image in images]
     assert pixels[0].shape == pixels[1].shape
     assert np.mean(np.abs(pixels[0] - pixels[1]) > 0.2) < 0.02
+
+
+@pytest.mark.parametrize("count", [100, 2000])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_spike_in_a_curve_of_the_record_does_not_set_its_axes(count, smooth):
+    x = np.arange(1.0, count + 1)
+    calm = 2.0 + np.exp(-x / count * 3)
+    wild = calm.copy()
+    wild[count // 2] = 1000.0
+    limits = [settled_limits([(x, steady(y, smooth=smooth))]) for y in (calm, wild)]
+    assert limits[1] == pytest.approx(limits[0], abs=0.02)
+    assert limits[0][1] < 3
+    gap = calm.copy()
+    gap[10:40] = math.nan
+    assert np.isnan(steady(gap, smooth=smooth)).sum() in range(20, 31)
+
+
+def test_every_point_of_a_short_curve_is_in_the_picture():
+    x, y = np.arange(1.0, 13.0), np.full(12, 3.0)
+    y[6] = 9.0
+    assert settled_limits([(x, steady(y, smooth=True))])[1] > 8.9
+
+
+def test_one_huge_value_spoils_its_own_neighbours_only():
+    values = np.full(100, 2.0)
+    values[5] = 1e17
+    means = running_mean(values, 5)
+    assert (means[8:] == 2.0).all()
+    assert (means[3:8] > 1e15).all()
 
 
 def test_a_curve_of_many_points_is_drawn_with_its_extremes_in_little_time():

@@ -39,6 +39,19 @@ class Series:
         reached = np.flatnonzero(self.at[measure] <= limit)
         return int(reached[-1]) if len(reached) else None
 
+    def value_at(self, measure: Measure, cost: float) -> float:
+        """The value at a cost, on the line between the points on either side of it.
+
+        After the last point it is that one's, before the first it is not a number.
+        """
+        before, at = self.index_at(measure, cost), self.at[measure]
+        if before is None:
+            return math.nan
+        if at[before] == cost or before + 1 == len(at):
+            return float(self.values[before])
+        share = (cost - at[before]) / (at[before + 1] - at[before])
+        return float((1 - share) * self.values[before] + share * self.values[before + 1])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:

@@ -18,6 +18,7 @@ from bertds.drawing.curves import (
     running_mean,
     settled_limits,
     smoothing_window,
+    steady,
 )
 from bertds.drawing.tables import best, state_of, validation_sets
 from bertds.drawing.words import NO_VALUE
@@ -98,8 +99,10 @@ def _panel(
         else series.values
         for _, series in known
     ]
-    shown = [(series.at["step"], mean) for (_, series), mean in zip(known, means, strict=True)]
-    limits = settled_limits(shown) if kind == "figure" else None
+    limits = None
+    if kind == "figure":
+        steadied = [(one.at["step"], steady(one.values, smooth=smooth)) for _, one in known]
+        limits = settled_limits(steadied)
     return {
         "key": key,
         "title": title,

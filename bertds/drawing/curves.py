@@ -16,6 +16,7 @@ __all__ = [
     "running_mean",
     "settled_limits",
     "smoothing_window",
+    "steady",
     "thinned",
 ]
 
@@ -31,6 +32,8 @@ LOG_RATIO = 8.0
 SETTLING_SHARE = 0.05
 # More than the pixels of a panel's width.
 SPANS = 2000
+# Curves of as many points have spikes; of fewer, every point is drawn.
+LONG = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +82,31 @@ def running_mean(values: Floats, window: int) -> Floats:
     the end it loses its right side only, so that the last value is a mean too.
     """
     finite = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(finite)])
     index = np.arange(len(values))
     half = np.minimum(window // 2, index)
-    low, high = index - half, np.minimum(index + half + 1, len(values))
-    means = (sums[high] - sums[low]) / np.maximum(1, counts[high] - counts[low])
+    spans = np.stack([index - half, np.minimum(index + half + 1, len(values))], axis=1).ravel()
+
+    def sums(numbers: Floats) -> Floats:
+        # Each window by itself: of running totals one huge value would leave nothing but its rounding.
+        return np.add.reduceat(np.append(numbers, 0.0), spans)[::2]
+
+    means = sums(np.where(finite, values, 0.0)) / np.maximum(1, sums(finite.astype(np.float64)))
     return np.where(finite, means, np.nan)
+
+
+def steady(values: Floats, *, smooth: bool) -> Floats:
+    """A curve as the limits of its axes want it: without spikes, then smoothed if it is drawn so.
+
+    Each point of a long curve is the median of the five around it, which leaves a curve that falls
+    or rises as it is.
+    """
+    if len(values) >= LONG:
+        near = np.lib.stride_tricks.sliding_window_view(values, 5)
+        lost = np.isnan(near).all(axis=1, keepdims=True)  # of which nanmedian would warn
+        medians = np.nanmedian(np.where(lost, 0.0, near), axis=1)
+        medians[np.ravel(lost)] = np.nan
+        values = np.concatenate([values[:2], medians, values[-2:]])
+    return running_mean(values, smoothing_window(len(values))) if smooth else values
 
 
 def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -98,7 +119,7 @@ def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def settled_limits(shown: Sequence[tuple[Floats, Floats]]) -> tuple[float, float] | None:
-    """Limits that hold every curve from where it has settled, and not its first fall or a spike.
+    """Limits that hold every steady curve from where it has settled, and not its first fall.
 
     None if no curve has a finite value.
     """

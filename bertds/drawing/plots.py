@@ -24,6 +24,7 @@ from bertds.drawing.curves import (
     running_mean,
     settled_limits,
     smoothing_window,
+    steady,
     thinned,
 )
 
@@ -81,10 +82,10 @@ def draw_panels(
             _draw_panel(axes, panel, unit)
         end = _end(curves) / unit.size
         all_axes[0].set_xlim(-0.015 * end, 1.02 * end)
-        shown = [curve for panel in panels for curve in _shown(panel)]
         if y == "figures":
-            _scale_settled(all_axes[0], shown)
+            _scale_settled(all_axes[0], panels)
         else:
+            shown = [curve for panel in panels for curve in _shown(panel)]
             _scale_rates(all_axes[0], shown, log=y == "rates, log")
         _add_legend(figure, all_axes)
         png = io.BytesIO()
@@ -201,8 +202,14 @@ def _colour(curve: Curve) -> str:
     return COLOURS[curve.arm % len(COLOURS)]
 
 
-def _scale_settled(axes: Axes, shown: Sequence[tuple[Floats, Floats]]) -> None:
-    limits = settled_limits(shown)
+def _scale_settled(axes: Axes, panels: Sequence[Panel]) -> None:
+    limits = settled_limits(
+        [
+            (curve.x, steady(curve.y, smooth=panel.smooth))
+            for panel in panels
+            for curve in panel.curves
+        ]
+    )
     if limits is not None:
         axes.set_ylim(*limits)
 

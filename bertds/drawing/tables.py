@@ -27,7 +27,7 @@ END_NOTE = (
     "smooth over; a validation figure is that of the last validation; tokens/s is the median."
 )
 BEST_HEADER = ("arm", "valid loss", "step", "epoch", "valid acc", "step", "epoch")
-STEPS_HEADER = ("arm", "epochs", *FIGURE_NAMES, "validated at step")
+STEPS_HEADER = ("arm", "epochs", *FIGURE_NAMES, "validated at steps")
 
 
 def comparison(arms: Sequence[Arm]) -> list[str]:
@@ -175,11 +175,17 @@ def _end_row(arm: Arm) -> list[str]:
 
 
 def _figure(arm: Arm, key: str, measure: Measure = "step", limit: float = math.inf) -> str:
-    """A figure as it was at `limit`: smoothed if it is a training figure, NaN if it last was."""
+    """A figure as it was at `limit`: smoothed if it is a training figure, NaN if it last was.
+
+    A validation figure at a finite limit is on the line between two validations, since arms are
+    validated at other places. An arm that never came so far has none.
+    """
     series = arm.series(key)
     index = series.index_at(measure, limit)
-    if index is None:
+    if index is None or (math.isfinite(limit) and not arm.reached(measure) >= limit):
         return NO_VALUE
+    if math.isfinite(limit) and not key.endswith("/train"):
+        return decimals(key, series.value_at(measure, limit))
     window = smoothing_window(len(series.values)) if key.endswith("/train") else 1
     last = series.values[max(0, index + 1 - window) : index + 1]
     mean = np.nanmean(last) if np.isfinite(last[-1]) else math.nan
@@ -233,23 +239,28 @@ def _at_equal_steps(arms: Sequence[Arm]) -> list[str]:
     limit = min(arm.reached("step") for arm in sound)
     rows = []
     for arm in arms:
-        validated, passes = arm.series("loss/valid"), arm.series("epoch")
-        at, end = validated.index_at("step", limit), passes.index_at("step", limit)
-        rows.append(
-            [
-                _name(arm),
-                NO_VALUE if end is None else epochs(float(passes.values[end])),
-                *[_figure(arm, key, "step", limit) for key in FIGURES],
-                NO_VALUE if at is None else count(float(validated.at["step"][at])),
-            ]
-        )
+        figures = [_figure(arm, key, "step", limit) for key in FIGURES]
+        came = arm.reached("step") >= limit
+        passed = arm.series("epoch").value_at("step", limit) if came else math.nan
+        around = _around(arm, limit) if came else NO_VALUE
+        rows.append([_name(arm), epochs(passed), *figures, around])
     who = "all arms" if len(sound) == len(arms) else "all arms but the failed ones"
-    note = f"At equal steps: step {count(limit)}, the last that {who} reached."
+    note = (
+        f"At equal steps: step {count(limit)}, the last that {who} reached. Validation figures are on "
+        "the line between the validations on either side of it."
+    )
     return [note, table(STEPS_HEADER, rows)]
 
 
+def _around(arm: Arm, limit: float) -> str:
+    """The steps of the validations on either side of a step, or of the one that is at it."""
+    steps = arm.series("loss/valid").at["step"]
+    sides = [*steps[steps <= limit][-1:], *steps[steps >= limit][:1]]
+    return ", ".join(count(step) for step in dict.fromkeys(sides)) or NO_VALUE
+
+
 def _at_equal_cost(arms: Sequence[Arm]) -> list[str]:
-    """The last validation that every arm had made by equal epochs, tokens and time."""
+    """The validation figures of every arm at equal epochs, tokens and time."""
     words = {"epoch": epochs, "tokens": count, "seconds": duration}
     units = {"epoch": " epochs", "tokens": " tokens", "seconds": ""}
     header, columns = ["arm"], []
@@ -262,7 +273,8 @@ def _at_equal_cost(arms: Sequence[Arm]) -> list[str]:
     if not columns:
         return []
     rows = [[_name(arm), *(_figure(arm, *column) for column in columns)] for arm in arms]
-    return ["At equal epochs, tokens and time: the last validation by then.", table(header, rows)]
+    note = "At equal epochs, tokens and time: on the line between the validations on either side."
+    return [note, table(header, rows)]
 
 
 def _sound(arms: Sequence[Arm]) -> Sequence[Arm]:
