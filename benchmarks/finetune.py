@@ -21,13 +21,14 @@ from tables import publish
 from venvs import python_of
 
 HERE = Path(__file__).resolve().parent
-HEADER = ["model", "task", "labels", "weights", "learning rate", "accuracy", "least-most"]
+HEADER = ["model", "task", "trained on", "tested on", "most frequent label", "weights"]
+HEADER += ["learning rate", "accuracy", "least-most"]
 NOTES = """
-Accuracy on {tests} sentences that are in no training file, as mean and standard deviation over
+Accuracy on sentences that are in no training file, as mean and standard deviation over
 {seeds} seeds, which draw the head, the order, dropout and, of `random weights`, all the rest. Each
 kind has the learning rate of {rates} that did best on a tenth of the training sentences with the
 first seed, {epochs:g} epochs, batch {batch}, linear decay after a tenth of warm-up, weight decay 0.01, fp32,
-and the last weights. Always the most frequent label: {most_frequent:.1%}. transformers {transformers}.
+and the last weights. transformers {transformers}.
 
 `{command}`
 """
@@ -60,6 +61,8 @@ def rows_of(model: Path, task: Path, answer: dict[str, Any]) -> list[list[str]]:
             model.name,
             task.name,
             f"{answer['sizes']['train']:,}",
+            f"{answer['sizes']['test']:,}",
+            f"{answer['most_frequent']:.1%}",
             kind,
             f"{found['rate']:g}",
             told(found["accuracies"]),
@@ -94,9 +97,7 @@ def main() -> None:
     for model, task in (map(Path, pair.split("=", 1)) for pair in options.on):
         answer = answer_of(python, model, task, config)
         rows += rows_of(model, task, answer)
-        notes = NOTES.format(
-            **answer | vars(options) | {"tests": f"{answer['sizes']['test']:,}", "command": command}
-        )
+        notes = NOTES.format(**answer | vars(options) | {"command": command})
         publish(options.name, "Fine-tuning of exported models", HEADER, rows, notes)
 
 

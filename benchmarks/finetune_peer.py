@@ -44,6 +44,16 @@ class Config:
     """Ends a run early, for tests."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A model and a task; `num_labels` are those of training and test together."""
+
+    directory: Path
+    tokenizer: transformers.PreTrainedTokenizerBase
+    num_labels: int
+    config: Config
+
+
 def main() -> None:
     """What the arguments ask for."""
     directory, train, test = map(Path, sys.argv[1:4])
@@ -52,11 +62,12 @@ def main() -> None:
     texts = {"train": read(train), "test": read(test)}
     labels = sorted({label for rows in texts.values() for _, label in rows})
     rows = {name: encode(tokenizer, part, labels) for name, part in texts.items()}
+    contest = Contest(directory, tokenizer, len(labels), config)
     found = {}
     for kind in KINDS:
-        rate = best_rate(directory, kind, tokenizer, rows["train"], config)
+        rate = best_rate(contest, kind, rows["train"])
         accuracies = [
-            accuracy(directory, kind, tokenizer, rows["train"], rows["test"], rate, seed, config)
+            accuracy(contest, kind, rows["train"], rows["test"], rate, seed)
             for seed in config.seeds
         ]
         found[kind] = {"rate": rate, "accuracies": accuracies}
@@ -113,39 +124,20 @@ def make_model(directory: Path, kind: str, num_labels: int, seed: int) -> PreTra
     return model
 
 
-def best_rate(
-    directory: Path,
-    kind: str,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    rows: Rows,
-    config: Config,
-) -> float:
+def best_rate(contest: Contest, kind: str, rows: Rows) -> float:
     """The learning rate that does best on a tenth of the training rows, with the first seed."""
-    if len(config.rates) == 1:
-        return config.rates[0]
+    rates, seed = contest.config.rates, contest.config.seeds[0]
+    if len(rates) == 1:
+        return rates[0]
     tenth = len(rows) // 10
     held, rest = rows[:tenth], rows[tenth:]
-    return max(
-        config.rates,
-        key=lambda rate: accuracy(
-            directory, kind, tokenizer, rest, held, rate, config.seeds[0], config
-        ),
-    )
+    return max(rates, key=lambda rate: accuracy(contest, kind, rest, held, rate, seed))
 
 
-def accuracy(
-    directory: Path,
-    kind: str,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    train: Rows,
-    test: Rows,
-    rate: float,
-    seed: int,
-    config: Config,
-) -> float:
+def accuracy(contest: Contest, kind: str, train: Rows, test: Rows, rate: float, seed: int) -> float:
     """Share of `test` that is right after training on `train`; the last weights are taken."""
-    num_labels = 1 + max(int(str(row["labels"])) for row in train)
-    model = make_model(directory, kind, num_labels, seed)
+    config = contest.config
+    model = make_model(contest.directory, kind, contest.num_labels, seed)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -168,7 +160,7 @@ def accuracy(
             args=arguments,
             train_dataset=train,
             eval_dataset=test,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=DataCollatorWithPadding(contest.tokenizer),
             compute_metrics=lambda found: {
                 "right": float((found.predictions.argmax(-1) == found.label_ids).mean())
             },

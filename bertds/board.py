@@ -6,6 +6,7 @@ those that differ between arms come first. A few records a run, written at its s
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def _layout(valid_sets: Sequence[str]) -> Summary:
 
 def _chart(title: str, tag: str) -> layout_pb2.Chart:
     # Tags are regular expressions that match from the start.
-    content = layout_pb2.MultilineChartContent(tag=[f"{tag}$"])
+    content = layout_pb2.MultilineChartContent(tag=[f"{re.escape(tag)}$"])
     return layout_pb2.Chart(title=title, multiline=content)
 
 

@@ -136,8 +136,8 @@ class Engine:
     device: torch.device
     split: BatchSplit
     seed: int
-    learning_rate: float = field(default=0.0, init=False)
-    """The rate that the last step used."""
+    learning_rate: float | None = field(default=None, init=False)
+    """The rate that the last step used, None before the first one of this engine."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
     """Norm of the last step's gradient before clipping."""
     clock: StepClock = field(init=False)

@@ -197,7 +197,8 @@ def table(plan: Plan, gpus_per_node: int) -> str:
     speed = case.train_batch_size * corpus.mean_length / plan.step_seconds
     # A process reads its lanes whole, also where it shares them with others.
     readers = max(1.0, plan.gpus / plan.lanes)
-    per_node = speed * gpus_per_node / plan.gpus * corpus.bytes_per_token * readers
+    on_host = min(gpus_per_node, plan.gpus)
+    per_node = speed * on_host / plan.gpus * corpus.bytes_per_token * readers
     held = " ".join(f"{title:>{width}}" for title, width in _COLUMNS.items())
     text = f"""\
 {case.name}/{case.arm} on {plan.gpus} x {plan.gpu.name}, {case.precision}
@@ -205,7 +206,7 @@ model    {plan.parameters:,} parameters, {corpus.vocab_size:,} ids
 data     {corpus.mean_length:.1f} tokens a sequence ({corpus.source})
 steps    {plan.steps:,} of {case.train_batch_size} sequences, {plan.tokens:,.0f} tokens
 lanes    {plan.lanes}{_advice(plan)}
-reading  {per_node / 1e6:.2f} MB a second on each host of {gpus_per_node}
+reading  {per_node / 1e6:.2f} MB a second on each host of {on_host}
 time     {plan.step_seconds:.4f} s a step, {plan.hours:.1f} h, {plan.hours * plan.gpus:,.0f} GPU-hours \
 of computing at the stated MFU
 

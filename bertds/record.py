@@ -192,22 +192,33 @@ class Record:
         sums, self._state.since_log = self._state.since_log, Sums()
         if sums.masked == 0:  # the end coincides with a line of before a resume
             return
-        speed = self._throughput.measure(int(self._state.tokens))
         figures = {
-            "lr": self._engine.learning_rate,
             "loss/train": sums.mean_loss,
             "acc/train": sums.accuracy,
-            "grad_norm": float(self._engine.grad_norm or 0.0),
-            "tokens_per_s": speed,
             "padding": 1 - sums.tokens / sums.slots,
-            "mfu": mfu(speed, _flops_per_token(self._run), self._peak_flops),
             "peak_memory": peak_memory_gb(self._engine.device),
             "data_wait": self._data_wait,
-            **self._engine.clock.seconds(),
+            **self._of_the_steps(),
         }
         self._data_wait = 0.0
         self._write(figures)
         self._bar.set_postfix_str(f"loss {sums.mean_loss:.3f} acc {sums.accuracy:.3f}")
+
+    def _of_the_steps(self) -> dict[str, float]:
+        """Rate, norm, speed and times, if the engine has made a step.
+
+        It has not where a run went back over a spike and then passed over all steps up to this line.
+        """
+        speed = self._throughput.measure(int(self._state.tokens))
+        if self._engine.learning_rate is None:
+            return {}
+        return {
+            "lr": self._engine.learning_rate,
+            "grad_norm": float(self._engine.grad_norm or 0.0),
+            "tokens_per_s": speed,
+            "mfu": mfu(speed, _flops_per_token(self._run), self._peak_flops),
+            **self._engine.clock.seconds(),
+        }
 
     def validation(self) -> bool:
         """The validation line; whether it is the best so far."""

@@ -52,6 +52,7 @@ class Trained:
             ValueError: It is no run's directory, or of another version of the program.
             CheckpointError: There is no such checkpoint, or it is damaged.
         """
+        run_dir = run_dir.absolute()
         content = read_json(run_dir / "case.json")
         if "same_as" in content:
             run_dir = run_dir.parent.parent / content["same_as"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -62,6 +63,18 @@ def test_the_layout_names_figures_that_a_run_logs(tmp_path):
         "validation, en": ["loss/valid/en$"],
         "validation, ko": ["loss/valid/ko$"],
     }
+
+
+def test_the_charts_of_a_set_find_its_figures_whatever_its_name(tmp_path):
+    sets = ("ko+en", "a.b", "a_b")
+    write_board(tmp_path, content_of("case6", "layers2", sets=sets))
+    (event,) = read(tmp_path).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    logged = [f"loss/valid/{name}" for name in sets]
+    for name in sets:
+        (pattern,) = charts[f"validation, {name}"]
+        assert [tag for tag in logged if re.match(pattern, tag)] == [f"loss/valid/{name}"]
 
 
 def test_settings_are_hyperparameters_of_their_own_type(tmp_path):

@@ -117,9 +117,11 @@ def test_a_damaged_checkpoint_is_skipped_or_refused(run_dirs, data_root, tmp_pat
 
 
 @pytest.mark.dist
-def test_an_arm_that_is_another_run_is_followed(run_dirs, tmp_path):
+def test_an_arm_that_is_another_run_is_followed(run_dirs, tmp_path, monkeypatch):
     shutil.copytree(run_dirs["bert"], tmp_path / "case1" / "first")
     other = tmp_path / "case2" / "same"
     other.mkdir(parents=True)
     (other / "case.json").write_text('{"case": "case2", "arm": "same", "same_as": "case1/first"}')
     assert Trained.open(other, "latest").run_dir == tmp_path / "case1" / "first"
+    monkeypatch.chdir(other.parent)
+    assert Trained.open(Path("same"), "latest").run_dir == tmp_path / "case1" / "first"

@@ -71,6 +71,21 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     assert "going back to the last checkpoint; of steps 6 to 8" in said
 
 
+def test_a_line_after_steps_that_were_all_passed_over_has_no_rate_of_zero(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back to step 4, whose line would be at 6, and past 5 to 7: that line has a loss alone."""
+    settings = f"{GUARD},run.log_every=3"
+    with spoilt(monkeypatch, {5}, 1000.0):
+        assert train_here(data_root, tmp_path, device, settings) == 0
+    assert [line["step"] for line in bad_lines(tmp_path)] == [5, 6, 7]
+    lines = [line for line in figures_of(tmp_path / "case" / "main") if "loss/train" in line]
+    assert 6 in [line["step"] for line in lines]
+    for line in lines:
+        assert ("lr" in line) == ("grad_norm" in line) == (line["step"] != 6)
+        assert line.get("lr", 1.0) > 0
+
+
 class KilledError(Exception):
     """What a test ends a run with."""
 

@@ -25,6 +25,8 @@ def whole_tokenizer(tokenizer: Tokenizer, *, framed: bool) -> Tokenizer:
     """
     content: dict[str, Any] = json.loads(tokenizer.content)
     content |= {"truncation": None, "padding": None}
+    if content["model"].get("dropout"):  # BPE's, which the shards were made without
+        content["model"]["dropout"] = None
     content["post_processor"] = _framing(tokenizer) if framed else None
     strips = tokenizer.words_are_independent
     content["normalizer"] = _cleaning(content.get("normalizer"), strips=strips)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from bertds.command_line import run
 from bertds.data.shards import ShardSet
@@ -103,10 +104,21 @@ def test_cleaning_is_that_of_the_shards_for_any_character(tokenizer_path):
     assert whole.encode_batch(texts) == expected
 
 
+def test_a_text_has_the_same_ids_each_time(tokenizer_path):
+    """A tokenizer.json may ask for BPE's dropout, which neither shards nor export obey."""
+    content = json.loads(tokenizer_path.read_text())
+    content["model"]["dropout"] = 0.5
+    tokenizer = Tokenizer.of(json.dumps(content).encode(), "here")
+    whole = whole_tokenizer(tokenizer, framed=False)
+    library = tokenizers.Tokenizer.from_str(whole.content.decode())
+    text = "ba co der fin go hal ith jun"
+    assert {tuple(library.encode(text).ids) for _ in range(20)} == {
+        tuple(tokenizer.encode_batch([text])[0])
+    }
+
+
 def test_a_foreign_tokenizer_cleans_a_text_too_but_keeps_the_blank_beside_a_mask():
     """One of bytes, for which a blank is a token: ids as in the shards, of any text in between."""
-    import tokenizers
-
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     names = ["<pad>", "<mask>", *alphabet]
     backend = tokenizers.Tokenizer(
