@@ -43,7 +43,7 @@ lint: install
 
 test-fast: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster" \
-		-n 2 --dist loadfile --durations 25
+		-n 2 --dist loadfile --no-loadscope-reorder --durations 80
 
 test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m slow --timeout 3600

@@ -1,5 +1,6 @@
 """What several tests need: the real corpus where there is one, a tokenizer, small real shard sets."""
 
+import fcntl
 import logging
 import os
 import random
@@ -33,6 +34,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """The tests are of the CPU, on a machine with GPUs too; `-m gpu` are those of one GPU."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+# Files of many process starts. Of two processes that share the files out in this order none is left
+# with a long one while the other has nothing more to do.
+LONG = ("test_any_scale.py", "test_launch.py", "test_zero_state.py", "test_exact_resume.py")
+LONG += ("test_launcher.py", "test_hosts.py", "test_kubernetes.py", "test_export.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "corpus"
@@ -187,5 +200,16 @@ def device() -> Iterator[torch.device]:
 
 @pytest.fixture(scope="session")
 def run_dirs(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Short runs by name, trained by the real program: see `tests.trained_runs`."""
-    return trained_runs.train_all(data_root, tmp_path_factory.mktemp("trained"))
+    """Short runs by name, trained by the real program: see `tests.trained_runs`.
+
+    All processes that run tests share them; none may change anything there.
+    """
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "done").exists():
+            trained_runs.train_all(data_root, directory)
+            (directory / "done").touch()
+    return trained_runs.run_dirs_in(directory)

@@ -1,5 +1,7 @@
 """Starting the real programs from tests."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -8,17 +10,25 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Below the ports that Linux hands out by itself: one of those may be taken again before a program
+# that has yet to import torch binds it. Each of the processes that run tests has its own.
+_PORTS = itertools.count(15_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9")[2:]))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing is bound to, and none that was given before."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 def environment() -> dict[str, str]:
@@ -29,11 +39,22 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PATH": path, "TQDM_MININTERVAL": "60"}
 
 
-def command(processes: int, *arguments: str, program: str = "launch/train.py") -> list[str]:
-    """`launch/train.py` by the deepspeed launcher, or (0 processes) by plain python."""
+Launcher = Literal["deepspeed", "spawn"]
+
+
+def command(
+    processes: int,
+    *arguments: str,
+    program: str = "launch/train.py",
+    launcher: Launcher = "deepspeed",
+) -> list[str]:
+    """`launch/train.py` by the deepspeed launcher or `spawn.py`, or (0 processes) by plain python."""
     program_line = [str(ROOT / program), *arguments]
     if processes == 0:
         return [sys.executable, *program_line]
+    if launcher == "spawn":
+        place = [str(processes), str(free_port())]
+        return [sys.executable, str(ROOT / "tests/spawn.py"), *place, *program_line]
     deepspeed = shutil.which("deepspeed", path=environment()["PATH"])
     assert deepspeed is not None
     port = f"--master_port={free_port()}"
@@ -41,11 +62,14 @@ def command(processes: int, *arguments: str, program: str = "launch/train.py") -
 
 
 def start(
-    processes: int, *arguments: str, program: str = "launch/train.py"
+    processes: int,
+    *arguments: str,
+    program: str = "launch/train.py",
+    launcher: Launcher = "deepspeed",
 ) -> subprocess.Popen[str]:
     """In a process group of its own, which `kill_group` ends as a whole."""
     return subprocess.Popen(
-        command(processes, *arguments, program=program),
+        command(processes, *arguments, program=program, launcher=launcher),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -59,10 +83,14 @@ def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> 
 
 
 def run(
-    processes: int, *arguments: str, timeout: float = 600, program: str = "launch/train.py"
+    processes: int,
+    *arguments: str,
+    timeout: float = 600,
+    program: str = "launch/train.py",
+    launcher: Launcher = "deepspeed",
 ) -> tuple[int, str]:
     """The exit code and all output; nothing outlives the time-out."""
-    process = start(processes, *arguments, program=program)
+    process = start(processes, *arguments, program=program, launcher=launcher)
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,63 @@ def test_a_disk_that_shows_late_is_waited_for_and_one_that_is_not_shared_is_said
     assert one["never"].startswith("4 checkpoint step_0000000002 was not written")
     assert "did not appear within 1 s: --out must be on a file system" in one["never"]
     assert [path.name for path in folders(tmp_path / "run")] == ["step_0000000001"]
+
+
+# What a save does to the disk, as Python's audit events name it.
+TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink"}
+
+
+def save(run_dir: Path, step: int) -> None:
+    """As `checkpoint.save` does in process 0."""
+    folder = write(run_dir, step)
+    let_name(run_dir, "latest", folder)
+    let_name(run_dir, "best", folder)
+    prune(folder, 1)
+
+
+def dies_at(number: int, run_dir: Path, step: int) -> bool:
+    """Whether a process that saves is gone before its so-manieth touch of the disk."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    touches = itertools.count(1)
+
+    def die(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in TOUCHES and not isinstance(arguments[0], int):
+            place = os.fsdecode(arguments[0])
+            # Removing a tree goes by names without a directory.
+            is_ours = place.startswith(str(run_dir)) or not Path(place).is_absolute()
+            if is_ours and next(touches) == number:
+                os._exit(9)
+
+    sys.addaudithook(die)
+    try:
+        save(run_dir, step)
+    finally:
+        os._exit(0)
+
+
+def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Before each single change of the disk, one after the other."""
+    save(tmp_path / "before", 1)
+    for number in itertools.count(1):
+        run_dir = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "before", run_dir)
+        has_died = dies_at(number, run_dir, 2)
+        found = folders(run_dir)
+        assert found
+        for folder in found:
+            open_checkpoint(folder)
+        assert named(run_dir, "latest") in found
+        save(run_dir, 3)  # the same command goes on
+        assert [folder.name for folder in folders(run_dir)] == ["step_0000000003"]
+        assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == [
+            *("best", "latest", "step_0000000003")
+        ]
+        shutil.rmtree(run_dir)
+        if not has_died:
+            break
+    assert number > 12
 
 
 def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:

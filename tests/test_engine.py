@@ -139,18 +139,6 @@ def test_steps_are_those_of_torch(
     engine.close()
 
 
-def test_decay_is_coupled_or_not() -> None:
-    """What the two kinds of decay differ in is seen in the weights, not only in the name."""
-    results = []
-    for optimizer in (torch.optim.Adam, torch.optim.AdamW):
-        weight = torch.nn.Parameter(torch.ones(1))
-        steps = optimizer([weight], lr=0.1, weight_decay=0.1)
-        weight.grad = torch.tensor([1e-3])
-        steps.step()
-        results.append(weight.item())
-    assert results[0] != results[1]
-
-
 def test_clipping_limits_the_norm(device: torch.device, tmp_path: Path) -> None:
     """A clipped step moves the weights as a gradient of the limit's norm would."""
     block = {"type": "AdamW", "params": {"lr": 1e-2, "weight_decay": 0, "eps": 1.0}}
@@ -163,6 +151,31 @@ def test_clipping_limits_the_norm(device: torch.device, tmp_path: Path) -> None:
     engine.train_step(packs(0, 2), 0, stop=False)
     assert float(engine.grad_norm) == pytest.approx(float(norm), rel=1e-4)
     same_weights(engine, twin)
+    engine.close()
+
+
+def test_dropout_differs_in_every_step_process_and_micro_step_and_is_the_same_again(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a function of the place: no generator's state has to be kept."""
+    drawn: list[int] = []
+    engine, _ = build(case_of(tmp_path), device)
+
+    def seeds(rank: int, seed: int) -> list[int]:
+        drawn.clear()
+        engine.world = World(rank=rank, world_size=2)
+        engine.seed = seed
+        for step in range(2):
+            for number in range(2):
+                engine._micro_step(packs(0, 1)[0], torch.ones(()), step, number)
+        return list(drawn)
+
+    manual_seed = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda s: drawn.append(s) or manual_seed(s))
+    places = [seeds(rank, seed) for rank in (0, 1) for seed in (3, 4)]
+    assert seeds(0, 3) == places[0]
+    every = [seed for place in places for seed in place]
+    assert len(every) == len(set(every)) == 16
     engine.close()
 
 

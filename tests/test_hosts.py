@@ -43,7 +43,7 @@ def train(what: str, data: Path, tmp_path: Path, **block: Any) -> tuple[int, str
     path = tmp_path / "case.json"
     path.write_text(json.dumps({**BASE, "scheduler": None, "bertds": {**BASE["bertds"], **block}}))
     flags = arguments(path, data, tmp_path / "out", TINY)
-    return run(2, what, *flags, timeout=120, program="tests/uneven_launch.py")
+    return run(2, what, *flags, program="tests/uneven_launch.py", launcher="spawn")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_signal_between_two_arms_leaves_the_second_to_the_next_start(
     data: Path, tmp_path: Path
 ) -> None:
     code, output = train("signal", data, tmp_path, arms={"first": {}, "second": {}})
-    assert code != 0, output
+    assert code == 75, output
     out = tmp_path / "out" / "case"
     assert read_json(out / "first" / "status.json")["state"] == "done"
     assert not (out / "second" / "status.json").exists()
@@ -85,7 +85,7 @@ def test_the_status_says_what_ended_the_process_that_others_lost(
     data: Path, tmp_path: Path
 ) -> None:
     code, output = train("shard", data, tmp_path)
-    assert code != 0
+    assert code in (3, 70), output  # 70 where the other process came first
     status = read_json(tmp_path / "out" / "case" / "main" / "status.json")
     assert (status["state"], status["code"]) == ("failed", 3), output
     assert status["message"] == "here/000001.tar is cut"

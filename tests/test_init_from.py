@@ -51,7 +51,7 @@ def test_weights_are_those_of_the_directory_then_those_of_the_run(
     export(source, directory)
     path = write_case(tmp_path / "case.json", directory, arms)
     flags = ["--ds_config", str(path), "--data", str(data_root), "--out", str(tmp_path / "out")]
-    code, output = run(processes, *flags)
+    code, output = run(processes, *flags, launcher="spawn")
     assert code == 0, output
     assert output.count(f"first weights: {directory}") == len(arms)
     expected = dict(source.model().named_parameters())

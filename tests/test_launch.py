@@ -224,15 +224,26 @@ def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_
 
 
 @pytest.mark.dist
-def test_a_loss_that_is_not_finite_ends_the_arm_and_keeps_the_checkpoint(
-    train: Callable[..., tuple[int, str]], tmp_path: Path
+def test_an_arm_that_fails_is_recorded_and_the_next_one_is_tried(
+    data_root: Path, tmp_path: Path
 ) -> None:
-    settings = "optimizer.params.lr=1e30,scheduler=null,run.save_every=1,run.keep_last=100"
-    code, output = train(0, "out", settings)
-    run_dir = tmp_path / "out" / "case" / "main"
+    """Its numbers are not finite from the second step on; what it saved is."""
+    arms = {"bad": {"optimizer": {"params": {"lr": 1e30}}}, "good": {}}
+    case = {**BASE, "scheduler": None, "bertds": {**BASE["bertds"], "arms": arms}}
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    settings = f"{TINY},run.max_steps=14,run.eval_every=14,run.save_every=1,run.keep_last=100"
+    flags = arguments(tmp_path / "case.json", data_root, tmp_path / "out", settings)
+    code, output = run(0, *flags)
     assert code == 71, output
-    assert read_json(run_dir / "status.json")["state"] == "failed"
-    assert "not finite" in read_json(run_dir / "status.json")["message"] or "nan" in output
+    bad, good = (tmp_path / "out" / "case" / name for name in arms)
+    status = read_json(bad / "status.json")
+    assert (status["state"], status["code"]) == ("failed", 71)
+    assert "loss or gradient that is not finite" in status["message"]
+    assert folders(bad)
+    for folder in folders(bad):
+        assert all(weight.isfinite().all() for weight in read_weights(folder).values())
+    assert read_json(good / "status.json")["state"] == "done"
+    assert "failed (71)" in (tmp_path / "out" / "case" / "record.md").read_text()
 
 
 WRONG = {

@@ -1,5 +1,6 @@
 """Where a run may lie, and when it stops: awkward paths, symbolic links, a limit of hours."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from bertds.checkpoint import folders
+from bertds.report import write_report
 from bertds.run_dir import read_json
 from bertds.training import StopRequest
 from tests.launching import figures_of
@@ -21,18 +23,20 @@ def test_a_run_lies_behind_a_link_in_a_strange_place(
     """The link is moved between two starts: what was saved there is found through it."""
     places = tmp_path / name, tmp_path / f"{name} moved"
     places[0].mkdir()
-    link = tmp_path / "out"
+    link, data = tmp_path / f"{name} link", tmp_path / f"{name} data"
     link.symlink_to(places[0])
+    data.symlink_to(data_root)
     settings = "scheduler=null,run.eval_every=12"
-    assert train_here(data_root, link, device, f"{settings},run.max_steps=4") == 0
+    assert train_here(data, link, device, f"{settings},run.max_steps=4") == 0
     places[0].rename(places[1])
     link.unlink()
     link.symlink_to(places[1])
-    assert train_here(data_root, link, device, settings) == 0
+    assert train_here(data, link, device, settings) == 0
     run_dir = places[1] / "case" / "main"
     steps = [line["step"] for line in figures_of(run_dir) if "loss/train" in line]
     assert steps == list(range(1, 13))
     assert read_weights(folders(run_dir)[0])
+    assert write_report(link / "case").record.read_text().startswith("# case")
 
 
 def test_hours_count_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +48,24 @@ def test_hours_count_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPat
     assert not request.asked()
     request.set_deadline(1)  # the next arm
     assert request.asked()
+
+
+def test_a_second_ctrl_c_interrupts_and_what_was_heard_before_is_heard_again() -> None:
+    def of_the_caller(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGINT, of_the_caller)
+    try:
+        request = StopRequest()
+        with request.listening():
+            assert not request.asked()
+            signal.raise_signal(signal.SIGINT)
+            assert request.asked()
+            signal.raise_signal(signal.SIGTERM)  # a scheduler's, after it
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is of_the_caller
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_stops_at_its_hours_and_goes_on(

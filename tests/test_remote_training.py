@@ -27,7 +27,7 @@ def arguments(tmp_path: Path, url: str) -> list[str]:
 def test_two_ranks_share_a_cache(tmp_path: Path, data_root: Path, device: torch.device) -> None:
     with serving(data_root) as server:
         server.faults["ko/shard-000000.tar"] = ["500", "reset", "slow"]
-        code, output = run(2, *arguments(tmp_path, server.url))
+        code, output = run(2, *arguments(tmp_path, server.url), launcher="spawn")
     assert code == 0, output
     tars = {path: count for path, count in server.requests.items() if path.endswith(".tar")}
     shards = [

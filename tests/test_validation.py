@@ -6,7 +6,9 @@ import pytest
 
 from bertds.case.file import read_case
 from bertds.data.sets import Part, Vocabulary
-from bertds.validation import guess_figures, masked_valid
+from bertds.record import TrainState
+from bertds.sums import Sums
+from bertds.validation import guess_figures, masked_valid, valid_figures
 from tests.training import BASE
 
 
@@ -29,6 +31,37 @@ def test_validation_has_a_ratio_of_its_own(data_root, tmp_path, ratio):
     assert np.array_equal(own, usual) == (ratio == 0.15)
     most = np.maximum(1, np.floor(0.15 * lengths + 0.5)).sum()  # if all tokens can be masked
     assert 0 < fixed.sum() <= most
+
+
+LONG_SET = Sums(loss=10.0, correct=1.0, masked=10.0, tokens=50.0, slots=60.0)
+SHORT_SET = Sums(loss=9.0, correct=1.0, masked=1.0, tokens=9.0, slots=12.0)
+
+
+def test_figures_are_means_over_masked_tokens_not_over_sets():
+    figures = valid_figures({"long": LONG_SET, "short": SHORT_SET})
+    assert figures == pytest.approx(
+        {
+            "loss/valid": 19 / 11,
+            "acc/valid": 2 / 11,
+            "loss/valid/long": 1.0,
+            "acc/valid/long": 0.1,
+            "loss/valid/short": 9.0,
+            "acc/valid/short": 1.0,
+        }
+    )
+    assert valid_figures({"long": LONG_SET}) == {"loss/valid": 1.0, "acc/valid": 0.1}
+
+
+def test_a_training_line_is_of_all_steps_since_the_last_one():
+    state = TrainState()
+    for sums in (LONG_SET, SHORT_SET):
+        state.count(sums, 32, is_bad=False)
+    state.count(Sums(loss=1e9, masked=5.0, tokens=7.0), 32, is_bad=True)
+    assert state.since_log.mean_loss == pytest.approx(19 / 11)
+    assert state.since_log.accuracy == pytest.approx(2 / 11)
+    assert (state.sequences, state.tokens, state.bad_in_a_row) == (96, 66, 1)
+    state.count(LONG_SET, 32, is_bad=False)
+    assert state.bad_in_a_row == 0
 
 
 def test_a_guess_without_context_is_told_of_all_sets_and_of_each(data_root, tmp_path):

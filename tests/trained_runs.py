@@ -66,15 +66,21 @@ ARMS = {
 NAMES = [name for arms in ARMS.values() for name in arms]
 
 
-def train_all(data_root: Path, directory: Path) -> dict[str, Path]:
-    """Train every arm; returns the run directories by name."""
-    found = {}
+def run_dirs_in(directory: Path) -> dict[str, Path]:
+    """The run directories by name."""
+    return {
+        name: directory / "runs" / f"case{processes}" / name
+        for processes, arms in ARMS.items()
+        for name in arms
+    }
+
+
+def train_all(data_root: Path, directory: Path) -> None:
+    """Train every arm."""
     for processes, arms in ARMS.items():
         path = directory / f"case{processes}.json"
         path.write_text(json.dumps({**CASE, "bertds": {**CASE["bertds"], "arms": arms}}))
         out = directory / "runs"
         flags = ["--ds_config", str(path), "--data", str(data_root), "--out", str(out)]
-        code, output = run(processes, *flags)
+        code, output = run(processes, *flags, launcher="spawn")
         assert code == 0, output
-        found |= {name: out / path.stem / name for name in arms}
-    return found

@@ -16,6 +16,7 @@ from bertds.case.config import (
     ModelConfig,
     RunConfig,
     interval_steps,
+    num_steps,
 )
 
 SIZES = {
@@ -198,6 +199,22 @@ def test_a_run_ends():
         RunConfig()
     assert RunConfig(num_epochs=0.5).max_steps is None
     assert RunConfig(max_steps=1).num_epochs is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"max_steps": 30}, 30),
+        ({"num_epochs": 3}, 21),
+        ({"num_epochs": 2.5}, 18),  # 17.5, to the even one
+        ({"num_epochs": 0.4}, 3),  # 2.8
+        ({"num_epochs": 0.001}, 1),
+        ({"num_epochs": 3, "max_steps": 30}, 21),
+        ({"num_epochs": 30, "max_steps": 30}, 30),
+    ],
+)
+def test_the_lesser_of_epochs_and_steps_ends_a_run(limits, steps):
+    assert num_steps(RunConfig(**limits), 7) == steps
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from bertds.data.loader import (
     valid_packs,
 )
 from bertds.data.sets import MaskedSet, Part, Vocabulary
+from bertds.data.shards import ShardSet
 from tests.packs import sequences_of
 
 BATCH = 24
@@ -102,6 +103,30 @@ def test_a_batch_is_the_same_for_any_number_of_processes(data_root, world_size, 
         parts = [loader.batch(number) for loader in ranks]
         assert {len(part) for part in parts} == {accumulation}
         assert content(flat(parts)) == content(alone.batch(number))
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_resume_reads_the_blocks_of_its_own_windows_only(data_root, monkeypatch, lanes):
+    """Wherever in the epoch it is: nothing is read again up to there."""
+    read_block, read = ShardSet.read_block, []
+
+    def counting(shards, number):
+        read.append(number)
+        return read_block(shards, number)
+
+    monkeypatch.setattr(ShardSet, "read_block", counting)
+    steps = loader_of(data_root, lanes=lanes, window=2).order.steps_per_epoch
+    for step in range(steps):
+        read.clear()
+        loader_of(data_root, lanes=lanes, window=2).batch(step)
+        per_lane = BATCH // lanes
+        # A batch may begin in one window and end in another; windows hold two blocks, of 3 at least.
+        windows = 1 + -(-per_lane // 3)
+        assert 0 < len(read) <= lanes * 2 * min(windows, 1 + per_lane)
+    straight = loader_of(data_root, lanes=lanes, window=2)
+    read.clear()
+    list(straight.batches(0, steps))
+    assert len(read) > 2 * lanes * 2
 
 
 @settings(max_examples=20)

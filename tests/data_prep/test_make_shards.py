@@ -404,18 +404,23 @@ def test_a_kill_does_not_matter(tmp_path, text, tokenizer_path, workers):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([*arguments, f"--out={tmp_path}/whole"], check=True, **quiet)
-    stopped = 0
-    for wait in (0.0, 0.2, 0.05, 0.5, 0.1):
+    stopped = []
+    # Each when it has written something there that was not left by the one before.
+    for place, wait in (("parts", 0.0), ("parts", 0.1), ("groups", 0.0), ("shards", 0.0)):
+        work = tmp_path / "out" / ".work" / place
+        left = set(work.glob("*"))
         process = subprocess.Popen([*arguments, f"--out={tmp_path}/out"], **quiet)
         deadline = time.monotonic() + 300
-        while not any(tmp_path.glob("out/.work/parts/*.bin")) and time.monotonic() < deadline:
-            if process.poll() is not None:
+        while process.poll() is None and time.monotonic() < deadline:
+            if set(work.glob("*")) - left:
                 break
-            time.sleep(0.01)
+            time.sleep(0.002)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
-        stopped += process.wait() == -signal.SIGKILL
-    assert stopped > 0
+        if process.wait() == -signal.SIGKILL:
+            stopped.append(place)
+    assert stopped.count("parts") > 0
+    assert len(stopped) > 2, stopped
     subprocess.run([*arguments, f"--out={tmp_path}/out"], check=True, **quiet)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import sys
+import tracemalloc
 import unicodedata
 from collections import Counter
 
@@ -215,9 +216,13 @@ def test_memory_does_not_grow_with_a_line(tmp_path):
     with (tmp_path / "a").open("wb") as file:
         file.truncate(200 << 20)  # zeros, no line end
     with open_sources(str(tmp_path / "a"), tmp_path) as (source,):
+        tracemalloc.start()
         sizes = [len(chunk) for chunk, _ in read_chunks(source)]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert sum(sizes) == 200 << 20
     assert max(sizes) <= sources_module.CHUNK_BYTES
+    assert peak < 40 << 20
 
 
 # Cleaning
