@@ -13,26 +13,7 @@ from bertds.data.shard_format import StoredMasking
 from data_prep.make_shards import make_shards
 from data_prep.shard_options import ShardOptions
 
-WORDS = [
-    "ba",
-    "co",
-    "der",
-    "fin",
-    "go",
-    "hal",
-    "ith",
-    "jun",
-    "kel",
-    "lo",
-    "mar",
-    "ness",
-    "가",
-    "나",
-    "달",
-    "래",
-    "모",
-    "빛",
-]
+WORDS = [f"말{number}" if number % 3 else f"word{number}" for number in range(17)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MASKING = StoredMasking(seed=5, ratio=0.2, mask_share=0.8, random_share=0.1, unit="token", copies=2)
 OPTIONS = {
@@ -42,10 +23,10 @@ OPTIONS = {
     "static": ShardOptions(masking=MASKING),
 }
 EXPECTED = {
-    "plain": "",
-    "framed": "",
-    "joined": "",
-    "static": "",
+    "plain": "5423821792717d77a6f36007e1a1733ad6c326d32476ce5cbe3e292c11bf5e07",
+    "framed": "dec006a46d4b614f101e8df1e64dd80ca3f76c4c4aca48b1f23f83b94798f748",
+    "joined": "058d0607d40fd0296dd6c91442bcb0904f9d58596683767866f39a5f00582f2b",
+    "static": "b822302e0bc6ff92f52d6d2832675c6eb4f12beca76aea3ab6040e6f08a06fb5",
 }
 
 
