@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Below the ports that Linux hands out by itself: one of those may be taken again before a program
 # that has yet to import torch binds it. Each of the processes that run tests has its own.
-_PORTS = itertools.count(15_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9")[2:]))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9")[2:])
+_PORTS = itertools.count(15_000 + 1_000 * _WORKER + os.getpid() % 800)
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertds.__main__ import COMMANDS
 from bertds.command_line import run
@@ -114,6 +115,43 @@ def test_a_damaged_checkpoint_is_skipped_or_refused(run_dirs, data_root, tmp_pat
     code, _, said = command(capsys, "evaluate", run_dir, "--data", data_root, "--checkpoint", "6")
     assert code == 4
     assert "state.json is missing" in said
+
+
+PLACE = {"step", "epoch", "sequences", "tokens", "seconds"}
+TRAINING = {"lr", "loss/train", "acc/train", "grad_norm", "tokens_per_s", "mfu", "padding"}
+TRAINING |= {"peak_memory", "data_wait", "forward", "backward", "update"}
+VALIDATION = {
+    f"{figure}/valid{name}" for figure in ("loss", "acc") for name in ("", "/some", "/en")
+}
+
+
+@pytest.mark.parametrize("name", ["bert", "prenorm_of_two"])
+def test_lines_have_the_figures_of_the_contract_and_tensorboard_the_same(run_dirs, name):
+    lines = lines_of(run_dirs[name])
+    for line in lines:
+        assert line.keys() - PLACE in (TRAINING, VALIDATION)
+        assert line.keys() > PLACE
+        assert line["sequences"] == 32 * line["step"]
+        if "padding" in line:
+            assert 0 <= line["padding"] < 1
+            assert 0 < line["mfu"] < 1
+    events = EventAccumulator(str(run_dirs[name] / "tb"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= TRAINING | VALIDATION
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("bert", (16, 2, 1)), ("prenorm_of_two", (16, 1, 2))]
+)
+def test_the_batch_is_told_by_its_three_numbers(run_dirs, name, numbers):
+    resolved = read_json(run_dirs[name] / "case.json")["resolved"]
+    keys = ("micro_batch_size", "gradient_accumulation_steps", "world_size")
+    assert tuple(resolved[key] for key in keys) == numbers
+    product = " x ".join(
+        f"{number} {word}"
+        for number, word in zip(numbers, ("micro-batch", "accumulation", "processes"), strict=True)
+    )
+    assert f"32 sequences a step = {product}" in (run_dirs[name] / "train.log").read_text()
 
 
 @pytest.mark.dist

@@ -138,8 +138,10 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
     assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
     (tmp_path / "out" / "case" / "other").mkdir()
     (tmp_path / "out" / "case" / "other" / "case.json").write_text("{")
-    code, output = train(0, "out", "scheduler=null,run.max_steps=6")
+    code, output = train(0, "out", "scheduler=null,run.max_steps=6,optimizer.params.lr=0.003")
     assert code == 0
+    assert "changed since the start: optimizer.params.lr" in output
+    assert "32 sequences a step = 32 micro-batch x 1 accumulation x 1 processes" in output
     assert "the record was not drawn" in output
     assert max(line["step"] for line in lines_of(run_dir)) == 6
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from bertds import run_lock
 from bertds.checkpoint import folders
 from bertds.launcher import first_host, rendezvous
 from bertds.run_dir import read_json
+from bertds.run_lock import RunLockedError, locked
 from bertds.world import World
 from tests.launching import (
     ROOT,
@@ -180,7 +182,11 @@ def wait_for_end(processes: list[int], seconds: float) -> None:
     ("command", "depth", "number"),
     [
         pytest.param(deepspeed_command, 0, signal.SIGKILL, id="deepspeed's runner, killed"),
-        pytest.param(deepspeed_command, 0, signal.SIGTERM, id="deepspeed's runner, asked to end"),
+        pytest.param(
+            *(deepspeed_command, 0, signal.SIGTERM),
+            id="deepspeed's runner, asked to end",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(deepspeed_command, 1, signal.SIGKILL, id="deepspeed's launch.py, killed"),
         pytest.param(torchrun_command, 0, signal.SIGKILL, id="torchrun, killed"),
     ],
@@ -224,20 +230,20 @@ def second_of(below: list[int]) -> int:
 @pytest.mark.dist
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
-    launch: Launch, tmp_path: Path, data_root: Path
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP: the collective never returns; nobody hangs, and the one that stands still goes too."""
-    process, below, run_dir = launch(deepspeed_command, "scheduler=null,run.collective_timeout_s=6")
-    flags = arguments(tmp_path / "case.json", data_root, tmp_path / "out", "run.max_steps=100000")
-    code, output = run(0, *flags)
-    assert code == 2, output
-    refusal = next(line for line in output.splitlines() if "is in use by process" in line)
-    assert str(run_dir) in refusal
+    timeout_s = 20  # also of the first meeting
+    settings = f"scheduler=null,run.collective_timeout_s={timeout_s}"
+    process, below, run_dir = launch(deepspeed_command, settings)
+    monkeypatch.setattr(run_lock, "PATIENCE_S", 1.0)
+    with pytest.raises(RunLockedError, match=f"{run_dir} is in use by process"), locked(run_dir):
+        pass
     assert read_json(run_dir / "status.json")["state"] == "running"
     os.kill(second_of(below), signal.SIGSTOP)
     began = time.monotonic()
     status = wait_for_state(run_dir, "failed", 60)
-    assert time.monotonic() - began < 6 + 10
+    assert time.monotonic() - began < timeout_s + 15
     assert status["code"] == 70
     process.wait(timeout=90)
     wait_for_end(below, 60)

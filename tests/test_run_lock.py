@@ -59,7 +59,10 @@ def test_the_second_job_is_told_who_is_there(tmp_path: Path) -> None:
         assert holder["pid"] == os.getpid()
 
 
-def test_one_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+def test_one_that_is_about_to_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "PATIENCE_S", 30.0)
     process = hold(tmp_path)
     timer = threading.Timer(0.3, process.kill)
     timer.start()

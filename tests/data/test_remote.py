@@ -1,6 +1,7 @@
 """Sets behind URLs: the bytes of the local ones whatever the server does, or one clear error."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -88,27 +89,29 @@ def test_a_server_that_falls_silent_is_given_up(root, server, data_root, monkeyp
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        ("500", RemoteError, "in 6 tries over 0 s (the last one: the server answered 500"),
-        ("reset", RemoteError, "in 6 tries over 0 s (the last one: "),
+        ("500", RemoteError, r"in 6 tries over \d+ s \(the last one: the server answered 500"),
+        ("reset", RemoteError, r"in 6 tries over \d+ s \(the last one: "),
         ("cut", RemoteError, "in 6 tries"),
         ("stall", RemoteError, "no byte came for 0.1 s"),
-        ("403", RemoteError, "is not given to us (the server answered 403"),
+        ("403", RemoteError, r"is not given to us \(the server answered 403"),
         ("404", ShardError, "shard-000000.tar: it is missing; make or copy"),
         ("short", ShardError, "shard-000000.tar: it is not the shard that the index names"),
         ("flip", ShardError, "shard-000000.tar: it is not the shard that the index names"),
     ],
 )
 def test_lasting_faults_are_one_error(root, server, monkeypatch, fault, kind, words):
-    monkeypatch.setattr(remote, "STALL_S", 0.1)
+    if fault == "stall":
+        monkeypatch.setattr(remote, "STALL_S", 0.1)
     shards = ShardSet.open(root.files("ko"))
     server.faults["ko/shard-000000.tar"] = [fault] * 10
     with pytest.raises(kind) as raised:
         shards.read_block(0)
-    assert words in str(raised.value)
+    assert re.search(words, str(raised.value))
     assert f"{server.url}/ko" in str(raised.value)
     assert raised.value.code == 3
     assert server.requests["ko/shard-000000.tar"] == (1 if fault in ("403", "404") else 6)
     assert cached(root) == []
+    monkeypatch.setattr(remote, "STALL_S", 60.0)
     shards.read_block(shards.num_blocks - 1)  # the other shard is whole
 
 
