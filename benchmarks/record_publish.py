@@ -5,8 +5,9 @@ python benchmarks/record_publish.py [--runs runs/record --data data/record] [--c
 With `--runs`, the figures of all finished runs are copied first: `runs/<variant>/<case>/<arm>/` gets
 `case.json`, `status.json` and `metrics.jsonl.gz`, and `corpus.json` the sizes of the shard sets. Tables,
 plots and page are then drawn from these copies and nothing else, but for what a person wrote: in a
-case's `record.md` from `**Verdict:**` on, and of all cases in `summary.md`. `--check` draws elsewhere and fails where that differs from
-what is there: texts in any byte, plots visibly, the page in its figures.
+case's `record.md` from `**Verdict:**` on, and of all cases in `summary.md`. `--check` draws elsewhere
+and fails where that differs from what is there: texts in any byte, plots visibly, the page in its
+figures.
 """
 
 import argparse

@@ -132,6 +132,42 @@ def alive(processes: list[int]) -> list[int]:
     return [process for process in processes if runs(process)]
 
 
+HANGS = """
+import signal, sys, time
+from bertds import launcher
+from bertds.world import World
+
+signal.signal(signal.SIGTERM, lambda *_: None)  # it is asked to stop, and hangs all the same
+launcher.GRACE_S = 0.5
+launcher.end_with_launcher(World(launcher="torchrun"))
+print("watching", flush=True)
+time.sleep(600)
+"""
+STARTS = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_orphan_that_hangs_is_ended(tmp_path: Path) -> None:
+    """After its grace, by the code that says that the same command goes on."""
+    command = [sys.executable, "-c", STARTS, HANGS]
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment(), cwd=ROOT
+        )
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert process.stdout.readline() == "watching\n"
+        process.kill()
+        process.wait()
+        wait_for_end([child], 60)
+    assert "its launcher is gone; saving, and ending within" in (tmp_path / "said").read_text()
+
+
 Launch = Callable[..., tuple[subprocess.Popen[bytes], list[int], Path]]
 
 

@@ -146,6 +146,25 @@ def of_shards(case: Case, data_root: Path) -> Corpus:
     return corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
 
 
+def test_fewer_gpus_than_a_host_has_are_one_host_that_reads_for_them():
+    words = [sys.executable, "-m", "bertds", "plan", "ds_configs/bert_base.json", "--gpus=1"]
+    words += ["--vocab_size=30522", "--mean_length=480"]
+    reading = {
+        line
+        for hosts in (1, 8)
+        for line in subprocess.run(
+            [*words, f"--gpus_per_node={hosts}"],
+            check=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+        if line.startswith("reading")
+    }
+    assert len(reading) == 1
+    assert reading.pop().endswith("each host of 1")
+
+
 @example(fractions=(0.29, 0.0025), weight=1, batch=39, epochs=2.5, steps=None, lanes=False)
 @given(
     fractions=st.tuples(*[st.integers(1, 400).map(lambda count: count / 400)] * 2),

@@ -91,6 +91,14 @@ def test_sets_of_two_tokenizers_of_one_size(data_root: Path, tmp_path: Path) -> 
     assert "shard both with the same tokenizer.json" in said
 
 
+def test_sets_of_framed_and_of_bare_sequences(data_root: Path, tmp_path: Path) -> None:
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, tmp_path / "data" / name)
+    change_index(tmp_path / "data" / "en", special_tokens=True)
+    said = refusal(tmp_path / "data", tmp_path / "out")
+    assert "shard both with --special_tokens, or neither" in said
+
+
 def test_an_index_of_another_version(data_root: Path, tmp_path: Path) -> None:
     for name in ("ko", "en"):
         shutil.copytree(data_root / name, tmp_path / "data" / name)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertds.__main__ import COMMANDS
+from bertds.command_line import run
 from bertds.drawing.arms import MEASURES, Series, load_arms
 from bertds.drawing.curves import (
     Curve,
@@ -465,6 +467,19 @@ def test_more_arms_than_colours_are_all_told_apart(tmp_path):
     report = write_report(tmp_path / "case5")
     assert len(rows_by_arm(table_with(report.record.read_text(), "status"))) == 12
     assert_drawn(report.plots[0])
+
+
+def test_the_command_draws_a_case_or_all_of_them_and_says_where(case6, capsys):
+    for directory, names in (
+        (case6, ["record.md", "record.html", *(f"case6_{name}.png" for name in PLOTS)]),
+        (case6.parent, ["record.md", "record.html", "case6/record.html"]),
+    ):
+        assert run("python -m bertds", COMMANDS, ["report", str(directory)]) == 0
+        printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+        assert printed == [directory / name for name in names]
+        assert all(path.stat().st_size > 100 for path in printed)
+    assert run("python -m bertds", COMMANDS, ["report", str(case6.parent / "nothing")]) == 2
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_torch_is_not_imported():
