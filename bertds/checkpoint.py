@@ -128,8 +128,13 @@ def _check_finite(engine: Engine) -> None:
         )
 
 
-def find_newest(engine: Engine, run_dir: Path) -> Checkpoint | None:
+def find_newest(engine: Engine, run_dir: Path, before: int | None = None) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were written; all processes must call it.
+
+    Args:
+        engine: The engine.
+        run_dir: The run's directory.
+        before: A step; earlier checkpoints are preferred to those of this step and later ones.
 
     Returns:
         The same in all processes; None if there is none at all.
@@ -139,6 +144,8 @@ def find_newest(engine: Engine, run_dir: Path) -> Checkpoint | None:
     """
     skipped: list[str] = []
     listed = folders(run_dir) if engine.world.is_main else []
+    if before is not None:
+        listed.sort(key=lambda path: path.name >= folder_of(run_dir, before).name)
     for path in engine.broadcast_object(listed):
         try:
             _verify_together(engine, path)

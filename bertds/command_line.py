@@ -58,8 +58,15 @@ def run(name: str, commands: dict[str, Command] | Command, argv: list[str] | Non
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         print(f"{name}: {_sentence(error)}", file=sys.stderr)  # noqa: T201
-        code = getattr(error, "code", USAGE_ERROR)
-        return code if isinstance(code, int) else USAGE_ERROR
+        return code_of(error)
+
+
+def code_of(error: BaseException) -> int:
+    """What a program ends with: the error's own `code`, 2 for what its user mends, or else 1."""
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return code
+    return USAGE_ERROR if isinstance(error, ValueError | OSError) else 1
 
 
 def _run(name: str, commands: dict[str, Command] | Command, arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 """What a run is, said and written once at its start: `case.json`, `tokenizer.json`, a log line."""
 
 import logging
+import math
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -11,10 +12,10 @@ from bertds.data.loader import shared_lanes
 from bertds.data.sets import Part
 from bertds.data.shard_format import TOKENIZER_NAME
 from bertds.engine import Engine
-from bertds.model.mlm import count_parameters
 from bertds.prepare import Prepared
 from bertds.replacing import replacing
 from bertds.run_dir import PREEMPTED, now, read_json, write_json, write_status
+from bertds.state.zero_state import shapes
 from bertds.validation import guess_figures
 
 logger = logging.getLogger("bertds")
@@ -88,7 +89,8 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "steps_per_epoch": run.lengths.steps_per_epoch,
         "num_steps": run.lengths.num_steps,
         "lanes": run.loader.order.lanes,
-        "parameters": count_parameters(engine.deepspeed.module),
+        # Not the module's tensors, which hold nothing at stage 3.
+        "parameters": sum(math.prod(shape) for shape in shapes(engine.deepspeed).values()),
         "vocab_size": run.vocabulary.size,
         "special_tokens": run.vocabulary.framed,
         "valid_row_length": run.valid_share.row_length,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bertds.case.file import CaseError
+from bertds.case.file import CaseError, valid_micro_batch_size
 from bertds.data.loader import Share, valid_packs
 from bertds.data.packing import Pack
 from bertds.data.places import Root
@@ -99,7 +99,7 @@ def _share(trained: Trained, parts: Mapping[str, Part], vocabulary: Vocabulary) 
     return Share(
         rank=0,
         world_size=trained.world_size,
-        micro_batch_size=case.bertds.run.max_micro_batch_size,
+        micro_batch_size=valid_micro_batch_size(case, trained.world_size),
         row_length=0 if takes_varlen(case.bertds.model, trained.precision) else row_length,
         pad_id=vocabulary.pad_id,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bertds.case.config import num_steps
-from bertds.case.file import BatchSplit, Case, CaseError, split_batch
+from bertds.case.file import BatchSplit, Case, CaseError, split_batch, valid_micro_batch_size
 from bertds.data.loader import Share, TrainLoader
 from bertds.data.places import Root, warn_of_small_cache
 from bertds.data.sets import MaskedSet, Part, Vocabulary, open_train
@@ -39,7 +39,7 @@ class Prepared:
     valid: dict[str, MaskedSet]
     vocabulary: Vocabulary
     valid_share: Share
-    """How a validation set is divided; without a backward pass the largest micro-batch fits."""
+    """How a validation set is divided."""
     lengths: Lengths
     pretrained: Pretrained | None
     """What the weights begin with, instead of the seed's; None as well where a run goes on."""
@@ -110,6 +110,7 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
     )
     per_epoch = loader.order.steps_per_epoch
     lengths = Lengths(per_epoch, num_steps(case.bertds.run, per_epoch))
+    _check_not_beyond(run_dir, lengths)
     # What DeepSpeed will be told, for its errors: they belong before a process group exists.
     deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
     own_factor(case, lengths)
@@ -122,7 +123,7 @@ def prepare(case: Case, data_root: str | Path, run_dir: Path, world: World) -> P
         train=train,
         valid={name: masked_valid(case, part, vocabulary) for name, part in valid.items()},
         vocabulary=vocabulary,
-        valid_share=replace(share, micro_batch_size=case.bertds.run.max_micro_batch_size),
+        valid_share=replace(share, micro_batch_size=valid_micro_batch_size(case, world.world_size)),
         lengths=lengths,
         pretrained=_pretrained(case, run_dir, vocabulary),
         changes=check_unchanged(run_dir, case.resolved),
@@ -165,6 +166,19 @@ def _check_resume(case: Case, run_dir: Path) -> None:
         raise CaseError(
             f'run.resume is "never", but {run_dir} holds the checkpoint {found[0].name}: train '
             'into another --out, or set it to "auto"'
+        )
+
+
+def _check_not_beyond(run_dir: Path, lengths: Lengths) -> None:
+    """A run that is not done has not made more steps than are asked for."""
+    found = folders(run_dir)
+    if not found or read_json(run_dir / "status.json").get("state") == "done":
+        return
+    step = int(found[0].name.removeprefix("step_"))
+    if step > lengths.num_steps:
+        raise CaseError(
+            f"{run_dir} has a checkpoint of step {step}, and run.max_steps or run.num_epochs asks for "
+            f"{lengths.num_steps} steps: raise it, or train into another --out"
         )
 
 

@@ -89,12 +89,12 @@ def _skip(run: RunConfig, step: int, loss: float, skips: Sequence[Skip], said: s
         raise NumbersError(
             f"{said}, and the run has gone back for {len(skips)} such spikes already: lower "
             "optimizer.params.lr, raise run.spike_sigmas or run.max_spikes, or look at the "
-            f"sequences in {NAME}; the last checkpoint is good"
+            f"sequences in {NAME}"
         )
     skip = Skip(max(1, step - run.spike_skip), step + run.spike_skip, step, loss)
     logger.warning(
-        "%s: going back to the last checkpoint; of steps %d to %d, those after it are passed over, "
-        "%s says what is in them",
+        "%s: going back to a checkpoint; of steps %d to %d, those after it are passed over, %s says "
+        "what is in them",
         *(said, skip.first, skip.last, NAME),
     )
     return skip

@@ -21,6 +21,7 @@ from bertds.bad_steps import NumbersError
 from bertds.board import opening
 from bertds.case.config import interval_steps
 from bertds.case.file import CaseError
+from bertds.command_line import code_of
 from bertds.data.keyed_hash import key_of
 from bertds.describe import describe
 from bertds.engine import Engine
@@ -101,7 +102,7 @@ def train(run: Prepared, device: torch.device, stop: StopRequest, *, profile: bo
             return _begin(run, device, stop, profile=profile)
     except Exception as error:
         if run.world.is_main or not isinstance(error, SEEN_BY_ALL):
-            _record_failure(run, getattr(error, "code", 1), str(error) or type(error).__name__)
+            _record_failure(run, code_of(error), str(error) or type(error).__name__)
         raise
 
 
@@ -144,7 +145,8 @@ def _course(
     dog.sees("building the model")
     with contextlib.closing(build(run, device)) as engine:
         dog.sees("loading a checkpoint")
-        state = _resume(run, engine)
+        # Over a spike to what was saved before the steps that are suspected, if there is such.
+        state = _resume(run, engine, before=skips[-1].first if skips else None)
         state.skips = skips or state.skips
         dog.sees("describing the run", state.step)
         describe(run, engine, state.step)
@@ -258,9 +260,9 @@ def build(run: Prepared, device: torch.device) -> Engine:
     return Engine.build(run.case, model, run.world, device, run.split, run.lengths)
 
 
-def _resume(run: Prepared, engine: Engine) -> TrainState:
+def _resume(run: Prepared, engine: Engine, before: int | None) -> TrainState:
     """Go on from the newest complete checkpoint, if there is one, else from `run.init_from`."""
-    found = checkpoint.find_newest(engine, run.run_dir)
+    found = checkpoint.find_newest(engine, run.run_dir, before)
     if found is None and run.pretrained is not None:
         logger.info("first weights: %s", run.pretrained.directory)
         engine.set_weights(run.pretrained.weights())

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bertds.command_line import run
+from bertds.command_line import code_of, run
 
 calls: list[dict[str, object]] = []
 
@@ -220,3 +220,24 @@ def test_a_shell_is_told_what_completes(capsys):
     assert "complete -F" in script
     assert "make" in script
     assert "--input" in script
+
+
+class WordedError(OSError):
+    code = "text"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError(), 2), (FileNotFoundError(), 2), (RuntimeError(), 1), (CodedError(), 3),
+     (WordedError(), 2), (AssertionError(), 1)],
+)  # fmt: skip
+def test_a_status_has_the_code_that_the_program_ends_with(error, code, capsys):
+    """Both ask the same function."""
+
+    def failing() -> None:
+        raise error
+
+    assert code_of(error) == code
+    if code != 1:
+        assert run("program", failing, []) == code
+    capsys.readouterr()

@@ -1,6 +1,7 @@
 """A run's figures afterwards are those that training logged, for any checkpoint of any world."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,14 @@ def test_lines_have_the_figures_of_the_contract_and_tensorboard_the_same(run_dir
     events = EventAccumulator(str(run_dirs[name] / "tb"))
     events.Reload()
     assert set(events.Tags()["scalars"]) >= TRAINING | VALIDATION
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_are_counted_at_every_stage(run_dirs, name):
+    """At ZeRO 3 a process holds none of them whole."""
+    shapes = Trained.open(run_dirs[name], "latest").checkpoint.manifest["parameters"].values()
+    counted = read_json(run_dirs[name] / "case.json")["resolved"]["parameters"]
+    assert counted == sum(math.prod(shape) for shape in shapes) > 10_000
 
 
 @pytest.mark.parametrize(

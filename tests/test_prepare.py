@@ -11,6 +11,7 @@ from bertds.case.file import CaseError, read_case
 from bertds.data.shards import ShardError
 from bertds.data.tokenizer import Tokenizer
 from bertds.prepare import prepare
+from bertds.run_dir import write_status
 from bertds.world import World
 from tests.training import BASE
 
@@ -57,6 +58,20 @@ def test_shards_that_were_cut_shorter_than_the_case_takes(
     prepare(read_case(path, "main"), data, tmp_path / "out", World())
     assert f"en were cut into pieces of {longest} tokens: for longer ones make shards" in told.text
     assert told.text.count("were cut") == 1
+
+
+def test_fewer_steps_than_a_run_has_made(data_root: Path, tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "case.json", tmp_path / "out"
+    path.write_text(json.dumps(BASE))
+    (run_dir / "checkpoints" / "step_0000000008").mkdir(parents=True)
+    write_status(run_dir, "pre-empted", 75, "run the same command again", 8)
+    for steps in (8, 9):
+        prepare(read_case(path, "main", f"run.max_steps={steps}"), data_root, run_dir, World())
+    case = read_case(path, "main", "run.max_steps=7,scheduler=null")
+    with pytest.raises(CaseError, match="has a checkpoint of step 8, and run.max_steps or"):
+        prepare(case, data_root, run_dir, World())
+    write_status(run_dir, "done", 0, "all steps are done", 8)
+    assert prepare(case, data_root, run_dir, World()).is_finished()
 
 
 def test_fewer_sequences_than_a_batch(data_root: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     assert all(weights[name].equal(expected[name]) for name in expected)
     (said,) = [message for message in told.messages if "had a loss of" in message]
     assert "step 7 had a loss of" in said
-    assert "going back to the last checkpoint; of steps 6 to 8" in said
+    assert "going back to a checkpoint; of steps 6 to 8" in said
 
 
 def test_a_line_after_steps_that_were_all_passed_over_has_no_rate_of_zero(
@@ -84,6 +84,32 @@ def test_a_line_after_steps_that_were_all_passed_over_has_no_rate_of_zero(
     for line in lines:
         assert ("lr" in line) == ("grad_norm" in line) == (line["step"] != 6)
         assert line.get("lr", 1.0) > 0
+
+
+def test_a_checkpoint_amid_the_suspected_steps_is_not_gone_back_to(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 8 is saved with the weights that its update wrecked; the loss jumps at step 9."""
+    train_step: Any = Engine.train_step
+    setting = "zero_optimization.stage=0"
+
+    def wrecking(engine: Engine, packs: Any, step: int, **keys: Any) -> Any:
+        reading = train_step(engine, packs, step, **keys)
+        if step == 7:
+            with torch.no_grad():
+                for parameter in engine.deepspeed.module.parameters():
+                    parameter.mul_(50.0)
+        return reading
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "train_step", wrecking)
+        assert train_here(data_root, tmp_path / "wrecked", device, f"{GUARD},{setting}") == 0
+    with spoilt(monkeypatch, {7, 8, 9}, math.nan):
+        settings = f"run.eval_every=12,{setting}"
+        assert train_here(data_root, tmp_path / "nan", device, settings) == 0
+    assert [line["step"] for line in bad_lines(tmp_path / "wrecked")] == [8, 9, 10]
+    weights, expected = weights_of(tmp_path / "wrecked"), weights_of(tmp_path / "nan")
+    assert all(weights[name].equal(expected[name]) for name in expected)
 
 
 class KilledError(Exception):

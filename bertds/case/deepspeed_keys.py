@@ -77,6 +77,15 @@ class OffloadOptimizer(Offload):
     super_offload: bool = False
     cpuadam_cores_perc: Annotated[float, Field(ge=0, le=1)] = 0.8
 
+    @model_validator(mode="after")
+    def _check_states(self) -> Self:
+        if self.device == "nvme" or self.ratio < 1 or self.super_offload:
+            raise ValueError(
+                "device nvme, a ratio below 1 and super_offload keep optimizer states where no "
+                'checkpoint reaches them: set device to "cpu", ratio to 1, and leave super_offload out'
+            )
+        return self
+
 
 class Zero(Block):
     """`zero_optimization`: what is divided among the processes; sizes in numbers of elements."""
@@ -116,10 +125,6 @@ class Zero(Block):
             raise ValueError(f"offload_param needs stage 3, stage is {self.stage}: change one")
         if self.offload_optimizer is not None and self.stage == 0:
             raise ValueError("offload_optimizer needs stage 1, 2 or 3, stage is 0: change one")
-        if self.offload_optimizer and self.offload_optimizer.ratio < 1 and self.stage != 3:
-            raise ValueError(
-                f"offload_optimizer.ratio below 1 needs stage 3, stage is {self.stage}: change one"
-            )
         return self
 
 
@@ -238,6 +243,11 @@ class DeepSpeedKeys(Block):
             return "bf16"
         return "fp16" if self.fp16.enabled else "fp32"
 
+    @property
+    def _offloads(self) -> bool:
+        offload = self.zero_optimization.offload_optimizer
+        return offload is not None and offload.device == "cpu"
+
     @model_validator(mode="after")
     def _check_precision(self) -> Self:
         if self.bf16.enabled and self.fp16.enabled:
@@ -249,6 +259,10 @@ class DeepSpeedKeys(Block):
         for key, is_on in reduced.items():
             if is_on and self.zero_optimization.stage == 0:
                 raise ValueError(f"{key} needs zero_optimization.stage 1, 2 or 3: change one")
+            if is_on and not (self._offloads or self.bf16.bf16_optimizer_states):
+                raise ValueError(
+                    f'{key} needs zero_optimization.offload_optimizer with device "cpu": change one'
+                )
         if self.bf16.bf16_optimizer_states and not self.bf16.bf16_master_weights_and_grads:
             raise ValueError(
                 "bf16.bf16_optimizer_states needs bf16.bf16_master_weights_and_grads: change one"

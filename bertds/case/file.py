@@ -35,6 +35,7 @@ __all__ = [
     "read_case",
     "resolved_case",
     "split_batch",
+    "valid_micro_batch_size",
 ]
 
 _MAX_BYTES = 4 << 20
@@ -133,6 +134,19 @@ def split_batch(case: Case, world_size: int) -> BatchSplit:
     share = batch // world_size
     micro = max(size for size in _divisors(share) if size <= most)
     return BatchSplit(micro_batch_size=micro, accumulation=share // micro)
+
+
+def valid_micro_batch_size(case: Case, world_size: int) -> int:
+    """Sequences of a validation set that a process computes at once.
+
+    Twice as many as in training, if run.max_micro_batch_size allows: without a backward pass no
+    activations are kept, but logits have as many rows.
+
+    Raises:
+        CaseError: The number of processes does not divide the batch.
+    """
+    training = split_batch(case, world_size).micro_batch_size
+    return min(2 * training, case.bertds.run.max_micro_batch_size)
 
 
 def _divisors(number: int) -> set[int]:
@@ -287,6 +301,12 @@ def _check_together(where: str, file: CaseFile) -> None:
         raise CaseError(
             f"{where}: fp16.enabled is true at zero_optimization.stage 0, where DeepSpeed 0.19.8 "
             "never scales the loss: set the stage to 1, or use bf16"
+        )
+    if file.optimizer.type == "Lamb" and file.zero_optimization.stage > 0:
+        raise CaseError(
+            f"{where}: optimizer.type is Lamb at zero_optimization.stage "
+            f"{file.zero_optimization.stage}, which divides the layers whose norms it compares: set "
+            "the stage to 0, or use AdamW"
         )
     if lanes is not None and batch % lanes:
         raise CaseError(

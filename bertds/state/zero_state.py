@@ -219,7 +219,10 @@ def _load_state(
     state = inner.state[master]
     for kind in kinds:
         if kind not in state:
-            state[kind] = torch.zeros_like(master, requires_grad=False)
+            # Beside masters in 16 bits DeepSpeed's CPU Adam keeps its moments in 32.
+            in_32 = getattr(inner, "fp32_optimizer_states", False)
+            dtype = torch.float32 if in_32 else master.dtype
+            state[kind] = torch.zeros_like(master, dtype=dtype, requires_grad=False)
         for slot in parts:
             reader.read_into(kind, slot.name, slot.start, slot.of(state[kind]))
     for kind, value in scalars.items():

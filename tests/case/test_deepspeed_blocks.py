@@ -289,15 +289,16 @@ def test_deepspeed_accepts_every_block_that_we_accept():
             "optimizer": {"type": "Adam", "params": {}},
             "zero_optimization": {
                 "stage": 3,
-                "offload_param": {"device": "cpu"},
-                "offload_optimizer": {"device": "nvme", "nvme_path": "scratch"},
+                "offload_param": {"device": "nvme", "nvme_path": "scratch"},
+                "offload_optimizer": {"device": "cpu"},
             },
         }
     )
     # The largest number of all, 2 ** 63 - 1, is none as a float.
     without = {"scheduler": True, "zero_optimization": {"stage3_model_persistence_threshold"}}
     parsed = DeepSpeedConfig(block.model_dump(mode="json", exclude=without))
-    assert parsed.zero_config.offload_optimizer.device == "nvme"
+    assert parsed.zero_config.offload_optimizer.device == "cpu"
+    assert parsed.zero_config.offload_param.device == "nvme"
     assert parsed.zero_config.reduce_bucket_size == 500_000_000
 
 

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bertds.case.file import Case, CaseError, list_arms, read_case, split_batch
+from bertds.case.file import (
+    Case,
+    CaseError,
+    list_arms,
+    read_case,
+    split_batch,
+    valid_micro_batch_size,
+)
 from bertds.case.patches import merge_patch, parse_settings, patch_arm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -339,6 +346,18 @@ MUTATIONS = [
     ("zero_optimization.offload_optimizer", {"devise": "cpu"}, "did you mean 'device'?"),
     ("zero_optimization.offload_optimizer", {"device": "gpu"}, '"none", "cpu" or "nvme"'),
     ("zero_optimization.offload_optimizer", {"device": "nvme"}, "nvme_path: give the directory"),
+    (
+        "zero_optimization.offload_optimizer",
+        {"device": "nvme", "nvme_path": "/scratch"},
+        "where no checkpoint reaches them",
+    ),
+    ("zero_optimization.offload_optimizer", {"device": "cpu", "ratio": 0.5}, "set device to "),
+    (
+        "zero_optimization.offload_optimizer",
+        {"device": "cpu", "super_offload": True},
+        "leave super_offload out",
+    ),
+    ("bf16.bf16_master_weights_and_grads", True, 'offload_optimizer with device "cpu"'),
     ("data_types.grad_accum_dtype", "fp64", 'wanted "fp32", "fp16" or "bf16"'),
     ("flops_profiler.profile_step", "5", 'flops_profiler.profile_step is "5", wanted a whole'),
     ("tensorboard.enable", True, "unknown key 'tensorboard.enable': did you mean 'enabled'?"),
@@ -429,6 +448,33 @@ def test_precision(base, stage):
         assert "fp16.enabled is true at zero_optimization.stage 0" in refusal(base, "one", half)
     else:
         assert read_case(base, "one", half).precision == "fp16"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_lamb_compares_whole_layers(write, stage):
+    content = changed("optimizer", {"type": "Lamb", "params": {"lr": 1e-3, "weight_decay": 0.01}})
+    path = write(content)
+    settings = f"zero_optimization.stage={stage}"
+    if stage:
+        assert "optimizer.type is Lamb at zero_optimization.stage" in refusal(path, "one", settings)
+    else:
+        assert read_case(path, "one", settings).deepspeed["optimizer"]["type"] == "Lamb"
+
+
+@pytest.mark.parametrize(
+    ("settings", "world_size", "sizes"),
+    [
+        ("run.max_micro_batch_size=256", 1, (256, 256)),
+        ("run.max_micro_batch_size=64", 1, (64, 64)),
+        ("run.max_micro_batch_size=256", 32, (8, 16)),  # of 256 sequences
+        ("run.max_micro_batch_size=60", 1, (32, 60)),
+    ],
+)
+def test_validation_computes_at_most_twice_as_much_at_once(base, settings, world_size, sizes):
+    case = read_case(base, "one", settings)
+    assert case.train_batch_size == 256
+    found = split_batch(case, world_size).micro_batch_size, valid_micro_batch_size(case, world_size)
+    assert found == sizes
 
 
 # --- --set
