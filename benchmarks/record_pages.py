@@ -153,12 +153,13 @@ def _column(seeds: Sequence[Sequence[Arm]], key: Key, measure: Any, limit: float
     best = (min if key == "loss/valid" else max)(known, default=math.nan)
     cells = {}
     for name, figure in figures.items():
+        if not math.isfinite(figure):
+            cells[name] = NO_VALUE
+            continue
         apart = figure - best
         word = "decided" if abs(apart) > limit else "undecided"
         digits = DIGITS[key]
         cells[name] = f"{apart:+.{digits}f} {word}" if apart else f"best, {best:.{digits}f}"
-        if not math.isfinite(apart):
-            cells[name] = NO_VALUE
     return cells
 
 

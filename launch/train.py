@@ -91,7 +91,7 @@ def _only_first_complains(world: World) -> Iterator[None]:
         if world.local_rank == 0 or isinstance(error, DeviceError):
             raise
         time.sleep(_TO_SPEAK_S)  # launchers end all processes with the first one that ends
-        sys.exit(getattr(error, "code", command_line.USAGE_ERROR))
+        sys.exit(command_line.code_of(error))
 
 
 def _chosen(path: Path, name: str) -> list[Arm]:

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, read without an engine."""
+"""The weights of a checkpoint, read without an engine, and the number of a model's."""
 
 from pathlib import Path
 
@@ -21,3 +21,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             weights[name] = torch.empty(shape)
             reader.read_into(WEIGHT, name, 0, weights[name].view(-1))
     return weights
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Numbers that are trained, each shared one once."""
+    return sum(parameter.numel() for parameter in model.parameters())

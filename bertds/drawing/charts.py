@@ -15,9 +15,8 @@ from bertds.drawing.curves import (
     COLOURS,
     Floats,
     are_far_apart,
-    running_mean,
     settled_limits,
-    smoothing_window,
+    smoothed,
     steady,
 )
 from bertds.drawing.tables import best, state_of, validation_sets
@@ -93,12 +92,7 @@ def _panel(
     """One figure of all arms that logged it."""
     every = [(number, arm.series(key)) for number, arm in enumerate(arms)]
     known = [(number, series) for number, series in every if np.isfinite(series.values).any()]
-    means = [
-        running_mean(series.values, smoothing_window(len(series.values)))
-        if smooth
-        else series.values
-        for _, series in known
-    ]
+    means = [smoothed(series.values) if smooth else series.values for _, series in known]
     limits = None
     if kind == "figure":
         steadied = [(one.at["step"], steady(one.values, smooth=smooth)) for _, one in known]

@@ -15,6 +15,7 @@ __all__ = [
     "are_far_apart",
     "running_mean",
     "settled_limits",
+    "smoothed",
     "smoothing_window",
     "steady",
     "thinned",
@@ -94,6 +95,11 @@ def running_mean(values: Floats, window: int) -> Floats:
     return np.where(finite, means, np.nan)
 
 
+def smoothed(values: Floats) -> Floats:
+    """The running mean that a curve of so many points is drawn with."""
+    return running_mean(values, smoothing_window(len(values)))
+
+
 def steady(values: Floats, *, smooth: bool) -> Floats:
     """A curve as the limits of its axes want it: without spikes, then smoothed if it is drawn so.
 
@@ -106,7 +112,7 @@ def steady(values: Floats, *, smooth: bool) -> Floats:
         medians = np.nanmedian(np.where(lost, 0.0, near), axis=1)
         medians[np.ravel(lost)] = np.nan
         values = np.concatenate([values[:2], medians, values[-2:]])
-    return running_mean(values, smoothing_window(len(values))) if smooth else values
+    return smoothed(values) if smooth else values
 
 
 def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:

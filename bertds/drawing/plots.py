@@ -21,9 +21,8 @@ from bertds.drawing.curves import (
     Curve,
     Floats,
     Panel,
-    running_mean,
     settled_limits,
-    smoothing_window,
+    smoothed,
     steady,
     thinned,
 )
@@ -141,9 +140,7 @@ def _shown(panel: Panel) -> list[tuple[Floats, Floats]]:
     """The x and y of each curve as it is drawn in full strength."""
     if not panel.smooth:
         return [(curve.x, curve.y) for curve in panel.curves]
-    return [
-        (curve.x, running_mean(curve.y, smoothing_window(len(curve.y)))) for curve in panel.curves
-    ]
+    return [(curve.x, smoothed(curve.y)) for curve in panel.curves]
 
 
 def _draw_panel(axes: Axes, panel: Panel, unit: _Unit) -> None:

@@ -117,8 +117,3 @@ def kind_of(name: str) -> str:
     if "norm" in name:
         return "norm"
     return "embedding" if ".embeddings." in name else "weight"
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Numbers that are trained, each shared one once."""
-    return sum(parameter.numel() for parameter in model.parameters())

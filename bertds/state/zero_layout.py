@@ -55,11 +55,6 @@ def check_supported(ds_engine: Any) -> None:
             not trained.
     """
     optimizer, name = ds_engine.optimizer, type(inner_optimizer(ds_engine)).__name__
-    if getattr(optimizer, "swap_optimizer", False) or _offloaded_share(optimizer) != 1:
-        raise ValueError(
-            "zero_optimization.offload_optimizer puts states on NVMe or divides them, which no "
-            "checkpoint can hold: set its device to cpu and its ratio to 1"
-        )
     if name == "MuonWithAuxAdam" and hasattr(optimizer, "single_partition_of_fp32_groups"):
         raise ValueError(
             "optimizer.type Muon keeps its momentum at ZeRO stages 1 and 2 in a layout that no "
@@ -110,10 +105,6 @@ def own_slots(ds_engine: Any) -> list[Slot]:
     low = total * ds_engine.global_rank // ds_engine.world_size
     high = total * (ds_engine.global_rank + 1) // ds_engine.world_size
     return list(_cut(found, low, high))
-
-
-def _offloaded_share(optimizer: Any) -> float:
-    return optimizer.partial_offload if getattr(optimizer, "offload_optimizer", False) else 1
 
 
 def _stage3_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[Slot]:

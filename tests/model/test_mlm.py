@@ -8,7 +8,6 @@ from bertds.model.attention import segments_of
 from bertds.model.mlm import (
     MaskedLanguageModel,
     PackTensors,
-    count_parameters,
     kind_of,
     parameter_groups,
 )
@@ -21,6 +20,7 @@ from tests.model.tensors import (
     make_model,
     make_sequences,
 )
+from tests.weights import count_parameters
 
 PRESETS = ["bert", "bert-prenorm", "modernbert"]
 
