@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import deepspeed
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # later, its defaults would hold the group for ever
 from torch import Tensor
 
 from bertds.case.file import BatchSplit, Case
@@ -109,21 +110,27 @@ def everywhere(value: Value) -> list[Value]:
 def stop() -> None:
     """Leave the process group, all processes together."""
     dist.barrier()
-    dist.destroy_process_group()
+    _leave()
 
 
 def stop_at_exit() -> None:
     """Leave the process group when the interpreter ends, for programs that may train once more.
 
-    Gloo's threads may abort a process that ends with them (pytorch/pytorch#190489). Only where all
-    went well: a group with a lost process may hang on leaving it.
+    Only where all went well: a group with a lost process may hang on leaving it.
     """
     atexit.register(_leave)
 
 
 def _leave() -> None:
+    """Leave the group and end gloo's threads.
+
+    A thread of gloo's that lets go of a tensor while the interpreter ends aborts the process
+    (pytorch/pytorch#38228), and a group's threads end with the last reference to the group:
+    `torch.distributed` drops its own, DeepSpeed's function DeepSpeed's, `gc` those of engines.
+    """
     if dist.is_initialized():
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()
+        gc.collect()
 
 
 @dataclass(slots=True)

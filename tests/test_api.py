@@ -42,10 +42,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("shard", f"--input={both}", "--tokenizer=data/sample/tokenizer.json"),
         *("--nospecial_tokens", "--out=data/sample", "--workers=1"),
     )
-    # A process group that is still there at the end aborts one process in hundreds.
-    left = "import atexit, torch.distributed as dist\n"
-    left += "atexit.register(lambda: print('left:', not dist.is_initialized()))\n"
-    program = left + "\n".join(EXAMPLES)
+    # Threads of gloo's that are still there at the end abort one process in hundreds.
+    listing = "import atexit, pathlib\n"
+    listing += (
+        "names = lambda: {p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')}\n"
+    )
+    listing += "atexit.register(lambda: print('threads:', *map(str.strip, names())))\n"
+    program = listing + "\n".join([*EXAMPLES, "print('in use:', *map(str.strip, names()))"])
     env = environment() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -57,7 +60,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert "left: True" in done.stdout
+    in_use, at_the_end = (
+        re.search(f"^{when}: (.*)", done.stdout, re.MULTILINE)[1] for when in ("in use", "threads")
+    )
+    assert "gloo" in in_use
+    assert "gloo" not in at_the_end
     assert len(re.findall(r"^ ?\d+\.\d%  ", done.stdout, re.MULTILINE)) == 5  # the guesses
     return directory
 
