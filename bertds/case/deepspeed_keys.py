@@ -125,6 +125,10 @@ class Zero(Block):
             raise ValueError(f"offload_param needs stage 3, stage is {self.stage}: change one")
         if self.offload_optimizer is not None and self.stage == 0:
             raise ValueError("offload_optimizer needs stage 1, 2 or 3, stage is 0: change one")
+        if self.stage in (1, 2) and self.allgather_bucket_size % 2:
+            raise ValueError(
+                f"allgather_bucket_size is {self.allgather_bucket_size:.0f}, wanted an even number"
+            )
         return self
 
 
@@ -247,6 +251,18 @@ class DeepSpeedKeys(Block):
     def _offloads(self) -> bool:
         offload = self.zero_optimization.offload_optimizer
         return offload is not None and offload.device == "cpu"
+
+    @model_validator(mode="after")
+    def _check_division(self) -> Self:
+        """Stages 2 and 3 divide gradients after adding them up, unless they add up all of them."""
+        zero = self.zero_optimization
+        is_before = self.prescale_gradients or self.gradient_predivide_factor != 1
+        if is_before and zero.stage in (2, 3) and zero.reduce_scatter:
+            raise ValueError(
+                "prescale_gradients and gradient_predivide_factor need zero_optimization.stage 0 or "
+                "1, or zero_optimization.reduce_scatter false: leave them out or change one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_precision(self) -> Self:

@@ -357,6 +357,7 @@ MUTATIONS = [
         {"device": "cpu", "super_offload": True},
         "leave super_offload out",
     ),
+    ("zero_optimization.allgather_bucket_size", 5, "size is 5, wanted an even number"),
     ("bf16.bf16_master_weights_and_grads", True, 'offload_optimizer with device "cpu"'),
     ("data_types.grad_accum_dtype", "fp64", 'wanted "fp32", "fp16" or "bf16"'),
     ("flops_profiler.profile_step", "5", 'flops_profiler.profile_step is "5", wanted a whole'),
@@ -428,6 +429,15 @@ def test_a_floor_above_the_peak(base):
     assert "scheduler.params.eta_min is 0.1, above optimizer.params.lr 0.0005" in refusal(
         base, "cosine", "scheduler.params.eta_min=0.1"
     )
+
+
+@pytest.mark.parametrize("setting", ["prescale_gradients=true", "gradient_predivide_factor=2.0"])
+def test_gradients_divided_first_need_all_of_them(base, setting):
+    read_case(base, "one", setting)
+    for stage in (2, 3):
+        divided = f"{setting},zero_optimization.stage={stage}"
+        assert "need zero_optimization.stage 0 or 1" in refusal(base, "one", divided)
+        read_case(base, "one", f"{divided},zero_optimization.reduce_scatter=false")
 
 
 def test_gradients_summed_in_another_type_need_zero(base):
