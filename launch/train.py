@@ -23,7 +23,6 @@ from bertds.engine import everywhere, start, stop
 from bertds.launcher import end_with_launcher
 from bertds.metrics import read_metrics
 from bertds.prepare import Prepared, prepare
-from bertds.report import write_report
 from bertds.run_dir import PREEMPTED, read_json, write_json
 from bertds.run_lock import locked
 from bertds.training import SEEN_BY_ALL, StopRequest, train
@@ -140,6 +139,8 @@ def _draw_or_say(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
 
 def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
     """The record of the case so far, and where everything is."""
+    from bertds.report import write_report  # takes a second, and one process of all draws
+
     for arm in arms:
         if arm.same_as != f"{case_dir.name}/{arm.name}":
             directory = case_dir / arm.name
