@@ -18,7 +18,7 @@ import torch.distributed as dist
 from bertds import checkpoint
 from bertds.bad_steps import NumbersError
 from bertds.case.file import BatchSplit
-from bertds.engine import Engine
+from bertds.engine import Engine, stop
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.schedule import Lengths
 from bertds.state.progress import progress
@@ -163,5 +163,4 @@ if __name__ == "__main__":
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     deepspeed.init_distributed("gloo", verbose=False)
     main(Path(sys.argv[1]))
-    dist.barrier()
-    dist.destroy_process_group()
+    stop()

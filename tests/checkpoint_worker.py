@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bertds import checkpoint
 from bertds.case.file import BatchSplit
-from bertds.engine import Engine
+from bertds.engine import Engine, stop
 from bertds.state import files as checkpoint_files
 from bertds.state import zero_state
 from bertds.state.progress import progress
@@ -482,5 +482,4 @@ if __name__ == "__main__":
     scenarios, directory, *arguments = sys.argv[1:]
     for scenario in scenarios.split("+"):
         globals()[scenario](Path(directory), *arguments)
-    dist.barrier()
-    dist.destroy_process_group()
+    stop()
