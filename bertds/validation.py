@@ -9,6 +9,7 @@ import numpy.typing as npt
 from bertds.case.config import MaskingConfig
 from bertds.case.file import Case
 from bertds.data.loader import Share, valid_packs
+from bertds.data.masking import Masker
 from bertds.data.places import Root
 from bertds.data.sets import MaskedSet, Part, Vocabulary
 from bertds.sums import Sums
@@ -49,15 +50,19 @@ def valid_figures(sums: Mapping[str, Sums]) -> dict[str, float]:
 def guess_figures(sets: Mapping[str, MaskedSet], vocab_size: int) -> dict[str, Any]:
     """What can be reached on the masks of these sets without any context.
 
+    The best guess that sees no token around knows how often each is masked, and what stands in the
+    place itself: mostly the mask token, but some tokens are left as they are, and where one stands
+    that is frequent it is likelier left than drawn at random.
+
     Returns:
-        `accuracy` of always naming the most frequent masked token, and `entropy` in nats of the
-        masked tokens' distribution, the loss of the best guess that sees no context: of all sets
-        together, and under `sets` of each by its name if there are several.
+        `accuracy` and `loss` (nats) that are expected of it: of all sets together, and under `sets`
+        of each by its name if there are several.
     """
     counts = {name: _masked_tokens(one, vocab_size) for name, one in sets.items()}
-    figures: dict[str, Any] = _guess_of(np.sum([*counts.values()], axis=0))
+    masker = next(iter(sets.values())).masker  # of all: a case has one rule and one vocabulary
+    figures: dict[str, Any] = _guess_of(np.sum([*counts.values()], axis=0), masker)
     if len(counts) > 1:
-        figures["sets"] = {name: _guess_of(one) for name, one in counts.items()}
+        figures["sets"] = {name: _guess_of(one, masker) for name, one in counts.items()}
     return figures
 
 
@@ -70,6 +75,27 @@ def _masked_tokens(one: MaskedSet, vocab_size: int) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _guess_of(counts: npt.NDArray[np.int64]) -> dict[str, float]:
-    shares = counts[counts > 0] / counts.sum()
-    return {"accuracy": float(shares.max()), "entropy": float(-(shares * np.log(shares)).sum())}
+def _guess_of(counts: npt.NDArray[np.int64], masker: Masker) -> dict[str, float]:
+    """Of a masked token with id y, given the id x in its place; all arrays are (V,) over x."""
+    rule = masker.rule
+    share = counts / counts.sum()
+    entropy = -_x_log_x(share).sum()
+    left = (1 - rule.mask_share - rule.random_share) * share  # y = x stands there
+    drawn = np.zeros_like(share)
+    drawn[masker.drawable] = rule.random_share / masker.drawable.size
+    seen = left + drawn
+    is_left = np.divide(left, seen, out=np.zeros_like(seen), where=seen > 0)
+    is_drawn = 1 - is_left
+    # P(y | x) is is_left + is_drawn * share[x] for y = x, else is_drawn * share[y].
+    itself = is_left + is_drawn * share
+    loss = is_drawn * (entropy + _x_log_x(share)) - _x_log_x(is_drawn) * (1 - share)
+    loss -= _x_log_x(itself)
+    most = np.maximum(itself, is_drawn * share.max())
+    return {
+        "accuracy": float(rule.mask_share * share.max() + (seen * most).sum()),
+        "loss": float(rule.mask_share * entropy + (seen * loss).sum()),
+    }
+
+
+def _x_log_x(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return x * np.log(x, out=np.zeros_like(x), where=x > 0)

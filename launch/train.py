@@ -164,9 +164,9 @@ def _result(run_dir: Path) -> str:
         return ""
     last = lines[-1]
     return (
-        f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} (always the most "
-        f"frequent token: {guess['accuracy']:.1%}), loss {last['loss/valid']:.3f} nats (entropy "
-        f"of the masked tokens: {guess['entropy']:.3f})"
+        f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} (a guess without "
+        f"context: {guess['accuracy']:.1%}), loss {last['loss/valid']:.3f} nats (without context: "
+        f"{guess['loss']:.3f})"
     )
 
 

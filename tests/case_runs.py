@@ -67,7 +67,7 @@ def write_run(root, case, arm, lines, *, config=None, status=None, guess=None, t
 
 
 CONFIG = config()
-GUESS = {"accuracy": 0.04, "entropy": 5.5}
+GUESS = {"accuracy": 0.04, "loss": 5.5}
 
 
 def write_same(root, case, arm, target):

@@ -330,7 +330,7 @@ def test_arms_that_log_differently(tmp_path):
 
 def test_several_validation_sets_have_their_own_columns_and_panels(tmp_path):
     write_run(tmp_path, "case3", "one", lines_of(20))
-    guess = GUESS | {"sets": {"ko": GUESS, "en": {"accuracy": 0.05, "entropy": 4.5}}}
+    guess = GUESS | {"sets": {"ko": GUESS, "en": {"accuracy": 0.05, "loss": 4.5}}}
     write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")), guess=guess)
     one, two = (write_report(tmp_path / case) for case in ("case3", "case4"))
     (row,) = table_with(two.record.read_text(), "en loss", "ko acc")

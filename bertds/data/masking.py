@@ -88,7 +88,7 @@ class Masker:
         self._mask_id = mask_id
         self._maskable: Bools = np.ones(vocab_size, dtype=bool)
         self._maskable[list(unmaskable_ids)] = False
-        self._drawable = np.flatnonzero(self._maskable)
+        self.drawable = np.flatnonzero(self._maskable)
         self._word_starts = word_starts if rule.unit == "word" else None
 
     def mask(
@@ -191,8 +191,8 @@ class Masker:
             (fate >= rule.mask_share) & (fate < rule.mask_share + rule.random_share)
         )
         hashes = hash_array(keys[random] ^ _RANDOM_ID, position[random])
-        drawn = _below(hashes, np.array([self._drawable.size]))
-        inputs[chosen[random]] = self._drawable[drawn]
+        drawn = _below(hashes, np.array([self.drawable.size]))
+        inputs[chosen[random]] = self.drawable[drawn]
 
 
 def _below(hashes: Uint64s, bounds: Int64s) -> Int64s:

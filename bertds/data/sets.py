@@ -249,7 +249,7 @@ class MaskedSet:
             ValueError: The set is pre-masked by another rule than the case's.
         """
         self.part = part
-        self._masker, self._seed = masker, masking.seed
+        self.masker, self._seed = masker, masking.seed
         self._copies = None if masking.mode == "dynamic" else masking.copies
         self._set_key = int(part.shards.index.set_key, 16)
         self._stored = part.shards.index.masking is not None
@@ -287,7 +287,7 @@ class MaskedSet:
             return block.inputs[copy], block.positions[copy]
         ordinals = self.part.shards.first_sequence(number) + np.arange(block.lengths.size)
         keys = sequence_keys(self._seed, self._set_key, copy, ordinals)
-        return self._masker.mask(block.tokens, block.lengths, keys)
+        return self.masker.mask(block.tokens, block.lengths, keys)
 
 
 def _check_stored(part: Part, masking: MaskingConfig) -> None:

@@ -124,18 +124,14 @@ def _facts(arm: Arm) -> dict[str, str]:
 
 
 def _guess(figures: Mapping[str, Any]) -> str:
-    """What the validation sets' masked tokens alone give away, nothing read around them."""
-    sets = {"": figures, **figures.get("sets", {})}
+    """What the masked tokens of the validation sets give away, nothing read around them."""
+    sets = {"": figures, **figures.get("sets", {})} if "loss" in figures else {}
     return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items())
 
 
 def _guess_of(figures: Mapping[str, float]) -> str:
-    named = {"loss": figures.get("entropy"), "acc": figures.get("accuracy")}
-    return ", ".join(
-        f"{name} {decimals(f'{name}/valid', figure)}"
-        for name, figure in named.items()
-        if figure is not None
-    )
+    loss, accuracy = figures["loss"], figures["accuracy"]
+    return f"loss {decimals('loss/valid', loss)}, acc {decimals('acc/valid', accuracy)}"
 
 
 def _split(arms: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
