@@ -39,7 +39,7 @@ def sets_of(case: Case, root: Path) -> tuple[Part, MaskedSet, Vocabulary]:
 
 
 def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) -> None:
-    """By ten points of accuracy on the same masks; without context nothing beats the best guess."""
+    """By ten points of accuracy on the same masks; all beat a guess without context or position."""
     path = ROOT / "ds_configs" / "sample.json"
     code, output = run(
         2, "--ds_config", str(path), "--data", str(sample), "--out", str(tmp_path), timeout=900
@@ -57,7 +57,7 @@ def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) 
     print(accuracies)
     assert accuracies["encoder"] > accuracies["neighbours"] + 0.1
     assert accuracies["encoder"] > accuracies["itself"] + 0.1
-    assert accuracies["guess"] - 0.02 < accuracies["itself"] < accuracies["guess"] + 0.005
+    assert min(accuracies["neighbours"], accuracies["itself"]) > accuracies["guess"]
 
 
 def neighbour_accuracy(train: Part, valid: MaskedSet) -> float:
