@@ -454,6 +454,8 @@ def tell(engine: Engine, what: str) -> None:
 
 def refusals(_: Path) -> None:
     """Optimizers that no checkpoint can hold are refused before the first step."""
+    # For what Muon leaves out DeepSpeed would compile an Adam of its own, for minutes.
+    sys.modules["deepspeed.ops.adam"].FusedAdam = lambda groups, **_: torch.optim.AdamW(groups)
     said = {}
     for name, stage, changes in (
         ("Muon", 1, optimizer("Muon", momentum=0.9)),
