@@ -87,6 +87,7 @@ def draw_panels(
             shown = [curve for panel in panels for curve in _shown(panel)]
             _scale_rates(all_axes[0], shown, log=y == "rates, log")
         _add_legend(figure, all_axes)
+        _lay_out(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
@@ -108,6 +109,14 @@ def _new_figure(
     for axes in grid.flat[num_panels:]:
         axes.set_axis_off()
     return figure, list(grid.flat[:num_panels])
+
+
+def _lay_out(figure: Figure) -> None:
+    """What `savefig` does as well, but only by drawing the figure once more."""
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine("none")
 
 
 @dataclass(frozen=True, slots=True)
