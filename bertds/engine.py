@@ -37,6 +37,7 @@ from bertds.explained import abandoned_compilations, naming_a_steps_faults, nami
 from bertds.forward import SKIPS, STOPS, forward_sums, no_sums, sums_of, tensors_on
 from bertds.launcher import rendezvous
 from bertds.model.mlm import MaskedLanguageModel, parameter_groups
+from bertds.muon import import_muon
 from bertds.schedule import Lengths, torch_scheduler
 from bertds.state.zero_layout import check_supported
 from bertds.state.zero_state import refresh_weights, set_weights, undo_initial_step
@@ -174,6 +175,7 @@ class Engine:
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
         factor = own_factor(case, lengths)
         ours = {} if factor is None else {"lr_scheduler": partial(torch_scheduler, factor=factor)}
+        import_muon(is_used=config["optimizer"]["type"] == "Muon")
         engine, *_ = deepspeed.initialize(
             model=model,
             model_parameters=parameter_groups(model, no_decay(case)),

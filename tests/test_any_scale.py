@@ -33,7 +33,6 @@ SOME = [
     REFERENCES["bf16"],
     Split(1, 4, 3, "fp32"),
     Split(2, 1, 1, "fp32"),
-    Split(2, 2, 2, "bf16"),
     Split(4, 2, 0, "fp32"),
     Split(4, 1, 3, "bf16"),
     Split(4, 4, 2, "fp32"),

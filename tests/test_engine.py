@@ -1,6 +1,7 @@
 """A step of the engine is what torch's own optimizers would do with the mean over masked tokens."""
 
 import copy
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bertds.data.packing import Pack, Sequences, pack
 from bertds.deepspeed_config import check_device, no_decay
 from bertds.engine import Engine
 from bertds.model.mlm import MaskedLanguageModel, PackTensors, parameter_groups
+from bertds.muon import import_muon
 from bertds.schedule import Lengths
 from bertds.world import World
 
@@ -263,3 +265,14 @@ def test_fewer_gpus_than_processes_are_said(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(CaseError, match="4 processes on .* see 3 GPUs"):
         check_device(case, world)
+
+
+def test_muon_is_compiled_where_it_is_used_and_nowhere_else() -> None:
+    """Also after an arm with another optimizer."""
+    module = "deepspeed.runtime.zero.muon.original_muon"
+    import_muon(is_used=False)
+    plain = importlib.import_module(module)
+    assert not hasattr(plain.muon_update, "_torchdynamo_orig_callable")
+    import_muon(is_used=True)
+    compiled = importlib.import_module(module)
+    assert hasattr(compiled.muon_update, "_torchdynamo_orig_callable")

@@ -118,6 +118,7 @@ def node(rank: int, port: int, *words: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_nodes_train_like_one_process_and_go_on_after_an_eviction(
     data_root: Path, tmp_path: Path

@@ -75,12 +75,12 @@ def test_a_stopped_run_goes_on_to_the_bit(
     """
     shared = set(Path("/dev/shm").glob("deepspeed*"))
     settings = "run.max_steps=120,run.eval_every=60,run.save_every=50,run.log_every=7"
-    code, output = train(2, "straight", settings)
+    path = tmp_path / "case.json"
+    straight_flags = arguments(path, data_root, tmp_path / "straight", settings)
+    code, output = run(2, *straight_flags, launcher="spawn")
     assert code == 0, output
     stopped = tmp_path / "stopped" / "case" / "main"
-    process = start(
-        2, *arguments(tmp_path / "case.json", data_root, tmp_path / "stopped", settings)
-    )
+    process = start(2, *arguments(path, data_root, tmp_path / "stopped", settings))
     try:
         wait_for_line(stopped / "metrics.jsonl")
         kill_group(process, signal.SIGTERM)

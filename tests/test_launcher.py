@@ -223,8 +223,14 @@ def wait_for_end(processes: list[int], seconds: float) -> None:
             id="deepspeed's runner, asked to end",
             marks=pytest.mark.slow,
         ),
-        pytest.param(deepspeed_command, 1, signal.SIGKILL, id="deepspeed's launch.py, killed"),
-        pytest.param(torchrun_command, 0, signal.SIGKILL, id="torchrun, killed"),
+        pytest.param(
+            *(deepspeed_command, 1, signal.SIGKILL),
+            id="deepspeed's launch.py, killed",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(torchrun_command, 0, signal.SIGKILL), id="torchrun, killed", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_launcher_that_dies_alone_leaves_a_checkpoint_and_no_orphan(
