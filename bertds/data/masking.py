@@ -89,6 +89,7 @@ class Masker:
         self._maskable: Bools = np.ones(vocab_size, dtype=bool)
         self._maskable[list(unmaskable_ids)] = False
         self.drawable = np.flatnonzero(self._maskable)
+        """The ids that a random token is one of."""
         self._word_starts = word_starts if rule.unit == "word" else None
 
     def mask(
