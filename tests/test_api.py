@@ -18,6 +18,19 @@ EXAMPLES = re.findall(
     r"^```python\n(.*?)^```", README.partition("## From Python")[2], re.MULTILINE | re.DOTALL
 )
 
+THREADS = """
+import atexit, contextlib, pathlib
+
+def tell_threads(when):
+    names = []
+    for name in pathlib.Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # a thread that ends meanwhile
+            names.append(name.read_text().strip())
+    print(f"{when}:", *names)
+
+atexit.register(tell_threads, "at the end")
+"""
+
 
 def data_prep(directory: Path, *words: str) -> None:
     command = [sys.executable, "-m", "data_prep", *words]
@@ -43,12 +56,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--nospecial_tokens", "--out=data/sample", "--workers=1"),
     )
     # Threads of gloo's that are still there at the end abort one process in hundreds.
-    listing = "import atexit, pathlib\n"
-    listing += (
-        "names = lambda: {p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')}\n"
-    )
-    listing += "atexit.register(lambda: print('threads:', *map(str.strip, names())))\n"
-    program = listing + "\n".join([*EXAMPLES, "print('in use:', *map(str.strip, names()))"])
+    program = "\n".join([THREADS, *EXAMPLES, "tell_threads('in use')"])
     env = environment() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -61,7 +69,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     in_use, at_the_end = (
-        re.search(f"^{when}: (.*)", done.stdout, re.MULTILINE)[1] for when in ("in use", "threads")
+        re.search(f"^{when}: (.*)", done.stdout, re.MULTILINE)[1]
+        for when in ("in use", "at the end")
     )
     assert "gloo" in in_use
     assert "gloo" not in at_the_end
