@@ -231,7 +231,7 @@ def _bits_per_character(seeds: Sequence[Sequence[Arm]], corpus: Corpus) -> list[
         a_token = size["characters"] / size["tokens"]
         losses = [_final(arms[number], "loss/valid") for arms in seeds]
         bits = [loss / math.log(2) / a_token for loss in losses]
-        guess = arm.case["resolved"]["guess"]["loss"] / math.log(2) / a_token
+        guess = arm.case["resolved"]["guess_without_context"]["loss"] / math.log(2) / a_token
         row = [f"`{arm.name}`", f"{np.mean(losses):.3f}", f"{a_token:.3f}", f"{np.mean(bits):.4f}"]
         row += [f"{np.ptp(bits):.4f}" if len(bits) > 1 else NO_VALUE]
         rows.append([*row, f"{guess:.4f}", f"{guess - np.mean(bits):.4f}"])

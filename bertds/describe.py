@@ -80,7 +80,7 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
     before = read_json(run.run_dir / "case.json").get("resolved", {})
     train = [_set_facts(part) for part in run.train]
     valid = {name: _set_facts(one.part) for name, one in run.valid.items()}
-    known = before.get("guess") if before.get("valid") == valid else None
+    guess = before.get("guess_without_context") if before.get("valid") == valid else None
     totals = {key: sum(one[key] for one in train) for key in ("sequences", "tokens")}
     return {
         "world_size": run.world.world_size,
@@ -96,7 +96,7 @@ def _facts(run: Prepared, engine: Engine) -> dict[str, Any]:
         "valid_row_length": run.valid_share.row_length,
         "train": {**totals, "sets": train},
         "valid": valid,
-        "guess": known if known and "loss" in known else _guess(run),
+        "guess_without_context": guess or _guess(run),
         "device": device_name(engine.device),
         "started": before.get("started") or now(),
     }

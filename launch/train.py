@@ -158,9 +158,9 @@ def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
 
 def _result(run_dir: Path) -> str:
     """The last validation figures beside those of a guess that sees no context."""
-    guess = read_json(run_dir / "case.json").get("resolved", {}).get("guess") or {}
+    guess = read_json(run_dir / "case.json").get("resolved", {}).get("guess_without_context")
     lines = [one for one in read_metrics(run_dir / "metrics.jsonl") if "loss/valid" in one]
-    if not lines or "loss" not in guess:  # of an older version
+    if not lines or guess is None:
         return ""
     last = lines[-1]
     return (

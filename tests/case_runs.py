@@ -53,7 +53,7 @@ def write_run(root, case, arm, lines, *, config=None, status=None, guess=None, t
         "vocab_size": 7458,
         "train": {"sequences": 288_435, "tokens": 4_700_001, "sets": []},
         "valid": {"en": {"sequences": 32_048, "tokens": 519_002}},
-        "guess": guess or GUESS,
+        "guess_without_context": guess or GUESS,
         "started": "2026-02-01T09:30:00+00:00",
         "device": "NVIDIA H200",
     }

@@ -214,7 +214,7 @@ def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_
     flags = tmp_path / "case.json", data, tmp_path / "out"
     assert run(0, *arguments(*flags, f"{settings}=2"))[0] == 0
     run_dir = tmp_path / "out/case/main"
-    before = read_json(run_dir / "case.json")["resolved"]["guess"]
+    before = read_json(run_dir / "case.json")["resolved"]["guess_without_context"]
     shutil.rmtree(data / "valid")
     shutil.copytree(data_root / "en", data / "valid")
     code, output = run(0, *arguments(*flags, f"{settings}=4"))
@@ -222,7 +222,7 @@ def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_
     assert "was validated on other shards" in output
     shutil.rmtree(run_dir / "checkpoints")
     assert run(0, *arguments(*flags, f"{settings}=4"))[0] == 0
-    assert read_json(run_dir / "case.json")["resolved"]["guess"] != before
+    assert read_json(run_dir / "case.json")["resolved"]["guess_without_context"] != before
 
 
 @pytest.mark.dist

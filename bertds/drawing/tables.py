@@ -109,7 +109,7 @@ def _facts(arm: Arm) -> dict[str, str]:
         "training data": _amounts({"": train} if train else {}),
         "of which": _amounts(sets) if len(sets) > 1 else "",
         "validation data": _amounts(valid),
-        "a guess without context": _guess(resolved.get("guess") or {}),
+        "a guess without context": _guess(resolved.get("guess_without_context") or {}),
         "steps an epoch": count(resolved.get("steps_per_epoch")),
         "steps planned": count(resolved.get("num_steps")),
         "micro-batch × accumulation × ranks": (
@@ -125,7 +125,7 @@ def _facts(arm: Arm) -> dict[str, str]:
 
 def _guess(figures: Mapping[str, Any]) -> str:
     """What the masked tokens of the validation sets give away, nothing read around them."""
-    sets = {"": figures, **figures.get("sets", {})} if "loss" in figures else {}
+    sets = {"": figures, **figures.get("sets", {})} if figures else {}
     return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items())
 
 
