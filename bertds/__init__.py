@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertds.api import Model, load_model, train
-    from bertds.case.file import Case
+    from bertds.config.case import Case
+
 
 __all__ = ["Case", "Model", "load_model", "train"]
 
@@ -17,5 +18,5 @@ __all__ = ["Case", "Model", "load_model", "train"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "bertds.case.file" if name == "Case" else "bertds.api"
+    module = "bertds.config.case" if name == "Case" else "bertds.api"
     return getattr(importlib.import_module(module), name)

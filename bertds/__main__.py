@@ -7,7 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from bertds import command_line
+from bertds import cli
+from bertds.errors import ConfigError
 
 
 def evaluate(run_dir: Path, data: str = "data", checkpoint: str = "latest") -> None:
@@ -18,10 +19,10 @@ def evaluate(run_dir: Path, data: str = "data", checkpoint: str = "latest") -> N
         data: Directory or URL that the names of shard sets are relative to.
         checkpoint: latest, best, or a step such as 1000.
     """
-    from bertds.evaluate import evaluate as figures_of
-    from bertds.trained import Trained
+    from bertds.inference.evaluate import evaluate as figures_of
+    from bertds.runs.trained_run import TrainedRun
 
-    trained = Trained.open(run_dir, checkpoint)
+    trained = TrainedRun.open(run_dir, checkpoint)
     figures = figures_of(trained, data)
     width = max(map(len, figures))
     print(f"{'step':<{width}}  {trained.checkpoint.step}")
@@ -37,10 +38,10 @@ def export(run_dir: Path, out: Path, checkpoint: str = "latest") -> None:
         out: The directory to make.
         checkpoint: latest, best, or a step such as 1000.
     """
-    from bertds.export import export as write
-    from bertds.trained import Trained
+    from bertds.inference.export import export as write
+    from bertds.runs.trained_run import TrainedRun
 
-    write(Trained.open(run_dir, checkpoint), out)
+    write(TrainedRun.open(run_dir, checkpoint), out)
     print(out)
 
 
@@ -53,11 +54,11 @@ def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> 
         checkpoint: latest, best, or a step such as 1000.
         top: How many tokens.
     """
-    from bertds.fill import fill as guesses_of
-    from bertds.fill import table
-    from bertds.trained import Trained
+    from bertds.inference.fill_mask import fill as guesses_of
+    from bertds.inference.fill_mask import table
+    from bertds.runs.trained_run import TrainedRun
 
-    trained = Trained.open(run_dir, checkpoint)
+    trained = TrainedRun.open(run_dir, checkpoint)
     print(table(guesses_of(trained, trained.model(), text, top)))
 
 
@@ -67,11 +68,11 @@ def report(case_dir: Path) -> None:
     Args:
         case_dir: The case's directory, such as runs/case11, or the one above it, runs.
     """
-    from bertds.full_record import case_directories, write_full_record
-    from bertds.report import write_report
+    from bertds.report.case_report import write_report
+    from bertds.report.index import case_directories, write_index
 
     if case_directories(case_dir):
-        everything = write_full_record(case_dir)
+        everything = write_index(case_dir)
         written = [everything.record, everything.page, *(one.page for one in everything.cases)]
     else:
         one = write_report(case_dir)
@@ -108,12 +109,11 @@ def plan(
         sequences: And sequences of an epoch.
         mean_length: And tokens of a sequence; the longest ones' if not given.
     """
-    from bertds.case.file import CaseError
-    from bertds.corpus import corpus_of
-    from bertds.plan import GPUS, chosen_case, make_plan, table
+    from bertds.planner.corpus import corpus_of
+    from bertds.planner.plan import GPUS, chosen_case, make_plan, table
 
     if gpu not in GPUS or gpus < 1 or gpus_per_node < 1 or not 0 < mfu <= 1:
-        raise CaseError(
+        raise ConfigError(
             f"--gpus {gpus} --gpu {gpu} --gpus_per_node {gpus_per_node} --mfu {mfu}: wanted are "
             f"numbers from 1, one of {', '.join(GPUS)}, and a share above 0 and up to 1"
         )
@@ -124,7 +124,7 @@ def plan(
     print(table(make_plan(case, corpus, gpus, GPUS[gpu], mfu), gpus_per_node))
 
 
-COMMANDS: dict[str, command_line.Command] = {
+COMMANDS: dict[str, cli.Command] = {
     "evaluate": evaluate,
     "export": export,
     "fill": fill,
@@ -136,7 +136,7 @@ COMMANDS: dict[str, command_line.Command] = {
 def main(name: str = "bertds") -> int:
     """Run what the command line asks; `bertds` is the installed script."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    return command_line.run(name, COMMANDS)
+    return cli.run(name, COMMANDS)
 
 
 if __name__ == "__main__":

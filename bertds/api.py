@@ -8,22 +8,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from bertds.case.file import Case
-from bertds.data.packing import Sequences, pack
-from bertds.engine import start, stop_at_exit
-from bertds.export import export
-from bertds.fill import Guess, fill
-from bertds.forward import tensors_on
+from bertds.config.case import Case
+from bertds.distributed.world import World
+from bertds.engine.process_group import destroy_process_group_at_exit, init_process_group
+from bertds.inference.embed import embed
+from bertds.inference.export import export
+from bertds.inference.fill_mask import MaskPrediction, fill
 from bertds.model.mlm import MaskedLanguageModel
-from bertds.prepare import prepare
-from bertds.run_lock import locked
-from bertds.trained import Trained
-from bertds.training import StopRequest
-from bertds.training import train as train_run
-from bertds.world import World
+from bertds.runs.lock import locked
+from bertds.runs.trained_run import TrainedRun
+from bertds.train.preemption import PreemptionSignal
+from bertds.train.setup import prepare_run
+from bertds.train.trainer import train as train_run
 
 
 def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Path:
@@ -41,23 +39,23 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
         The run's directory; its `status.json` says whether it is done or was stopped before.
 
     Raises:
-        CaseError: The case does not fit the machine, the processes or the data.
+        ConfigError: The case does not fit the machine, the processes or the data.
         ValueError: A shard set is missing or damaged.
-        NumbersError: Losses, gradients or weights are not finite.
+        NonFiniteError: Losses, gradients or weights are not finite.
         CheckpointError: A checkpoint cannot be read, or the final one not be written.
     """
     world = World.detect()
-    run = prepare(case, data, Path(out) / case.name / case.arm, world)
+    run = prepare_run(case, data, Path(out) / case.name / case.arm, world)
     if run.is_finished():
         run.warn_if_changed()
         return run.run_dir
     with ExitStack() as stack:
         if world.is_main:
             stack.enter_context(locked(run.run_dir))
-        device = start(world, case.bertds.run.collective_timeout_s)
-        stop = stack.enter_context(StopRequest().listening())
+        device = init_process_group(world, case.bertds.run.collective_timeout_s)
+        stop = stack.enter_context(PreemptionSignal().listening())
         train_run(run, device, stop)
-        stop_at_exit()
+        destroy_process_group_at_exit()
     return run.run_dir
 
 
@@ -72,7 +70,7 @@ def load_model(run_dir: Path | str, checkpoint: str = "latest") -> "Model":
         ValueError: It is no run's directory, or of another version of the program.
         CheckpointError: There is no such checkpoint, or it is damaged.
     """
-    trained = Trained.open(Path(run_dir), checkpoint)
+    trained = TrainedRun.open(Path(run_dir), checkpoint)
     return Model(trained, trained.model())
 
 
@@ -80,47 +78,32 @@ def load_model(run_dir: Path | str, checkpoint: str = "latest") -> "Model":
 class Model:
     """A trained encoder with its tokenizer."""
 
-    trained: Trained
+    trained: TrainedRun
     """The run: case, tokenizer, checkpoint."""
     module: MaskedLanguageModel
     """The weights, as a torch module."""
 
-    def fill(self, text: str, top: int = 5) -> list[Guess]:
+    def fill(self, text: str, top: int = 5) -> list[MaskPrediction]:
         """The most likely tokens for each [MASK] of a text.
 
         Raises:
-            CaseError: The text has no [MASK], or is too long for the model.
+            ConfigError: The text has no [MASK], or is too long for the model.
         """
         return fill(self.trained, self.module, text, top)
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """The last hidden states of each text, (L, D), one row for each of its tokens.
 
         Raises:
-            CaseError: A text is too long for the model.
+            ConfigError: A text is too long for the model.
         """
-        rows = [np.array(self.trained.encode(text), dtype=np.int64) for text in texts]
-        lengths = np.array([row.size for row in rows])
-        if not lengths.any():
-            return [torch.zeros(0, self.module.config.hidden_size) for _ in texts]
-        everywhere = np.arange(lengths.sum())
-        sequences = Sequences(
-            inputs=np.concatenate(rows),
-            lengths=lengths,
-            masked=everywhere,
-            labels=np.zeros_like(everywhere),
-        )
-        pad_id = self.trained.tokenizer.special_ids["pad"]
-        packed = pack(sequences, row_length=int(lengths.max()), pad_id=pad_id)
-        hidden = self.module.hidden_states(tensors_on(torch.device("cpu"), packed))
-        return list(torch.split(hidden, lengths.tolist()))
+        return embed(self.trained, self.module, texts)
 
     def export(self, out: Path | str) -> None:
         """Write a Hugging Face directory.
 
         Raises:
-            CaseError: No Hugging Face class computes what the model does.
+            ConfigError: No Hugging Face class computes what the model does.
             FileExistsError: There is something at `out` already.
         """
         export(self.trained, Path(out))

@@ -4,20 +4,20 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
-from bertds.command_line import Command, run
-from bertds.data.shards import ShardError, ShardSet, verify_frame, verify_shard
+from bertds.cli import Command, run
+from bertds.data.shards.reader import ShardSet
+from bertds.errors import ShardError
 from data_prep import train_tokenizer
-from data_prep.inputs import Inputs
-from data_prep.json_text import COLUMN
-from data_prep.made import MADE_NAME, counts_of
-from data_prep.make_shards import make_shards
-from data_prep.outputs import output_of
-from data_prep.record import MERGES, make_record, table
-from data_prep.sample import write_sample
-from data_prep.shard_options import ShardOptions, masking_of
-from data_prep.tasks import default_workers
+from data_prep.executors.local import default_workers
+from data_prep.output.manifest import MADE_NAME, counts_of
+from data_prep.output.storage import output_of
+from data_prep.readers.jsonl import COLUMN
+from data_prep.readers.sources import Inputs
+from data_prep.reproduction import MERGES, make_record, table
+from data_prep.sample.generator import write_sample
+from data_prep.sharding.options import ShardOptions, masking_of
+from data_prep.sharding.pipeline import make_shards
+from data_prep.verify import _faults, _sets_below
 
 RECORD_MERGES = ",".join(map(str, MERGES))
 
@@ -175,7 +175,7 @@ def show(directory: Path) -> None:
     Args:
         directory: Where to look.
     """
-    from data_prep.show import describe  # the drawing takes a while to import, here alone
+    from data_prep.preview import describe  # the drawing takes a while to import, here alone
 
     for each in _sets_below(directory):
         print(f"{each}\n{describe(ShardSet.open(each))}\n")
@@ -193,25 +193,6 @@ def _merge_counts(text: str) -> list[int]:
     if counts != sorted(set(counts), reverse=True):
         raise ValueError(f"--merges is {text!r}, wanted is the largest number first, each once")
     return counts
-
-
-def _sets_below(directory: Path) -> list[Path]:
-    """The sets in a directory: itself, or those that have an index or shards below it."""
-    found = {path.parent for name in ("index.json", "*.tar") for path in directory.rglob(name)}
-    if not found:
-        raise ShardError(f"{directory} has no shard set in it: the --out of `shard` is wanted")
-    return sorted(found)
-
-
-def _faults(directory: Path) -> list[str]:
-    try:
-        shards = ShardSet.open(directory)
-    except ShardError as error:
-        return [str(error)]
-    faults = verify_frame(shards)
-    for number in tqdm(range(len(shards.index.shards)), desc=str(directory), disable=None):
-        faults += verify_shard(shards, number)
-    return faults
 
 
 COMMANDS: dict[str, Command] = {

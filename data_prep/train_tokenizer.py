@@ -24,10 +24,11 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from bertds.replacing import replacing
-from data_prep.inputs import Inputs, Source, open_sources
-from data_prep.made import is_made, record_made
-from data_prep.sources import clean_lines, no_text, read_chunks
+from bertds.io.atomic import atomic_write
+from data_prep.output.manifest import is_up_to_date, write_manifest
+from data_prep.readers.cleaning import clean_lines, no_text
+from data_prep.readers.sources import Inputs, Source, open_sources
+from data_prep.readers.text import read_chunks
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD_MARK = "▁"
@@ -81,13 +82,13 @@ def make_tokenizer(
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_sources(inputs, path.parent) as sources:
         recipe = recipe_of(sources, num_merges, lowercase, min_count)
-        if is_made(made, [path], recipe):
+        if is_up_to_date(made, [path], recipe):
             print(f"{path}: finished already, nothing to do")
             return
         vocabulary = learn(sources, num_merges, lowercase, min_count)
         content = build(vocabulary, num_merges, lowercase)
         num_characters = len(vocabulary.characters)
-        record_made(made, recipe, {"characters": num_characters})
+        write_manifest(made, recipe, {"characters": num_characters})
         write(path, content)
     print(
         f"{path}: {len(SPECIALS)} special tokens, {num_characters:,} characters, "
@@ -158,7 +159,7 @@ def build(vocabulary: Vocabulary, num_merges: int, lowercase: bool) -> bytes:
 def write(path: Path, content: bytes) -> None:
     """Write a tokenizer.json, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

@@ -16,19 +16,26 @@ from pathlib import Path
 
 import torch
 
-from bertds import command_line, log
-from bertds.case.file import Arm, CaseError, list_arms, read_case
-from bertds.deepspeed_config import DeviceError
-from bertds.engine import everywhere, start, stop
-from bertds.launcher import end_with_launcher
-from bertds.metrics import read_metrics
-from bertds.prepare import Prepared, prepare
-from bertds.run_dir import PREEMPTED, read_json, write_json
-from bertds.run_lock import locked
-from bertds.training import SEEN_BY_ALL, StopRequest, train
-from bertds.world import World
+from bertds import cli
+from bertds.config.case import Arm, list_arms, read_case
+from bertds.distributed.launcher_guard import terminate_with_launcher
+from bertds.distributed.world import World
+from bertds.engine.process_group import (
+    all_gather_object,
+    destroy_process_group,
+    init_process_group,
+)
+from bertds.errors import COLLECTIVE_ERRORS, ConfigError, DeviceError, ExitCode, exit_code_of
+from bertds.io.json_files import read_json, write_json
+from bertds.runs.lock import locked
+from bertds.tracking import console
+from bertds.tracking.jsonl import read_metrics
+from bertds.train.preemption import PreemptionSignal
+from bertds.train.setup import RunSetup, prepare_run
+from bertds.train.trainer import train
 
 logger = logging.getLogger("bertds")
+
 _TO_SPEAK_S = 10.0
 
 
@@ -54,13 +61,13 @@ def main(
         0 done, 75 pre-empted (run the same command again), else the code of the last failure.
     """
     world = World.detect()
-    end_with_launcher(world)
-    log.set_up(world)
+    terminate_with_launcher(world)
+    console.set_up(world)
     with _only_first_complains(world):
         arms = _chosen(ds_config, arm)
         once = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
         cases = [read_case(path, name, set) for path, name in once]
-        runs = [prepare(case, data, out / case.name / case.arm, world) for case in cases]
+        runs = [prepare_run(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = _unfinished(runs)
     with contextlib.ExitStack() as locks:
         for run in unfinished if world.is_main else []:
@@ -69,11 +76,11 @@ def main(
         if world.is_main:
             _draw_or_say(out / ds_config.stem, arms, runs)
         if unfinished:
-            stop()  # after the drawing: launchers kill all as soon as one process ends with a code
+            destroy_process_group()  # after the drawing: launchers kill all as soon as one process ends with a code
     return code
 
 
-def _unfinished(runs: list[Prepared]) -> list[Prepared]:
+def _unfinished(runs: list[RunSetup]) -> list[RunSetup]:
     """Those to be trained; of the others it is said where they are asked for with other settings."""
     for run in runs:
         if run.is_finished():
@@ -90,7 +97,7 @@ def _only_first_complains(world: World) -> Iterator[None]:
         if world.local_rank == 0 or isinstance(error, DeviceError):
             raise
         time.sleep(_TO_SPEAK_S)  # launchers end all processes with the first one that ends
-        sys.exit(command_line.code_of(error))
+        sys.exit(exit_code_of(error))
 
 
 def _chosen(path: Path, name: str) -> list[Arm]:
@@ -98,36 +105,38 @@ def _chosen(path: Path, name: str) -> list[Arm]:
     chosen = [arm for arm in arms if name in ("", arm.name)]
     if not chosen:
         known = ", ".join(arm.name for arm in arms)
-        raise CaseError(f"--arm {name}: {path} has no such arm, its arms are {known}")
+        raise ConfigError(f"--arm {name}: {path} has no such arm, its arms are {known}")
     return chosen
 
 
-def _train_all(runs: list[Prepared], world: World, *, profile: bool) -> int:
+def _train_all(runs: list[RunSetup], world: World, *, profile: bool) -> int:
     """The runs one after the other in the same processes; the code of the last that failed."""
-    device = start(world, runs[0].case.bertds.run.collective_timeout_s)
+    device = init_process_group(world, runs[0].case.bertds.run.collective_timeout_s)
     code = 0
-    with StopRequest().listening() as request:
+    with PreemptionSignal().listening() as request:
         for run in runs:
             # A request may come between two runs, and to one process alone.
-            if run is not runs[0] and any(everywhere(request.asked())):
-                return PREEMPTED
+            if run is not runs[0] and any(all_gather_object(request.is_set())):
+                return ExitCode.PREEMPTED
             code = _train_one(run, device, request, profile=profile) or code
-            if code == PREEMPTED:
+            if code == ExitCode.PREEMPTED:
                 break
     return code
 
 
-def _train_one(run: Prepared, device: torch.device, request: StopRequest, *, profile: bool) -> int:
+def _train_one(
+    run: RunSetup, device: torch.device, request: PreemptionSignal, *, profile: bool
+) -> int:
     """One run; a fault that all processes see alike is its code, any other ends the processes."""
     try:
         return train(run, device, request, profile=profile)
-    except SEEN_BY_ALL as error:
+    except COLLECTIVE_ERRORS as error:
         if run.world.is_main:
             logger.error("%s/%s failed: %s", run.case.name, run.case.arm, error)
         return error.code
 
 
-def _draw_or_say(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
+def _draw_or_say(case_dir: Path, arms: list[Arm], runs: list[RunSetup]) -> None:
     """No drawing changes what the training ended with."""
     try:
         _draw(case_dir, arms, runs)
@@ -137,16 +146,18 @@ def _draw_or_say(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
         )
 
 
-def _draw(case_dir: Path, arms: list[Arm], runs: list[Prepared]) -> None:
+def _draw(case_dir: Path, arms: list[Arm], runs: list[RunSetup]) -> None:
     """The record of the case so far, and where everything is."""
-    from bertds.report import write_report  # takes a second, and one process of all draws
+    from bertds.report.case_report import (
+        write_report,  # takes a second, and one process of all draws
+    )
 
     for arm in arms:
         if arm.same_as != f"{case_dir.name}/{arm.name}":
             directory = case_dir / arm.name
             directory.mkdir(parents=True, exist_ok=True)
             content = {"case": case_dir.name, "arm": arm.name, "same_as": arm.same_as}
-            write_json(directory / "case.json", content, contested=True)
+            write_json(directory / "case.json", content, concurrent_writers=True)
     report = write_report(case_dir)
     for run in runs:
         print(f"run     {run.run_dir}{_result(run.run_dir)}")
@@ -171,4 +182,4 @@ def _result(run_dir: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run("launch/train.py", main))
+    sys.exit(cli.run("launch/train.py", main))

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, settings
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bertds.data.masking import Masker, MaskRule, sequence_keys
-from bertds.data.shard_format import Block, StoredMasking, id_dtype, length_dtype
-from bertds.data.shard_writer import SetFacts, shard_name, write_index, write_shard
-from bertds.data.shards import ShardSet
+from bertds.data.shards.format import Block, StoredMasking, id_dtype, length_dtype
+from bertds.data.shards.reader import ShardSet
+from bertds.data.shards.writer import SetFacts, shard_name, write_index, write_shard
 from bertds.data.tokenizer import Tokenizer
-from bertds.world import World
-from tests import trained_runs
+from bertds.distributed.world import World
+from tests.helpers import trained_runs
 
 # Machines that run tests do other things as well: no example is too slow. The examples are the same
 # in each run, so that a change breaks its own test and no other's; `make test-slow` draws new ones.
@@ -192,10 +192,10 @@ def told(
 @pytest.fixture(scope="session")
 def device() -> Iterator[torch.device]:
     """A process group of this process alone, for engines in it; DeepSpeed takes no second one."""
-    from bertds import engine
+    from bertds.engine import process_group
 
-    yield engine.start(World(), 60.0)
-    engine.stop()
+    yield process_group.init_process_group(World(), 60.0)
+    process_group.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

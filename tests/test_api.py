@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from bertds import Case, load_model, train
-from bertds.case.error import CaseError
-from bertds.run_dir import read_json
-from tests.launching import ROOT, environment
+from bertds.errors import ConfigError
+from bertds.io.json_files import read_json
+from tests.helpers.launching import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(
     r"^```python\n(.*?)^```", README.partition("## From Python")[2], re.MULTILINE | re.DOTALL
 )
+
 
 THREADS = """
 import atexit, contextlib, pathlib
@@ -112,7 +113,7 @@ def test_a_finished_run_is_given_back_and_says_what_has_no_effect(
 def test_an_arm_must_be_named_where_there_are_several() -> None:
     assert Case.read(ROOT / "ds_configs/sample.json").arm == "main"
     assert Case.read(ROOT / "ds_configs/case7.json", "decay1e-4").name == "case6"
-    with pytest.raises(CaseError, match="wanted is one of decay1e-4, decay1e-5, decay1e-6"):
+    with pytest.raises(ConfigError, match="wanted is one of decay1e-4, decay1e-5, decay1e-6"):
         Case.read(ROOT / "ds_configs/case7.json")
 
 

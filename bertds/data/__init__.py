@@ -1,1 +1,1 @@
-"""Text to packs: tokenizer, shards, order, masks, packing. Numpy only, no torch."""
+"""From shards to packed batches: tokenizer, order, masking, packing, loading."""

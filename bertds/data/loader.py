@@ -9,58 +9,34 @@ lane. Nothing here has a state but the place in the order, and a process reads o
 its own slots. About 20 million tokens a second come out of one core.
 """
 
-import contextlib
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 
-from bertds.case.config import DataConfig
-from bertds.data.order import Order, Window
-from bertds.data.packing import Pack, Sequences, pack
-from bertds.data.sets import MaskedSet, Part, Rows, join
-
-Item = TypeVar("Item")
+from bertds.config.schema import DataConfig
+from bertds.data.masked_dataset import MaskedDataset
+from bertds.data.packing import MaskedSequences, PackedBatch, RankBatchSpec
+from bertds.data.prefetch import prefetch
+from bertds.data.sampler import ShuffledSampler, Window
 
 _STRETCH_TOKENS = 1 << 17  # made at once
 _AHEAD_TOKENS = 1 << 20  # ready before they are needed, so that a new epoch's windows come in time
 _BLOCKS_KEPT = 32  # one block may serve several lanes
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Which part of a batch is computed here, and how it is cut."""
-
-    rank: int
-    world_size: int
-    micro_batch_size: int
-    """Sequences of one micro-step."""
-    row_length: int
-    """Tokens of a pack's longest row; 0 lays sequences end to end."""
-    pad_id: int
-
-    def pack(self, rows: Rows) -> Pack:
-        """A micro-batch."""
-        masked = np.flatnonzero(rows.is_masked)
-        sequences = Sequences(
-            inputs=rows.inputs,
-            lengths=rows.lengths,
-            masked=masked,
-            labels=rows.tokens[masked],
-        )
-        return pack(sequences, row_length=self.row_length, pad_id=self.pad_id)
-
-
 class TrainLoader:
     """The packs of one process, batch after batch."""
 
     def __init__(
-        self, sets: list[MaskedSet], data: DataConfig, share: Share, *, batch_size: int, seed: int
+        self,
+        sets: list[MaskedDataset],
+        data: DataConfig,
+        share: RankBatchSpec,
+        *,
+        batch_size: int,
+        seed: int,
     ) -> None:
         """Lay out the order.
 
@@ -71,7 +47,7 @@ class TrainLoader:
         self._entries = [(s, k) for s in sets for k in range(s.part.weight)]
         counts = [s.part.block_sequences() for s, _ in self._entries]
         self._first_block = np.cumsum([0, *[sum(map(len, c)) for c in counts]])
-        self.order = Order(
+        self.order = ShuffledSampler(
             list(itertools.chain.from_iterable(counts)),
             batch_size=batch_size,
             lanes=data.lanes or default_lanes(batch_size),
@@ -81,15 +57,15 @@ class TrainLoader:
         self._share = share
         self._slots = batch_size // share.world_size
         self._tokens = self._slots * max(s.part.mean_length for s in sets)
-        self._windows: dict[int, tuple[int, Window, Rows]] = {}
+        self._windows: dict[int, tuple[int, Window, MaskedSequences]] = {}
         self._read = lru_cache(maxsize=_BLOCKS_KEPT)(self._read_block)
 
-    def batches(self, first: int, stop: int) -> Iterator[list[Pack]]:
+    def batches(self, first: int, stop: int) -> Iterator[list[PackedBatch]]:
         """Batches first to stop - 1 of the run, read ahead of need."""
         depth = max(2, int(_AHEAD_TOKENS / self._tokens))
-        return read_ahead(self._batches(first, stop), depth)
+        return prefetch(self._batches(first, stop), depth)
 
-    def batch(self, number: int) -> list[Pack]:
+    def batch(self, number: int) -> list[PackedBatch]:
         """This process's micro-batches of one global batch.
 
         Args:
@@ -122,7 +98,7 @@ class TrainLoader:
         part = masked_set.part
         return part.name, pass_number, part.shards.first_sequence(number) + row
 
-    def _batches(self, first: int, stop: int) -> Iterator[list[Pack]]:
+    def _batches(self, first: int, stop: int) -> Iterator[list[PackedBatch]]:
         """Made a stretch of batches at a time, since a batch may be too small for numpy."""
         stretch = max(1, int(_STRETCH_TOKENS / self._tokens))
         while first < stop:
@@ -133,12 +109,12 @@ class TrainLoader:
                 yield self._packs(rows.cut(number * self._slots, (number + 1) * self._slots))
             first += last - step
 
-    def _packs(self, rows: Rows) -> list[Pack]:
+    def _packs(self, rows: MaskedSequences) -> list[PackedBatch]:
         micro = self._share.micro_batch_size
         cuts = range(0, self._slots, micro)
         return [self._share.pack(rows.cut(start, start + micro)) for start in cuts]
 
-    def _sequences(self, epoch: int, steps: range) -> Rows:
+    def _sequences(self, epoch: int, steps: range) -> MaskedSequences:
         """The sequences of this process's slots, step after step."""
         per_lane = self.order.per_lane
         lanes, places = np.divmod(np.arange(self._slots) + self._share.rank * self._slots, per_lane)
@@ -151,9 +127,9 @@ class TrainLoader:
         ]
         slots = (lanes - first_lane) * (stop - start) + places
         order = np.arange(0, stop - start, per_lane)[:, None] + slots
-        return join(by_lane).pick(order.ravel())
+        return MaskedSequences.concatenate(by_lane).pick(order.ravel())
 
-    def _positions(self, epoch: int, lane: int, start: int, stop: int) -> Iterator[Rows]:
+    def _positions(self, epoch: int, lane: int, start: int, stop: int) -> Iterator[MaskedSequences]:
         """The sequences at positions start to stop - 1 of a lane."""
         while start < stop:
             window, rows = self._window(epoch, lane, start)
@@ -161,24 +137,24 @@ class TrainLoader:
             yield rows.cut(start - window.start, end - window.start)
             start = end
 
-    def _window(self, epoch: int, lane: int, position: int) -> tuple[Window, Rows]:
+    def _window(self, epoch: int, lane: int, position: int) -> tuple[Window, MaskedSequences]:
         held = self._windows.get(lane)
         if held is None or held[0] != epoch or not held[1].start <= position < held[1].stop:
             window = self.order.window_at(epoch, lane, position)
             held = self._windows[lane] = (epoch, window, self._gather(epoch, window))
         return held[1], held[2]
 
-    def _gather(self, epoch: int, window: Window) -> Rows:
+    def _gather(self, epoch: int, window: Window) -> MaskedSequences:
         """Read, mask and shuffle the sequences of a window."""
         blocks = [self._read(epoch, block) for block in window.blocks.tolist()]
         first_row = np.cumsum([0, *[block.lengths.size for block in blocks[:-1]]])
-        return join(blocks).pick(first_row[window.owners] + window.rows)
+        return MaskedSequences.concatenate(blocks).pick(first_row[window.owners] + window.rows)
 
-    def _read_block(self, epoch: int, block: int) -> Rows:
+    def _read_block(self, epoch: int, block: int) -> MaskedSequences:
         masked_set, number, pass_number = self._place_of(epoch, block)
         return masked_set.read(number, pass_number)
 
-    def _place_of(self, epoch: int, block: int) -> tuple[MaskedSet, int, int]:
+    def _place_of(self, epoch: int, block: int) -> tuple[MaskedDataset, int, int]:
         """The set of a block of the order, its number there, and the pass over the set."""
         entry = int(np.searchsorted(self._first_block, block, side="right")) - 1
         masked_set, pass_of_epoch = self._entries[entry]
@@ -199,71 +175,3 @@ def shared_lanes(world_size: int, lanes: int) -> str:
         f"data.lanes is {lanes}, so each block is read by about {world_size / lanes:.0f} of the "
         f"{world_size} processes: begin a run of this size with data.lanes={world_size}"
     )
-
-
-def valid_packs(masked_set: MaskedSet, share: Share) -> Iterator[Pack]:
-    """This process's packs of a validation set, each sequence once over all processes.
-
-    Every process yields the same number of packs (a forward pass is a collective under ZeRO-3), so
-    some may hold filler only. The masks are those of pass 0.
-    """
-    total = masked_set.part.num_sequences
-    most = -(-total // share.world_size)
-    num_packs = -(-most // share.micro_batch_size)
-    start = total * share.rank // share.world_size
-    stop = total * (share.rank + 1) // share.world_size
-    cuts = [start + (stop - start) * i // num_packs for i in range(num_packs + 1)]
-    read = lru_cache(maxsize=2)(masked_set.read)
-    for first, last in itertools.pairwise(cuts):
-        yield share.pack(join([*_first_to_last(masked_set.part, read, first, last), _NOTHING]))
-
-
-_NOTHING = Rows.of(
-    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, bool), np.empty(0, np.int64)
-)
-
-
-def _first_to_last(
-    part: Part, read: Callable[[int, int], Rows], first: int, last: int
-) -> Iterator[Rows]:
-    """Sequences first to last - 1 of a set, block by block."""
-    while first < last:
-        block = part.block_of(first)
-        start = part.shards.first_sequence(block)
-        stop = min(last, part.shards.first_sequence(block + 1))
-        yield read(block, 0).cut(first - start, stop - start)
-        first = stop
-
-
-def read_ahead(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The items, made by a thread while the caller is at work on the one before.
-
-    An error of the thread is raised here; a caller that stops early stops the thread.
-    """
-    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(item: Item | BaseException | None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
-            put(error)
-
-    threading.Thread(target=work, daemon=True, name="read-ahead").start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()

@@ -18,15 +18,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bertds.data.keyed_hash import Uint64s, hash_array, key_of
+from bertds.data.rng import Uint64s, derive_key, splitmix64
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer]
 Int64s = npt.NDArray[np.int64]
 
-# The streams of one sequence's key: which tokens, what becomes of them, which random id.
-_CHOICE, _FATE, _RANDOM_ID = (np.uint64(key_of(stream)) for stream in range(3))
 
+# The streams of one sequence's key: which tokens, what becomes of them, which random id.
+_CHOICE, _FATE, _RANDOM_ID = (np.uint64(derive_key(stream)) for stream in range(3))
 _CHUNK_TOKENS = 1 << 16  # masked at once: what stays in a core's cache
 _WORD_BITS = 17  # of the number of a word, or of a sequence, in a chunk
 _HALF = np.uint64(32)
@@ -52,7 +52,7 @@ def sequence_keys(seed: int, set_key: int, pass_number: int, ordinals: Ints) -> 
         pass_number: Epoch or copy.
         ordinals: (S,) position of each sequence in its whole set.
     """
-    return hash_array(key_of(seed, set_key, pass_number), ordinals)
+    return splitmix64(derive_key(seed, set_key, pass_number), ordinals)
 
 
 class Masker:
@@ -142,7 +142,7 @@ class Masker:
         taken = np.zeros(candidates.size, dtype=bool)
         last_draw = np.empty(candidates.size, dtype=np.int32)
         while sequence.size:
-            hashes = hash_array(keys[sequence], draw)
+            hashes = splitmix64(keys[sequence], draw)
             place = first[sequence] + _below(hashes, counts[sequence])
             numbers = np.arange(place.size, dtype=np.int32)
             last_draw[place] = numbers  # of several equal ones the last counts
@@ -157,7 +157,7 @@ class Masker:
         head, size = self._word_spans(tokens, starts)
         sequence = np.searchsorted(ends, head, side="right")
         counts = np.bincount(sequence, weights=size, minlength=ends.size).astype(np.int64)
-        hashes = hash_array(keys[sequence], head - starts[sequence])
+        hashes = splitmix64(keys[sequence], head - starts[sequence])
         order = _order_within(sequence, hashes)
         sizes = size[order]
         before = np.cumsum(sizes) - sizes
@@ -185,13 +185,13 @@ class Masker:
 
     def _replace(self, inputs: Ints, chosen: Int64s, keys: Uint64s, position: Int64s) -> None:
         """80/10/10 of the chosen tokens, in place."""
-        fate = (hash_array(keys ^ _FATE, position) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        fate = (splitmix64(keys ^ _FATE, position) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         rule = self.rule
         inputs[chosen[fate < rule.mask_share]] = self._mask_id
         random = np.flatnonzero(
             (fate >= rule.mask_share) & (fate < rule.mask_share + rule.random_share)
         )
-        hashes = hash_array(keys[random] ^ _RANDOM_ID, position[random])
+        hashes = splitmix64(keys[random] ^ _RANDOM_ID, position[random])
         drawn = _below(hashes, np.array([self.drawable.size]))
         inputs[chosen[random]] = self.drawable[drawn]
 

@@ -1,17 +1,21 @@
-"""Lays the sequences of a micro-batch end to end, without padding.
+"""Lays the sequences of a micro-batch out without padding, and names the containers of a batch.
 
-Two layouts of the same tokens. For a kernel that takes cumulative lengths they lie end to end, the
-total rounded up. For attention by plain matrix products they lie in rows of a few lengths, filled
-first-fit decreasing (Johnson, 1973), and a token sees the tokens of its own segment only. Attention
-costs a token as much as its row is long, so a row is no longer than its longest sequence needs:
-sentences of 30 tokens lie in rows of 64 even where one of 200 is among them. Filler at a row's end
-is a segment of its own, so that it attends to itself: an all-false mask row is NaN. Positions
-restart in each sequence. The mathematics is that of one padded sequence a row.
+    Block (shards.format) -> MaskedSequences -> PackedBatch -> DeviceBatch (model.batch)
+
+There are two layouts of the same tokens. For a kernel with cumulative lengths the sequences are
+concatenated and the total is rounded up. For attention by plain matrix products they are placed in
+rows of a few lengths, first-fit decreasing (Johnson, 1973), and a token attends to its own segment
+only. The cost of attention grows with the length of the row, so a row is no longer than its longest
+sequence needs: sentences of 30 tokens are placed in rows of 64 even if the batch has one of 200.
+The padding at the end of a row is a segment of its own and attends to itself, because softmax over
+an all-false mask row is NaN. Positions restart in each sequence. The result equals that of one
+padded sequence per row.
 """
 
 import bisect
 import itertools
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +23,78 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.integer]
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
-
 SHORTEST_ROW = 64
-"""Tokens; with rows of 32 besides, a step of sentences is slower (`benchmarks/log.md`)."""
+"""Tokens. Rows of 32 make a step of sentences slower (`benchmarks/results/optimization_log.md`)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sequences:
-    """Masked sequences end to end: S sequences, T tokens, M of them to predict."""
+@dataclass(frozen=True, slots=True)
+class MaskedSequences:
+    """S masked sequences of T tokens in all, concatenated."""
 
+    tokens: Ints
+    """(T,) the original ids."""
     inputs: Ints
     """(T,) ids with masks applied."""
+    is_masked: npt.NDArray[np.bool_]
+    """(T,) whether the token is to be predicted."""
     lengths: Int64s
     """(S,) tokens of each sequence."""
-    masked: Int64s
-    """(M,) flat positions of the tokens to predict, ascending."""
-    labels: Ints
-    """(M,) the ids that stood there."""
+    ends: Int64s
+    """(S + 1,) the start of each sequence, and T."""
+
+    @classmethod
+    def of(
+        cls, tokens: Ints, inputs: Ints, is_masked: npt.NDArray[np.bool_], lengths: Ints
+    ) -> Self:
+        """Sequences of these lengths."""
+        ends = np.zeros(lengths.size + 1, dtype=np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        return cls(tokens, inputs, is_masked, lengths.astype(np.int64), ends)
+
+    @classmethod
+    def masked_at(cls, positions: Ints, *, tokens: Ints, inputs: Ints, lengths: Ints) -> Self:
+        """Sequences to be predicted at these flat positions."""
+        is_masked = np.zeros(tokens.size, dtype=bool)
+        is_masked[positions] = True
+        return cls.of(tokens, inputs, is_masked, lengths)
+
+    @classmethod
+    def concatenate(cls, parts: "list[MaskedSequences]") -> Self:
+        """All sequences of several parts."""
+        return cls.of(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.inputs for part in parts]),
+            np.concatenate([part.is_masked for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+        )
+
+    def cut(self, start: int, stop: int) -> "MaskedSequences":
+        """Sequences start to stop - 1, as views."""
+        a, b = int(self.ends[start]), int(self.ends[stop])
+        return MaskedSequences(
+            self.tokens[a:b],
+            self.inputs[a:b],
+            self.is_masked[a:b],
+            self.lengths[start:stop],
+            self.ends[start : stop + 1] - a,
+        )
+
+    def pick(self, sequences: Int64s) -> "MaskedSequences":
+        """The sequences with these indices, in this order."""
+        lengths = self.lengths[sequences]
+        shifts = self.ends[sequences] - (np.cumsum(lengths) - lengths)
+        gather = np.repeat(shifts, lengths)
+        gather += np.arange(gather.size)
+        return MaskedSequences.of(
+            self.tokens.take(gather),
+            self.inputs.take(gather),
+            self.is_masked.take(gather),
+            lengths,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pack:
+class PackedBatch:
     """A micro-batch as the model takes it: T' tokens, filler included."""
 
     inputs: Int64s
@@ -62,7 +117,26 @@ class Pack:
     """Longest segment."""
 
 
-def pack(sequences: Sequences, *, row_length: int, pad_id: int, multiple: int = 128) -> Pack:
+@dataclass(frozen=True, slots=True)
+class RankBatchSpec:
+    """The part of a batch that this rank computes, and its layout."""
+
+    rank: int
+    world_size: int
+    micro_batch_size: int
+    """Sequences of one micro-step."""
+    row_length: int
+    """Tokens of the longest row of a packed batch; 0 for the layout with cumulative lengths."""
+    pad_id: int
+
+    def pack(self, sequences: MaskedSequences) -> PackedBatch:
+        """Pack one micro-batch."""
+        return pack(sequences, row_length=self.row_length, pad_id=self.pad_id)
+
+
+def pack(
+    sequences: MaskedSequences, *, row_length: int, pad_id: int, multiple: int = 128
+) -> PackedBatch:
     """Lay sequences out.
 
     Args:
@@ -71,12 +145,11 @@ def pack(sequences: Sequences, *, row_length: int, pad_id: int, multiple: int = 
         pad_id: The filler's id.
         multiple: T' is rounded up to it where row_length is 0.
     """
-    lengths = sequences.lengths
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if ends.size else 0
+    lengths, ends = sequences.lengths, sequences.ends
     if row_length == 0:
+        total = int(ends[-1])
         row_ends = np.array([-(-max(1, total) // multiple) * multiple])
-        return _place(sequences, ends - lengths, np.array([total]), row_ends, (), pad_id)
+        return _place(sequences, ends[:-1], np.array([total]), row_ends, (), pad_id)
     row, column, capacities = first_fit_decreasing(lengths, row_sizes(row_length))
     row_ends = np.cumsum(capacities)
     row_starts = row_ends - capacities
@@ -96,33 +169,34 @@ def row_sizes(longest: int) -> list[int]:
 
 
 def _place(
-    sequences: Sequences,
+    sequences: MaskedSequences,
     starts: Int64s,
     fill_starts: Int64s,
     row_ends: Int64s,
     rows: tuple[tuple[int, int], ...],
     pad_id: int,
-) -> Pack:
+) -> PackedBatch:
     """Lay sequences at their starts; the filler of a row goes from `fill_starts` to its end."""
     lengths, size = sequences.lengths, int(row_ends[-1])
     filled = np.sort(np.concatenate([starts, fill_starts[fill_starts < row_ends]]))
     cumulative = np.append(filled, size).astype(np.int32)
-    before = np.cumsum(lengths) - lengths
+    before = sequences.ends[:-1]
     token = np.arange(sequences.inputs.size)
     destination = token + np.repeat(starts - before, lengths)
+    masked = np.flatnonzero(sequences.is_masked)
     inputs = np.full(size, pad_id, dtype=np.int64)
     inputs[destination] = sequences.inputs
     # Filler has position 0: a table of positions may be shorter than the filler is.
     positions = np.zeros(size, dtype=np.int64)
     positions[destination] = token - np.repeat(before, lengths)
     segment_lengths = np.diff(cumulative)
-    return Pack(
+    return PackedBatch(
         inputs=inputs,
         positions=positions,
         segments=np.repeat(np.arange(filled.size, dtype=np.int32), segment_lengths),
         cumulative=cumulative,
-        masked=destination[sequences.masked],
-        labels=sequences.labels.astype(np.int64),
+        masked=destination[masked],
+        labels=sequences.tokens[masked].astype(np.int64),
         rows=rows,
         num_tokens=sequences.inputs.size,
         max_length=int(segment_lengths.max()),

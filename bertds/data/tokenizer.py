@@ -18,6 +18,7 @@ import tokenizers
 
 MAX_BYTES = 256 << 20  # a larger file is no tokenizer; 50,000 merges take 4 MiB
 
+
 # The names that the common families give to the five roles, in order of preference.
 ROLES: dict[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>"),

@@ -1,1 +1,1 @@
-"""One encoder, chosen by fields, and the masked-language-model head on it."""
+"""The encoder with its masked-language-model head."""

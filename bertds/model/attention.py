@@ -1,7 +1,7 @@
 """Multi-head self-attention over packed tokens, within each sequence only.
 
 Three ways of the same mathematics. `torch.nn.attention.varlen` on CUDA in 16 bits takes the
-cumulative lengths. Elsewhere, and where that kernel cannot (`ModelConfig.fits_varlen`), rows of a
+cumulative lengths. Elsewhere, and where that kernel cannot (`ModelConfig.supports_varlen_attention`), rows of a
 few lengths have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three
 to five times as fast there as that of `scaled_dot_product_attention`, which takes rows that are too
 long to keep their scores, and CUDA's. Shape letters: `embeddings.py`.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 
 _AMPERE = (8, 0)
 _LONGEST_PRODUCT = 256  # tokens of a row; the scores of longer ones would outgrow the activations
@@ -36,14 +36,14 @@ class RowGroup:
     """The same inside the window of local layers."""
 
 
-def takes_varlen(config: ModelConfig, precision: str) -> bool:
+def uses_varlen_attention(config: ModelConfig, precision: str) -> bool:
     """Whether a model on this machine is computed by the varlen kernel, without rows.
 
     Args:
         config: The architecture.
         precision: `bf16`, `fp16` or `fp32`.
     """
-    if not torch.cuda.is_available() or not config.fits_varlen(precision):
+    if not torch.cuda.is_available() or not config.supports_varlen_attention(precision):
         return False
     return torch.cuda.get_device_capability() >= _AMPERE
 
@@ -120,17 +120,17 @@ class Attention(nn.Module):
         hidden_TD: Tensor,
         segments: Segments,
         rotary: "Rotary | None",
-        wanted_M: Tensor | None,
+        selected_M: Tensor | None,
     ) -> Tensor:
         """(T, D) to (T, D), or to the (M, D) rows that are wanted."""
         qkv_T3HK = self.qkv(hidden_TD).view(-1, 3, self.num_heads, self.head_size)
         query_THK, key_THK, value_THK = qkv_T3HK.unbind(1)
         if rotary is not None:
-            query_THK, key_THK = rotary.turn(query_THK), rotary.turn(key_THK)
+            query_THK, key_THK = rotary.apply(query_THK), rotary.apply(key_THK)
         attend = self._rows if segments.groups else self._varlen
         attended_TD = attend(query_THK, key_THK, value_THK, segments).flatten(1)
-        if wanted_M is not None:
-            attended_TD = attended_TD.index_select(0, wanted_M)
+        if selected_M is not None:
+            attended_TD = attended_TD.index_select(0, selected_M)
         return self.output(attended_TD)
 
     def _rows(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
@@ -192,7 +192,7 @@ class Rotary:
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return cls(angles.cos().to(dtype), angles.sin().to(dtype))
 
-    def turn(self, heads_THK: Tensor) -> Tensor:
+    def apply(self, heads_THK: Tensor) -> Tensor:
         """Turn queries or keys."""
         first, second = heads_THK.chunk(2, dim=-1)
         return heads_THK * self.cos_TK + torch.cat([-second, first], dim=-1) * self.sin_TK

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 
 
 class Embeddings(nn.Module):

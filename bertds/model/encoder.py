@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 from bertds.model.attention import Attention, Rotary, Segments
 from bertds.model.embeddings import Embeddings, layer_norm
 
@@ -50,13 +50,17 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_TD: Tensor, segments: Segments, rotary: Rotary | None, wanted_M: Tensor | None
+        self,
+        hidden_TD: Tensor,
+        segments: Segments,
+        rotary: Rotary | None,
+        selected_M: Tensor | None,
     ) -> Tensor:
         """(T, D) to (T, D), or to the (M, D) rows that are wanted: the rest is not computed."""
         normed_TD = self.attention_norm(hidden_TD) if self.pre_norm else hidden_TD
-        attended = self.attention(normed_TD, segments, rotary, wanted_M)
-        if wanted_M is not None:
-            hidden_TD = hidden_TD.index_select(0, wanted_M)
+        attended = self.attention(normed_TD, segments, rotary, selected_M)
+        if selected_M is not None:
+            hidden_TD = hidden_TD.index_select(0, selected_M)
         hidden_TD = hidden_TD + self.dropout(attended)
         if self.pre_norm:
             return hidden_TD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_TD)))
@@ -88,7 +92,7 @@ class Encoder(nn.Module):
         self.norm = layer_norm(config) if config.norm == "pre" else nn.Identity()
 
     def forward(
-        self, inputs_T: Tensor, positions_T: Tensor, segments: Segments, wanted_M: Tensor
+        self, inputs_T: Tensor, positions_T: Tensor, segments: Segments, selected_M: Tensor
     ) -> Tensor:
         """(T,) ids and positions to (M, D): the hidden states of the tokens that are wanted."""
         hidden_TD = self.embeddings(inputs_T, positions_T)
@@ -96,7 +100,7 @@ class Encoder(nn.Module):
         for number, layer in enumerate(self.layers):
             rotary = rotaries[is_local(self.config, number)]
             # No later layer looks at the other tokens of the last one.
-            wanted = wanted_M if number == len(self.layers) - 1 else None
+            wanted = selected_M if number == len(self.layers) - 1 else None
             inputs = (hidden_TD, segments, rotary, wanted)
             if self.config.gradient_checkpointing and self.training:
                 hidden_TD = checkpoint(layer, *inputs, use_reentrant=False)

@@ -6,30 +6,15 @@ Nothing is averaged here. The loss of a step is the mean over all masked tokens 
 which no single micro-step knows, so a micro-step returns sums. Letters: `embeddings.py`.
 """
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 from bertds.model.attention import segments_of
+from bertds.model.batch import DeviceBatch
 from bertds.model.embeddings import layer_norm
 from bertds.model.encoder import ACTIVATIONS, Encoder
 from bertds.model.loss import summed_cross_entropy
-
-
-@dataclass(frozen=True, slots=True)
-class PackTensors:
-    """A pack (`bertds.data.packing.Pack`) on the device."""
-
-    inputs_T: Tensor
-    positions_T: Tensor
-    segments_T: Tensor
-    cumulative: Tensor
-    masked_M: Tensor
-    labels_M: Tensor
-    rows: tuple[tuple[int, int], ...]
-    max_length: int
 
 
 class MlmHead(nn.Module):
@@ -74,7 +59,7 @@ class MaskedLanguageModel(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def hidden_states(self, pack: PackTensors) -> Tensor:
+    def hidden_states(self, pack: DeviceBatch) -> Tensor:
         """(M, D) what the encoder says of the tokens at the masked positions."""
         config = self.config
         window = config.local_attention if config.global_attn_every_n_layers > 1 else None
@@ -84,36 +69,10 @@ class MaskedLanguageModel(nn.Module):
         )
         return self.encoder(pack.inputs_T, pack.positions_T, segments, pack.masked_M)
 
-    def logits(self, pack: PackTensors) -> Tensor:
+    def logits(self, pack: DeviceBatch) -> Tensor:
         """(M, V) logits at the masked positions."""
         return self.head(self.hidden_states(pack))
 
-    def forward(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
+    def forward(self, pack: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
         return summed_cross_entropy(self.logits(pack), pack.labels_M)
-
-
-def parameter_groups(
-    model: nn.Module, no_decay: tuple[str, ...]
-) -> list[dict[str, list[nn.Parameter] | float]]:
-    """Parameters with and without weight decay, in a fixed order.
-
-    Args:
-        model: The model; a shared parameter counts once.
-        no_decay: Kinds without decay: `bias`, `norm`, `embedding`.
-    """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (spared if kind_of(name) in no_decay else decayed).append(parameter)
-    groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": decayed}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
-
-
-def kind_of(name: str) -> str:
-    """`bias`, `norm`, `embedding` or `weight`, by a parameter's name."""
-    if name.endswith(".bias"):
-        return "bias"
-    if "norm" in name:
-        return "norm"
-    return "embedding" if ".embeddings." in name else "weight"

@@ -7,7 +7,7 @@
 
 set -uo pipefail
 
-steps() { python launch/progress.py steps "$@"; }
+steps() { python launch/job_status.py steps "$@"; }
 
 # The training itself is signalled: torchrun would kill it after 30 seconds.
 stop() { kill -TERM $(cat "/proc/$torchrun/task/$torchrun/children") 2>/dev/null; }

@@ -1,3 +1,5 @@
+"""TODO."""
+
 import itertools
 import multiprocessing
 import shutil
@@ -11,30 +13,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.case.config import DataConfig, MaskingConfig
-from bertds.data.loader import (
-    Share,
-    TrainLoader,
-    default_lanes,
-    read_ahead,
-    shared_lanes,
-    valid_packs,
-)
-from bertds.data.sets import MaskedSet, Part, Vocabulary
-from bertds.data.shards import ShardSet
-from tests.packs import sequences_of
+from bertds.config.schema import DataConfig, MaskingConfig
+from bertds.data.dataset import DatasetSubset
+from bertds.data.loader import TrainLoader, default_lanes, shared_lanes
+from bertds.data.masked_dataset import MaskedDataset
+from bertds.data.packing import RankBatchSpec
+from bertds.data.prefetch import prefetch
+from bertds.data.shards.reader import ShardSet
+from bertds.data.validation import valid_packs
+from bertds.data.vocabulary import Vocabulary
+from tests.helpers.packs import sequences_of
 
 BATCH = 24
 SETS = ({"name": "ko"}, {"name": "en", "fraction": 0.7})
 
 
-def masked_sets(root, sets=SETS, masking=None) -> list[MaskedSet]:
+def masked_sets(root, sets=SETS, masking=None) -> list[MaskedDataset]:
     masking = masking or MaskingConfig()
     parts = [
-        Part.open(root, one["name"], one.get("fraction", 1.0), one.get("weight", 1)) for one in sets
+        DatasetSubset.open(root, one["name"], one.get("fraction", 1.0), one.get("weight", 1))
+        for one in sets
     ]
     masker = Vocabulary.of(parts).masker(masking)
-    return [MaskedSet(part, masker, masking) for part in parts]
+    return [MaskedDataset(part, masker, masking) for part in parts]
 
 
 def loader_of(
@@ -50,7 +51,7 @@ def loader_of(
     row_length=64,
     **data,
 ) -> TrainLoader:
-    share = Share(
+    share = RankBatchSpec(
         rank=rank,
         world_size=world_size,
         micro_batch_size=batch_size // world_size // accumulation,
@@ -342,13 +343,14 @@ def test_more_processes_than_lanes_are_told_what_they_read():
 )
 def test_validation_takes_every_sequence_once(data_root, world_size, micro):
     one = masked_sets(data_root, ({"name": "en", "fraction": 0.7},))[0]
-    wanted = content(valid_packs(one, Share(0, 1, 280, 64, 0)))
+    wanted = content(valid_packs(one, RankBatchSpec(0, 1, 280, 64, 0)))
     assert sum(wanted.values()) == 280
     assert Counter(row.tokens for row in wanted) == all_tokens(
         data_root, ({"name": "en", "fraction": 0.7},)
     )
     packs = [
-        list(valid_packs(one, Share(rank, world_size, micro, 64, 0))) for rank in range(world_size)
+        list(valid_packs(one, RankBatchSpec(rank, world_size, micro, 64, 0)))
+        for rank in range(world_size)
     ]
     assert len({len(of_rank) for of_rank in packs}) == 1
     assert content(flat(packs)) == wanted
@@ -357,7 +359,7 @@ def test_validation_takes_every_sequence_once(data_root, world_size, micro):
 
 def test_validation_with_more_processes_than_sequences(data_root):
     one = masked_sets(data_root, ({"name": "en", "fraction": 0.01},))[0]
-    packs = [list(valid_packs(one, Share(rank, 6, 2, 0, 0))) for rank in range(6)]
+    packs = [list(valid_packs(one, RankBatchSpec(rank, 6, 2, 0, 0))) for rank in range(6)]
     assert [len(of_rank) for of_rank in packs] == [1] * 6
     assert sum(content(flat(packs)).values()) == 4
 
@@ -374,13 +376,13 @@ def wait_for_no_thread() -> None:
 
 
 def test_read_ahead_gives_all_items_in_order_and_ends():
-    assert list(read_ahead(iter(range(100)))) == list(range(100))
+    assert list(prefetch(iter(range(100)))) == list(range(100))
     wait_for_no_thread()
 
 
 def test_read_ahead_stays_few_items_ahead():
     made = []
-    items = read_ahead((made.append(number) or number for number in range(100)), depth=2)
+    items = prefetch((made.append(number) or number for number in range(100)), depth=2)
     assert next(items) == 0
     time.sleep(0.3)
     assert len(made) <= 5
@@ -394,7 +396,7 @@ def test_read_ahead_hands_errors_over_after_the_items_before():
         yield 2
         raise OSError("the disk is gone")
 
-    items = read_ahead(failing())
+    items = prefetch(failing())
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(items)

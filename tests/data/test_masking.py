@@ -1,3 +1,5 @@
+"""TODO."""
+
 import math
 
 import numpy as np
@@ -10,6 +12,8 @@ from bertds.data.masking import Masker, MaskRule, sequence_keys
 VOCAB = 200
 SPECIAL = (0, 1, 2, 3, 4)
 PAD, UNK, CLS, SEP, MASK = SPECIAL
+
+
 # Every third id begins a word, as do the special ones.
 WORD_STARTS = (np.arange(VOCAB) % 3 == 0) | (np.arange(VOCAB) < 5)
 

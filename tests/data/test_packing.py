@@ -1,3 +1,5 @@
+"""TODO."""
+
 import math
 
 import numpy as np
@@ -5,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertds.data.packing import Sequences, first_fit_decreasing, pack, row_sizes
-from tests.packs import Packed, sequences_of
+from bertds.data.packing import MaskedSequences, first_fit_decreasing, pack, row_sizes
+from tests.helpers.packs import Packed, sequences_of
 
 PAD = 0
 ROW = 32
 lengths_lists = st.lists(st.integers(1, ROW), max_size=60)
 
 
-def make(lengths, seed=0) -> tuple[Sequences, list[Packed]]:
+def make(lengths, seed=0) -> tuple[MaskedSequences, list[Packed]]:
     """Sequences of these lengths with distinct tokens, some of them masked, and what they hold."""
     generator = np.random.default_rng(seed)
     lengths = np.asarray(lengths, np.int64)
@@ -21,8 +23,8 @@ def make(lengths, seed=0) -> tuple[Sequences, list[Packed]]:
     masked = np.flatnonzero(generator.random(tokens.size) < 0.3)
     inputs = tokens.astype(np.uint16)
     inputs[masked] = 4
-    sequences = Sequences(
-        inputs=inputs, lengths=lengths, masked=masked, labels=tokens[masked].astype(np.uint16)
+    sequences = MaskedSequences.masked_at(
+        masked, tokens=tokens.astype(np.uint16), inputs=inputs, lengths=lengths
     )
     expected, start = [], 0
     for length in lengths.tolist():

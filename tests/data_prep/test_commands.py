@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bertds.command_line import run
-from bertds.data.shards import ShardSet
+from bertds.cli import run
+from bertds.data.shards.reader import ShardSet
 from data_prep.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bertds.data.tokenizer import Tokenizer
 from data_prep import train_tokenizer
-from data_prep.inputs import open_sources
+from data_prep.readers.sources import open_sources
 from data_prep.train_tokenizer import SPECIALS, make_tokenizer
 
 

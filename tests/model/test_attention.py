@@ -1,14 +1,16 @@
+"""TODO."""
+
 import math
 
 import pytest
 import torch
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 from bertds.data.packing import pack
 from bertds.model.attention import Rotary, segments_of
 from bertds.model.embeddings import Sinusoids
 from bertds.model.mlm import MaskedLanguageModel
-from tests.model.tensors import PAD, VOCAB, join, make_sequences, tensors_of
+from tests.helpers.tensors import PAD, VOCAB, join, make_sequences, tensors_of
 
 
 def test_rotation_keeps_lengths_and_depends_on_distances_alone():
@@ -17,14 +19,14 @@ def test_rotation_keeps_lengths_and_depends_on_distances_alone():
 
     def product(first: int, second: int) -> torch.Tensor:
         at = [Rotary.at(torch.tensor([p]), 8, 10_000.0, torch.float64) for p in (first, second)]
-        return (at[0].turn(query) * at[1].turn(key)).sum(-1)
+        return (at[0].apply(query) * at[1].apply(key)).sum(-1)
 
     torch.testing.assert_close(product(5, 2), product(105, 102), rtol=0, atol=1e-4)
     assert not torch.allclose(product(5, 2), product(5, 3), atol=1e-3)
-    turned = Rotary.at(torch.tensor([77]), 8, 10_000.0, torch.float64).turn(query)
+    turned = Rotary.at(torch.tensor([77]), 8, 10_000.0, torch.float64).apply(query)
     torch.testing.assert_close(turned.norm(dim=-1), query.norm(dim=-1), rtol=1e-6, atol=0)
     start = Rotary.at(torch.tensor([0]), 8, 10_000.0, torch.float64)
-    assert torch.equal(start.turn(query), query)
+    assert torch.equal(start.apply(query), query)
 
 
 def test_sinusoids_are_those_of_the_paper():
@@ -66,7 +68,7 @@ def test_the_varlen_kernel_is_asked_for_what_it_has(heads, changes, precision, f
     block = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 768}
     block |= {"num_attention_heads": heads, "attention_probs_dropout_prob": 0.0}
     config = ModelConfig.model_validate(block | changes)
-    assert config.fits_varlen(precision) == fits
+    assert config.supports_varlen_attention(precision) == fits
 
 
 @pytest.mark.gpu

@@ -1,3 +1,5 @@
+"""TODO."""
+
 import pytest
 import torch
 import torch.nn.functional as F

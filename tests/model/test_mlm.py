@@ -1,17 +1,16 @@
+"""TODO."""
+
 import dataclasses
 
 import pytest
 import torch
 
-from bertds.case.config import ModelConfig
+from bertds.config.schema import ModelConfig
 from bertds.model.attention import segments_of
-from bertds.model.mlm import (
-    MaskedLanguageModel,
-    PackTensors,
-    kind_of,
-    parameter_groups,
-)
-from tests.model.tensors import (
+from bertds.model.batch import DeviceBatch
+from bertds.model.mlm import MaskedLanguageModel
+from bertds.optim.param_groups import kind_of, parameter_groups
+from tests.helpers.tensors import (
     SMALL,
     VOCAB,
     as_rows,
@@ -20,7 +19,7 @@ from tests.model.tensors import (
     make_model,
     make_sequences,
 )
-from tests.weights import count_parameters
+from tests.helpers.weights import count_parameters
 
 PRESETS = ["bert", "bert-prenorm", "modernbert"]
 
@@ -30,7 +29,7 @@ def build(seed: int, **fields) -> MaskedLanguageModel:
     return MaskedLanguageModel(ModelConfig.model_validate(SMALL | fields), VOCAB, 0)
 
 
-def hidden_of(model: MaskedLanguageModel, pack: PackTensors) -> torch.Tensor:
+def hidden_of(model: MaskedLanguageModel, pack: DeviceBatch) -> torch.Tensor:
     window = model.config.local_attention
     segments = segments_of(
         pack.segments_T, pack.cumulative, pack.max_length, pack.rows, window, torch.float64

@@ -1,1 +1,0 @@
-"""A case file: every key explained and checked, patched by arms and `--set`."""

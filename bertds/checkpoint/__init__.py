@@ -1,0 +1,1 @@
+"""Checkpoints: their directory, their files, saving and loading."""

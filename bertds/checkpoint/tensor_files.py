@@ -1,0 +1,179 @@
+"""The tensor files of a checkpoint: pieces of flattened tensors, by name and offset.
+
+A checkpoint's numbers lie in `rank_00000.safetensors` ..., one file for each process that wrote
+it. A *fragment* is a contiguous piece of one flattened tensor under the key
+`kind|parameter name|offset`; its kind is `weight` or what the optimizer calls its moment
+(`exp_avg`, ...); numbers are fp32. Together the files hold every element exactly once, however
+the writing processes had divided them, so any number of readers can take any range.
+
+The files are plain safetensors. They are written by hand, to hash while writing and to copy one
+fragment at a time from the device: a save is one pass over the bytes and needs no second copy of
+the model. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bertds.checkpoint.directory import Checkpoint, WrittenFile
+from bertds.engine.optimizer_state import WEIGHT, TensorKey
+from bertds.errors import CheckpointError
+from bertds.model.mlm import MaskedLanguageModel
+
+_CHUNK_BYTES = 8 << 20
+
+
+class _Fragment(NamedTuple):
+    """Where a fragment lies."""
+
+    start: int
+    length: int
+    file: Any
+    key: str
+
+
+def file_name(rank: int) -> str:
+    """The tensor file that a process writes."""
+    return f"rank_{rank:05d}.safetensors"
+
+
+def write_fragments(path: Path, fragments: Mapping[TensorKey, Tensor]) -> WrittenFile:
+    """Write flat tensors to one safetensors file, which is on disk when this returns.
+
+    Args:
+        path: The file, which must not exist.
+        fragments: Flat tensors on any device; all become fp32.
+
+    Returns:
+        Its size and hash.
+
+    Raises:
+        OSError: The disk is full, or the path cannot be written.
+    """
+    digest = hashlib.sha256()
+    with path.open("xb") as file, ThreadPoolExecutor(1) as hasher:
+        for chunk in _file_chunks(fragments):
+            hashed = hasher.submit(digest.update, chunk)
+            file.write(chunk)
+            hashed.result()
+        file.flush()
+        os.fsync(file.fileno())
+        return WrittenFile(path.name, file.tell(), digest.hexdigest())
+
+
+class FragmentReader:
+    """Ranges of flattened tensors, from the files of one checkpoint.
+
+    Opening reads the headers; a range costs its own bytes.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Open the files.
+
+        Raises:
+            CheckpointError: A file cannot be opened, or is not safetensors.
+        """
+        self._stack = ExitStack()
+        self._fragments: dict[tuple[str, str], list[_Fragment]] = {}
+        self._kinds: dict[str, set[str]] = {}
+        for path in paths:
+            try:
+                self._index(self._stack.enter_context(safe_open(path, framework="pt")))
+            except (OSError, ValueError, SafetensorError) as error:
+                self._stack.close()
+                raise CheckpointError(f"{path} cannot be read ({error})") from error
+        for fragments in self._fragments.values():
+            fragments.sort(key=lambda fragment: fragment.start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def kinds(self, name: str) -> set[str]:
+        """What is stored of a parameter: `weight` and its moments."""
+        return self._kinds.get(name, set())
+
+    def read_into(self, kind: str, name: str, start: int, out: Tensor) -> None:
+        """Fill `out` (flat, of any device and dtype) with the elements from `start` on.
+
+        Raises:
+            CheckpointError: The files do not hold the whole range.
+        """
+        position, end = start, start + out.numel()
+        for begin, length, file, key in self._fragments.get((kind, name), []):
+            low, high = max(begin, position), min(begin + length, end)
+            if begin > position:
+                break
+            if low < high:
+                piece = file.get_slice(key)[low - begin : high - begin]
+                out[low - start : high - start].copy_(piece)
+                position = high
+        if position < end:
+            raise CheckpointError(
+                f"the checkpoint holds no {kind} of {name} from element {position} on, so its files "
+                "are not of one save"
+            )
+
+    def _index(self, file: Any) -> None:
+        for key in file.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+            kind, name, start = key.split("|")
+            (length,) = file.get_slice(key).get_shape()
+            fragment = _Fragment(int(start), length, file, key)
+            self._fragments.setdefault((kind, name), []).append(fragment)
+            self._kinds.setdefault(name, set()).add(kind)
+
+
+def _file_chunks(fragments: Mapping[TensorKey, Tensor]) -> Iterator[bytes | memoryview]:
+    """The file's bytes in order: length of the header, header, data."""
+    header: dict[str, dict[str, Any]] = {}
+    offset = 0
+    for key, tensor in fragments.items():
+        end = offset + 4 * tensor.numel()
+        header["|".join(map(str, key))] = {
+            "dtype": "F32",
+            "shape": [tensor.numel()],
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in fragments.values():
+        data = memoryview(tensor.detach().to("cpu", torch.float32).numpy().data).cast("B")
+        for start in range(0, len(data), _CHUNK_BYTES):
+            yield data[start : start + _CHUNK_BYTES]
+
+
+def read_weights(checkpoint: Checkpoint, model: MaskedLanguageModel) -> None:
+    """Fill a model on the CPU with a checkpoint's fp32 weights, one parameter at a time.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model.
+    """
+    held = checkpoint.manifest["parameters"]
+    with torch.no_grad(), FragmentReader(checkpoint.tensor_files) as reader:
+        for name, parameter in model.named_parameters():
+            if held.get(name) != list(parameter.shape):
+                raise CheckpointError(
+                    f"{checkpoint.path} holds {name} in shape {held.get(name, 'none')}, "
+                    f"case.json and tokenizer.json of the run give {list(parameter.shape)}: "
+                    "restore them"
+                )
+            reader.read_into(WEIGHT, name, 0, parameter.view(-1))

@@ -1,0 +1,1 @@
+"""The case file: reading, patching and checking it."""

@@ -1,0 +1,1 @@
+"""World, rendezvous, failure detection: what surrounds the process group."""

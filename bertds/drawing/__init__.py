@@ -1,1 +1,0 @@
-"""How a case is drawn: its runs read, tables and plots made."""

@@ -1,0 +1,1 @@
+"""DeepSpeed and the process group. The only package that imports DeepSpeed."""

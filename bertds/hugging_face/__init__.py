@@ -1,1 +1,0 @@
-"""Models as Hugging Face keeps them: its classes, its files, both ways."""

@@ -1,0 +1,1 @@
+"""Hugging Face formats: config, weights and tokenizer, both ways."""

@@ -1,0 +1,1 @@
+"""What is measured: loss, accuracy, baselines, throughput, MFU, step times."""

@@ -1,0 +1,120 @@
+"""The sums that every metric is a ratio of: their layout, accumulation and copy to the host.
+
+Training, validation and evaluation add up the same numbers in the same order. On the device the
+sums are one float64 vector, so that they take one all-reduce and one copy. `MetricSums` owns the
+layout of this vector: element i is its field i.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertds.data.packing import PackedBatch
+from bertds.model.batch import DeviceBatch, to_device
+
+Model = Callable[[DeviceBatch], tuple[Tensor, Tensor]]
+"""Gives the summed loss (nats) and the number of correct predictions of a batch."""
+
+
+@dataclass(slots=True)
+class MetricSums:
+    """Sums over all ranks, of a step or of a validation set."""
+
+    loss: float = 0.0
+    """Cross-entropy of the masked tokens, in nats."""
+    correct: float = 0.0
+    """Masked tokens that are predicted correctly."""
+    masked: float = 0.0
+    """Masked tokens."""
+    tokens: float = 0.0
+    """Real tokens."""
+    slots: float = 0.0
+    """Tokens computed, padding included."""
+    stops: float = 0.0
+    """Ranks that ask to stop."""
+    skips: float = 0.0
+    """Ranks that did not apply the step: none or all."""
+
+    def add(self, other: "MetricSums") -> None:
+        """Add the sums of other tokens."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per masked token."""
+        return self.loss / self.masked
+
+    @property
+    def accuracy(self) -> float:
+        """Share of masked tokens that are predicted correctly."""
+        return self.correct / self.masked
+
+
+NUM_SUMS = len(fields(MetricSums))
+STOPS, SKIPS = (MetricSums.__slots__.index(name) for name in ("stops", "skips"))
+
+
+def zero_sums(device: torch.device) -> Tensor:
+    """(NUM_SUMS,) float64 zeros."""
+    return torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
+
+
+def sums_of_pack(pack: PackedBatch, loss: Tensor, correct: Tensor) -> Tensor:
+    """(NUM_SUMS,) float64 sums of a packed batch, from the model's two results."""
+    counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0, 0]
+    known = torch.tensor(counts, dtype=torch.float64).to(loss.device, non_blocking=True)
+    return torch.cat([torch.stack([loss.double(), correct.double()]), known])
+
+
+@torch.no_grad()
+def evaluate_packs(model: Model, packs: Iterable[PackedBatch], device: torch.device) -> Tensor:
+    """(NUM_SUMS,) float64 sums over packed batches, added in their order."""
+    values = zero_sums(device)
+    for pack in packs:
+        loss, correct = model(to_device(device, pack))
+        values += sums_of_pack(pack, loss, correct)
+    return values
+
+
+class AsyncSums:
+    """Sums on their way from the device to the host."""
+
+    def __init__(self, values: Tensor) -> None:
+        """Start the copy of (NUM_SUMS,) sums without waiting for it."""
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = values
+
+    def sums(self) -> MetricSums:
+        """Wait for the copy and return the sums."""
+        if self._event is not None:
+            self._event.synchronize()
+        return MetricSums(*self._host.tolist())
+
+
+def validation_metrics(sums: Mapping[str, MetricSums]) -> dict[str, float]:
+    """The metrics of a validation, as they are logged.
+
+    Args:
+        sums: By validation set.
+
+    Returns:
+        Loss and accuracy over all sets and, if there are several, of each set.
+    """
+    pooled = MetricSums()
+    for one in sums.values():
+        pooled.add(one)
+    figures: dict[str, Any] = {"loss/valid": pooled.mean_loss, "acc/valid": pooled.accuracy}
+    if len(sums) > 1:
+        for name, one in sums.items():
+            figures |= {f"loss/valid/{name}": one.mean_loss, f"acc/valid/{name}": one.accuracy}
+    return figures

@@ -1,0 +1,192 @@
+"""The learning rate of each optimizer step, as a pure factor of the peak rate.
+
+Step s, counted from 0, uses factor(s). A linear warm-up of W steps uses (s + 1) / W, so that no
+update is made at rate 0 and the peak is reached with its last step. DeepSpeed's own schedulers are
+DeepSpeed's to run: here only their lengths are turned into steps. Their first two updates run at
+the minimum rate (WarmupLR, linear, W = 4, peak 1: 0, 0, .25, .5, .75, 1).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from bertds.config.optimizer_schema import (
+    SCHEDULERS,
+    Chosen,
+    CosineAnnealingWarmRestarts,
+    Warmup,
+    WarmupAndTotal,
+    WarmupExponentialLR,
+    WarmupLinearLR,
+    WarmupStableDecayLR,
+)
+from bertds.errors import ConfigError
+
+Factor = Callable[[int], float]
+DEEPSPEEDS_OWN = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleLengths:
+    """What epochs and the run are in optimizer steps."""
+
+    steps_per_epoch: int
+    num_steps: int
+
+    def steps(self, num_steps: int | None, epochs: float | None) -> int:
+        """A length given in steps, in epochs, or not at all (the run's)."""
+        if num_steps is not None:
+            return num_steps
+        if epochs is not None:
+            return max(1, round(epochs * self.steps_per_epoch))
+        return self.num_steps
+
+
+def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float) -> Factor:
+    """The factor of a case's scheduler block, if it is one of ours (or none: constant 1).
+
+    Args:
+        scheduler: The block.
+        lengths: Steps of an epoch and of the run.
+        peak_lr: The optimizer's learning rate.
+
+    Raises:
+        ConfigError: Warm-up and decay are longer than the whole.
+    """
+    if scheduler is None:
+        return constant
+    params = SCHEDULERS[scheduler.type].model_validate(scheduler.params)
+    match params:
+        case WarmupLinearLR():
+            warmup, total = _warmup_and_total(params, lengths)
+            return partial(linear, warmup=warmup, total=total, minimum=params.min_ratio)
+        case WarmupStableDecayLR():
+            warmup, total = _warmup_and_total(params, lengths)
+            decay = lengths.steps(params.decay_num_steps, params.decay_epochs)
+            _check_fits(warmup + decay, total, "warm-up and decay")
+            return partial(
+                stable_decay,
+                warmup=warmup,
+                decay=decay,
+                total=total,
+                root=params.decay_type == "1-sqrt",
+                minimum=params.min_ratio,
+            )
+        case WarmupExponentialLR():
+            period = lengths.steps(None, params.decay_epochs)
+            return partial(
+                exponential,
+                warmup=_warmup(params, lengths),
+                gamma=params.gamma,
+                period=period,
+                staircase=params.staircase,
+            )
+        case CosineAnnealingWarmRestarts():
+            first = lengths.steps(params.T_0, params.T_0_epochs)
+            floor = params.eta_min / peak_lr
+            return partial(cosine_restarts, first=first, multiplier=params.T_mult, minimum=floor)
+        case _:
+            raise AssertionError(f"{scheduler.type} is DeepSpeed's own")
+
+
+def _warmup(params: Warmup, lengths: ScheduleLengths) -> int:
+    """Steps of the warm-up; 0 where it says 0 epochs."""
+    return (
+        0
+        if params.warmup_epochs == 0
+        else lengths.steps(params.warmup_num_steps, params.warmup_epochs)
+    )
+
+
+def _warmup_and_total(params: WarmupAndTotal, lengths: ScheduleLengths) -> tuple[int, int]:
+    warmup = _warmup(params, lengths)
+    total = lengths.steps(params.total_num_steps, params.total_epochs)
+    _check_fits(warmup, total, "the warm-up")
+    return warmup, total
+
+
+def _check_fits(part: int, total: int, what: str) -> None:
+    if part > total:
+        raise ConfigError(
+            f"scheduler.params: {what} takes {part} steps, more than the whole schedule's {total}: "
+            "shorten it or lengthen the run"
+        )
+
+
+def constant(step: int) -> float:  # noqa: ARG001 - a Factor takes the step
+    """No scheduler."""
+    return 1.0
+
+
+def linear(step: int, *, warmup: int, total: int, minimum: float) -> float:
+    """Linear warm-up, then linear to `minimum` just after the last step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    left = max(0, total - step) / max(1, total - warmup)
+    return minimum + (1 - minimum) * left
+
+
+def stable_decay(
+    step: int, *, warmup: int, decay: int, total: int, root: bool, minimum: float
+) -> float:
+    """Warm-up, constant, then over the last `decay` steps linear or 1 - sqrt to `minimum`.
+
+    Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations"
+    (2024), section 3.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, max(0, step - (total - decay)) / decay)
+    return minimum + (1 - minimum) * (1 - (math.sqrt(done) if root else done))
+
+
+def exponential(step: int, *, warmup: int, gamma: float, period: int, staircase: bool) -> float:
+    """Linear warm-up, then gamma ** (periods since), whole periods only if `staircase`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    periods = (step - warmup) // period if staircase else (step - warmup) / period
+    return float(gamma**periods)
+
+
+def cosine_restarts(step: int, *, first: int, multiplier: int, minimum: float) -> float:
+    """Cosine from 1 to `minimum`, restarted; each cycle `multiplier` times as long as the last.
+
+    Loshchilov and Hutter, "SGDR" (2017), equation 5, with the step within the cycle.
+    """
+    if multiplier == 1:
+        length, place = first, step % first
+    else:
+        length, place = first, step
+        while place >= length:
+            place, length = place - length, length * multiplier
+    return minimum + (1 - minimum) * (1 + math.cos(math.pi * place / length)) / 2
+
+
+def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float) -> dict[str, Any]:
+    """A block for one of DeepSpeed's own schedulers, with its lengths in steps.
+
+    Raises:
+        ConfigError: The warm-up is longer than the whole.
+    """
+    params = SCHEDULERS[scheduler.type].model_validate(scheduler.params)
+    values = params.model_dump(exclude_none=True)
+    if isinstance(params, Warmup):
+        values = {k: v for k, v in values.items() if not k.endswith("_epochs")}
+        values["warmup_num_steps"] = max(1, _warmup(params, lengths))
+    if isinstance(params, WarmupAndTotal):
+        values["total_num_steps"] = _warmup_and_total(params, lengths)[1]
+    if "warmup_min_lr" in values:
+        # DeepSpeed's WarmupDecayLR would take 0.001 here, whatever the optimizer's rate is.
+        values.setdefault("warmup_max_lr", peak_lr)
+    return {"type": scheduler.type, "params": values}
+
+
+def torch_scheduler(
+    optimizer: torch.optim.Optimizer, factor: Factor
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A factor as a torch scheduler; it counts applied updates."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,1 @@
+"""Resource estimates before a job is queued."""

@@ -1,0 +1,1 @@
+"""Reports of finished runs: tables, plots, HTML. Reads run directories only."""

@@ -1,0 +1,1 @@
+"""A run directory: status, lock, settings, and opening a finished run."""

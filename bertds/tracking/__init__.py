@@ -1,0 +1,1 @@
+"""Where metrics go: metrics.jsonl, TensorBoard, MLflow, DeepSpeed's monitors, the console."""

@@ -1,0 +1,1 @@
+"""Training a run: session, setup, loop, validation, fault tolerance."""

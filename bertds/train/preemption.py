@@ -1,0 +1,41 @@
+"""Preemption signals and time limits."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+
+class PreemptionSignal:
+    """Whether this process was asked to stop: by a signal, or by its time being up."""
+
+    def __init__(self) -> None:
+        self._signal = ""
+        self._began = time.monotonic()
+        self._deadline: float | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["PreemptionSignal"]:
+        """Take SIGTERM, SIGUSR1 and the first Ctrl-C as a request; the second one interrupts."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if number == signal.SIGINT and self._signal:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number).name
+
+    def set_deadline(self, max_hours: float | None) -> None:
+        """Hours since this request was made, the start of the program and not of an arm."""
+        self._deadline = None if max_hours is None else self._began + 3600 * max_hours
+
+    def is_set(self) -> bool:
+        """Whether to stop after this step, and to begin no further arm."""
+        is_late = self._deadline is not None and time.monotonic() > self._deadline
+        return bool(self._signal) or is_late

@@ -1,0 +1,1 @@
+"""Input formats: text, JSON lines, tar, Arrow, parquet, MDS, and text cleaning."""

@@ -1,0 +1,183 @@
+"""The same losses at any number of processes, accumulation and ZeRO stage, and after changing it."""
+
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.determinism.batch_invariance import (
+    CASE,
+    REFERENCES,
+    Split,
+    all_splits,
+    differences,
+    make_data,
+    train,
+)
+from bertds.checkpoint.directory import checkpoint_path, list_checkpoints
+from bertds.io.json_files import read_json
+from bertds.runs.status import write_status
+from tests.conftest import CORPUS
+from tests.helpers.launching import ROOT, figures_of, lines_of, run
+
+# fp32: sums of other parts round otherwise, and each step builds on the last.
+FP32_BOUND, FP32_TYPICAL = 1e-5, 2e-6
+
+
+# bf16 rounds each gradient by up to 2**-9, in every micro-step and sum of processes; over many
+# numbers and tokens that evens out (measured: benchmarks/determinism.md).
+BF16_LOSS_BOUND, BF16_NORM_BOUND = 2**-11, 2**-8
+SOME = [
+    REFERENCES["fp32"],
+    REFERENCES["bf16"],
+    Split(1, 4, 3, "fp32"),
+    Split(2, 1, 1, "fp32"),
+    Split(4, 2, 0, "fp32"),
+    Split(4, 1, 3, "bf16"),
+    Split(4, 4, 2, "fp32"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the first lines of the real corpus, or of a generated one without it."""
+    root = tmp_path_factory.mktemp("sets")
+    if (CORPUS / "tiny").is_dir():
+        make_data(CORPUS / "tiny", root)
+    else:
+        sample = ["sample", "--out", str(root / "text"), "--sentences", "4000"]
+        subprocess.run([sys.executable, "-m", "data_prep", *sample], check=True, cwd=ROOT)
+        make_data(root / "text", root, merges=300)
+    return root
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "splits",
+    [pytest.param(SOME, id="some"), pytest.param(all_splits(), id="all", marks=pytest.mark.slow)],
+)
+def test_any_split_trains_alike(splits: list[Split], data: Path, tmp_path: Path) -> None:
+    """20 steps of DeepSpeed: losses and norms of one process."""
+    train(splits, data, tmp_path)
+    for split in splits:
+        found = differences(split, REFERENCES[split.precision], tmp_path)
+        assert len(found["loss/train"]) == CASE["bertds"]["run"]["max_steps"]
+        worst = {name: max(values) for name, values in found.items()}
+        if split.precision == "fp32":
+            assert max(worst.values()) < FP32_BOUND, (split, worst)
+            assert sorted(found["loss/train"])[10] < FP32_TYPICAL, (split, worst)
+        else:
+            assert worst["grad_norm"] < BF16_NORM_BOUND, (split, worst)
+            assert worst["loss/train"] < BF16_LOSS_BOUND, (split, worst)
+            assert worst["loss/valid"] < BF16_LOSS_BOUND, (split, worst)
+
+
+HALF, WHOLE = 8, 16
+
+
+def resharding_case(path: Path) -> None:
+    case = json.loads(json.dumps(CASE)) | {"train_batch_size": 192}
+    case["zero_optimization"] = {"stage": 2}
+    case["scheduler"]["params"] |= {"total_num_steps": WHOLE}
+    case["bertds"]["data"]["train"] = [{"name": "ko"}, {"name": "en"}]
+    case["bertds"]["data"]["valid"] = {"en": {"name": "en"}}
+    case["bertds"]["run"] = {
+        "num_epochs": 100,
+        "max_steps": WHOLE,
+        "log_every": 1,
+        "save_every": HALF,
+        "keep_last": WHOLE,
+    }
+    path.write_text(json.dumps(case))
+
+
+@pytest.fixture(scope="module")
+def halves(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 processes at ZeRO 2 to the end, and what is left of it if it dies after half."""
+    root = tmp_path_factory.mktemp("halves")
+    resharding_case(root / "case.json")
+    code, output = run(4, *flags(root, data_root, root / "whole"), launcher="spawn")
+    assert code == 0, output
+    half = shutil.copytree(root / "whole", root / "half") / "case" / "main"
+    for folder in list_checkpoints(half):
+        if folder.name > checkpoint_path(half, HALF).name:
+            shutil.rmtree(folder)
+    write_status(half, "running", 75, "training", HALF)
+    return root
+
+
+def flags(root: Path, data: Path, out: Path, settings: str = "") -> list[str]:
+    paths = ["--ds_config", str(root / "case.json"), "--data", str(data), "--out", str(out)]
+    return [*paths, "--set", settings] if settings else paths
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("world_size", "stage"),
+    [
+        (1, 0),
+        (3, 3),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        pytest.param(8, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_goes_on_in_another_world_and_stage(
+    world_size: int, stage: int, halves: Path, data_root: Path, tmp_path: Path
+) -> None:
+    """Four processes at ZeRO 2 began; others finish by the same command, with the same losses."""
+    shutil.copytree(halves / "half", tmp_path / "out")
+    settings = f"zero_optimization.stage={stage}"
+    arguments = flags(halves, data_root, tmp_path / "out", settings)
+    code, output = run(world_size, *arguments, launcher="spawn")
+    assert code == 0, output
+    assert f"going on from step {HALF}" in output
+    ours, whole = (
+        figures_of(out / "case" / "main") for out in (tmp_path / "out", halves / "whole")
+    )
+    after = [line for line in ours if line["step"] > HALF]
+    reference = [line for line in whole if line["step"] > HALF]
+    assert len(after) == WHOLE - HALF + 2  # and two validations
+    for one, other in zip(after, reference, strict=True):
+        one.pop("padding", None)  # the rows of smaller micro-batches are filled otherwise
+        other.pop("padding", None)
+        assert one == pytest.approx(other, rel=FP32_BOUND)
+
+
+@pytest.fixture(scope="module")
+def whole_text(corpus: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All English lines of the real corpus as one set."""
+    root = tmp_path_factory.mktemp("whole")
+    text, tokenizer = str(corpus / "en.train.txt.gz"), str(data / "tokenizer.json")
+    flags = ["--input", text, "--tokenizer", tokenizer, "--out", str(root), "--seq_len", "128"]
+    subprocess.run([sys.executable, "-m", "data_prep", "shard", *flags], check=True, cwd=ROOT)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_resume_at_the_end_of_an_epoch_takes_no_time(whole_text: Path, tmp_path: Path) -> None:
+    """After 300,000 real sentences the first step comes within 5 s of the engine."""
+    case = json.loads(json.dumps(CASE)) | {"train_batch_size": 8192, "scheduler": None}
+    model, block = case["bertds"]["model"], case["bertds"]
+    model |= {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    block["data"] |= {"valid": {}, "train": [{"name": "train"}]}
+    block["masking"] = {"ratio": 0.01}
+    block["run"] = {"num_epochs": 2, "log_every": 1}
+    steps = int(read_json(whole_text / "train" / "index.json")["sequences"]) // 8192
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    for last in (steps, steps + 1):
+        arguments = flags(tmp_path, whole_text, tmp_path / "out", f"run.max_steps={last}")
+        code, output = run(0, *arguments)
+        assert code == 0, output
+    run_dir = tmp_path / "out" / "case" / "main"
+    log = (run_dir / "train.log").read_text().splitlines()
+    (resumed,) = [line for line in log if f"going on from step {steps}" in line]
+    engine_up = datetime.datetime.strptime(resumed[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+    first_step = (run_dir / "metrics.jsonl").stat().st_mtime
+    assert lines_of(run_dir)[-1]["step"] == steps + 1
+    assert 0 < first_step - engine_up < 5

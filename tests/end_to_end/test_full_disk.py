@@ -1,0 +1,160 @@
+"""A disk that fills up, or is gone, while a run trains: nothing that was whole is lost."""
+
+import contextlib
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.checkpoint.directory import list_checkpoints, resolve_pointer
+from bertds.errors import CheckpointWriteError
+from bertds.io.json_files import read_json
+from bertds.tracking.jsonl import MetricsLog
+from tests.helpers.in_process_training import train_here
+from tests.helpers.launching import figures_of
+from tests.helpers.weights import read_weights
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    target = tmp_path / "disk"
+    target.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(target)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take every byte."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+class On(logging.Handler):
+    """Does something the moment the program says something."""
+
+    def __init__(self, words: str, work: Callable[[], None]) -> None:
+        super().__init__()
+        self._words, self._work = words, work
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            self._work()
+
+
+@contextlib.contextmanager
+def on(*pairs: tuple[str, Callable[[], None]]) -> Iterator[None]:
+    logger = logging.getLogger("bertds")
+    level, handlers = logger.level, [On(words, work) for words, work in pairs]
+    logger.setLevel(logging.INFO)
+    logger.handlers += handlers
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+
+
+def test_training_goes_on_and_saves_when_there_is_room(
+    small_disk: Path,
+    data_root: Path,
+    tmp_path: Path,
+    device: torch.device,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    """Full from the validation of step 6 until the save of step 8 has failed: only that is missing."""
+    run_dir = small_disk / "case" / "main"
+    seen = []
+    with on(
+        ("step 6: validation", lambda: fill(small_disk)),
+        ("was not written", lambda: seen.append([path.name for path in list_checkpoints(run_dir)])),
+        ("was not written", (small_disk / "filler").unlink),
+    ):
+        settings = "run.keep_last=9,run.eval_every=6"
+        assert train_here(data_root, small_disk, device, settings) == 0
+    # That of step 6 was the best, and the first that found no room.
+    said = [m for m in told.messages if "was not written" in m]
+    assert len(said) == 1
+    assert "step_0000000006" in said[0]
+    assert "earlier ones are unharmed" in said[0]
+    assert "No space left on device" in said[0]
+    assert "training goes on" in said[0]
+    assert seen == [["step_0000000004"]]
+    names = [path.name for path in list_checkpoints(run_dir)]
+    assert names == ["step_0000000012", "step_0000000008", "step_0000000004"]
+    assert resolve_pointer(run_dir, "latest") == list_checkpoints(run_dir)[0]
+    read_weights(list_checkpoints(run_dir)[0])
+    assert not list((run_dir / "checkpoints").glob("*.tmp-*"))
+    assert train_here(data_root, tmp_path / "straight", device, settings) == 0
+    assert figures_of(run_dir) == figures_of(tmp_path / "straight" / "case" / "main")
+
+
+def test_the_last_checkpoint_must_be_written(
+    small_disk: Path, data_root: Path, device: torch.device
+) -> None:
+    """A run is not done, nor pre-empted, without it; started again with room, it ends well."""
+    run_dir = small_disk / "case" / "main"
+    with (
+        on(("step 12: validation", lambda: fill(small_disk))),
+        pytest.raises(CheckpointWriteError, match="step_0000000012 was not written") as ended,
+    ):
+        train_here(data_root, small_disk, device, "run.eval_every=12")
+    assert ended.value.code == 4
+    assert list_checkpoints(run_dir)[0].name == "step_0000000008"
+    (small_disk / "filler").unlink()
+    assert train_here(data_root, small_disk, device, "run.eval_every=12") == 0
+    assert list_checkpoints(run_dir)[0].name == "step_0000000012"
+    assert read_json(run_dir / "status.json")["state"] == "done"
+
+
+def test_lines_wait_for_room(small_disk: Path, told: pytest.LogCaptureFixture) -> None:
+    """Said once, and in the end no line is missing, torn or doubled."""
+    log = MetricsLog(small_disk, 0)
+    for step in range(300):
+        if step == 20:
+            fill(small_disk)
+        if step == 200:
+            (small_disk / "filler").unlink()
+        log.log({"step": step, "loss/train": step / 7, "text": step})
+    log.close()
+    assert [line["step"] for line in figures_of(small_disk)] == list(range(300))
+    assert sum("kept until there is room" in m for m in told.messages) == 1
+
+
+def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
+    data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
+) -> None:
+    """Away from the validation of step 6 on; when it is back, the same command goes on from 4."""
+    out, away = tmp_path / "mount" / "out", tmp_path / "away"
+
+    def vanish() -> None:
+        out.parent.rename(away)
+        out.parent.write_bytes(b"")  # nothing can be made there
+
+    settings = "run.eval_every=6"
+    with (
+        on(("step 6: validation", vanish)),
+        pytest.raises(CheckpointWriteError, match="step_0000000012 was not written") as ended,
+    ):
+        train_here(data_root, out, device, settings)
+    assert ended.value.code == 4
+    assert any("training goes on" in message for message in told.messages)
+    out.parent.unlink()
+    away.rename(out.parent)
+    assert [path.name for path in list_checkpoints(out / "case" / "main")] == ["step_0000000004"]
+    assert train_here(data_root, out, device, settings) == 0
+    assert train_here(data_root, tmp_path / "straight", device, settings) == 0
+    assert figures_of(out / "case" / "main") == figures_of(tmp_path / "straight" / "case" / "main")

@@ -1,0 +1,42 @@
+"""The private names of DeepSpeed and torch are there, and do what they are used for."""
+
+import importlib
+
+import torch
+
+from bertds.engine.deepspeed_compat import (
+    forget_uncompiled_muon,
+    has_bf16_instructions,
+    import_muon_uncompiled,
+    is_torch_optimizer,
+    make_skippable,
+)
+
+
+def test_muon_is_compiled_only_where_it_is_used() -> None:
+    """Also after a run with another optimizer."""
+    module = "deepspeed.runtime.zero.muon.original_muon"
+    import_muon_uncompiled()
+    plain = importlib.import_module(module)
+    assert not hasattr(plain.muon_update, "_torchdynamo_orig_callable")
+    forget_uncompiled_muon()
+    compiled = importlib.import_module(module)
+    assert hasattr(compiled.muon_update, "_torchdynamo_orig_callable")
+
+
+def test_a_torch_optimizer_skips_the_steps_that_overflow_marks() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    assert is_torch_optimizer(optimizer)
+    make_skippable(optimizer)
+    weight.grad = torch.ones(2)
+    optimizer.overflow = True  # type: ignore[attr-defined]
+    optimizer.step()
+    assert weight.tolist() == [1.0, 1.0]
+    optimizer.overflow = False  # type: ignore[attr-defined]
+    optimizer.step()
+    assert weight.tolist() == [0.0, 0.0]
+
+
+def test_torch_tells_whether_the_cpu_multiplies_bf16() -> None:
+    assert has_bf16_instructions() in (True, False)

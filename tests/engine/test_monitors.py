@@ -1,0 +1,131 @@
+"""DeepSpeed's own monitors, where the case file asks for one, get the figures of the run."""
+
+import csv
+import errno
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertds.config.batch import split_batch
+from bertds.config.case import read_case
+from bertds.engine.deepspeed_config import MONITORS, deepspeed_config
+from bertds.errors import ConfigError
+from bertds.optim.lr_schedules import ScheduleLengths
+from tests.helpers.in_process_training import BASE, train_here
+
+
+def test_csv_has_what_the_metrics_have(
+    device: torch.device, data_root: Path, tmp_path: Path
+) -> None:
+    where = f"csv_monitor.output_path={tmp_path / 'csv'}"
+    assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
+    run_dir = tmp_path / "case" / "main"
+    assert not list((tmp_path / "csv").rglob("Train_*"))  # DeepSpeed's own, by samples
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss/train", "loss/valid", "lr", "tokens"):
+        path = tmp_path / "csv" / "case" / "main" / f"{key.replace('/', '_')}.csv"
+        (_, *rows) = csv.reader(path.open())
+        assert [[int(step), float(value)] for step, value in rows] == [
+            [line["step"], line[key]] for line in lines if key in line
+        ]
+
+
+def test_a_monitor_that_fails_does_not_end_the_training(
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deepspeed.monitor.csv_monitor.csvMonitor.write_events", fail)
+    where = f"csv_monitor.output_path={tmp_path / 'csv'}"
+    assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
+    said = [message for message in told.messages if "monitors" in message]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"enabled": True}, "case/fast"),
+        ({"enabled": True, "job_name": "mine"}, "mine/fast"),
+    ],
+)
+def test_no_two_arms_write_into_one_place(
+    tmp_path: Path, given: dict[str, object], wanted: str
+) -> None:
+    path = tmp_path / "case.json"
+    monitors = {"csv_monitor": given, "wandb": {"enabled": True}, "comet": {}}
+    bertds = {**BASE["bertds"], "arms": {"fast": {}, "slow": {}}}
+    path.write_text(json.dumps({**BASE, **monitors, "bertds": bertds}))
+    case = read_case(path, "fast", "")
+    config = deepspeed_config(case, split_batch(case, 1), ScheduleLengths(10, 12), on_gpu=False)
+    assert config["csv_monitor"]["job_name"] == wanted
+    assert config["wandb"]["group"] == "case"
+    assert config["comet"]["experiment_name"] == "case/fast"
+    assert config["comet"]["samples_log_interval"] == 1
+    assert set(config) & set(MONITORS) == set(monitors)
+
+
+def test_a_secret_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+    with pytest.raises(ConfigError, match="COMET_API_KEY") as refused:
+        read_case(path, "main", "comet.api_key=s3cret")
+    assert "s3cret" not in str(refused.value)
+
+
+def test_mlflow_is_refused_where_it_is_not_installed(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match="pip install mlflow-skinny"):
+        train_here(data_root, tmp_path, device, "run.mlflow={}")
+    assert not (tmp_path / "case" / "main").exists()
+
+
+def test_a_user_in_mlflows_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(BASE))
+    where = 'run.mlflow={"tracking_uri":"https://me:s3cret@host/"}'
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        read_case(path, "main", where)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_server_of_mlflow_that_is_not_there_costs_no_training(
+    device: torch.device, data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("mlflow")
+    where = 'run.mlflow={"tracking_uri":"http://127.0.0.1:9"}'
+    assert train_here(data_root, tmp_path, device, where) == 0
+    assert told.text.count("MLflow does not take the figures") == 1
+
+
+def test_mlflow_has_what_the_metrics_have_and_goes_on_in_one_run(
+    device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "store").as_uri()
+    mlflow_of = f'run.mlflow={{"tracking_uri":"{store}","experiment":"mine"}}'
+    assert train_here(data_root, tmp_path, device, f"{mlflow_of},run.max_steps=8") == 0
+    assert train_here(data_root, tmp_path, device, mlflow_of) == 0
+    client = mlflow.MlflowClient(tracking_uri=store)
+    (one,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert (one.info.run_name, one.info.status) == ("case/main", "FINISHED")
+    assert one.data.params["optimizer.params.lr"] == "0.002"
+    run_dir = tmp_path / "case" / "main"
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss/train", "loss/valid/ko", "lr", "tokens"):
+        found = client.get_metric_history(one.info.run_id, key)
+        assert {(each.step, each.value) for each in found} == {
+            (line["step"], line[key]) for line in lines if key in line
+        }

@@ -1,0 +1,232 @@
+"""A Hugging Face directory fits a case or is refused by what does not, before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bertds.config.schema import ModelConfig
+from bertds.errors import ConfigError
+from bertds.huggingface.config import config_json
+from bertds.huggingface.pretrained import open_pretrained
+from bertds.huggingface.weights import to_hf_state_dict
+from bertds.model.mlm import MaskedLanguageModel
+from tests.helpers.tensors import SMALL
+
+transformers = pytest.importorskip("transformers")
+PAD = 0
+PRESETS = ["bert", "bert-prenorm", "modernbert"]
+
+
+def make(tokenizer, seed: int = 0, **fields) -> MaskedLanguageModel:
+    torch.manual_seed(seed)
+    config = ModelConfig.model_validate(SMALL | {"local_attention": 8} | fields)
+    return MaskedLanguageModel(config, tokenizer.vocab_size, PAD)
+
+
+def write(model: MaskedLanguageModel, tokenizer, directory: Path, **changes) -> Path:
+    directory.mkdir(exist_ok=True)
+    tensors = {name: x.contiguous() for name, x in to_hf_state_dict(model, PAD).items()}
+    save_file(tensors, directory / "model.safetensors")
+    content = config_json(model.config, tokenizer.vocab_size, tokenizer.special_ids)
+    (directory / "config.json").write_text(json.dumps(content | changes))
+    (directory / "tokenizer.json").write_bytes(tokenizer.content)
+    return directory
+
+
+def begin(directory: Path, tokenizer, **fields) -> MaskedLanguageModel:
+    """A model of other random weights, filled from the directory."""
+    model = make(tokenizer, seed=1, **fields)
+    weights = open_pretrained(directory, model.config, tokenizer).weights()
+    assert list(weights) == [name for name, _ in model.named_parameters()]
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def assert_same_bytes(one: MaskedLanguageModel, other: MaskedLanguageModel) -> None:
+    for (name, ours), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32)), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_was_written_comes_back_to_the_byte(tokenizer, tmp_path, preset, tied):
+    fields = {"preset": preset, "tie_word_embeddings": tied}
+    model = make(tokenizer, **fields)
+    assert_same_bytes(model, begin(write(model, tokenizer, tmp_path), tokenizer, **fields))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_the_library_saves_is_taken(tokenizer, tmp_path, preset, tied):
+    """In shards, with its own config.json, a pooler and token types of another value."""
+    fields = {"preset": preset, "tie_word_embeddings": tied}
+    directory = write(make(tokenizer, **fields), tokenizer, tmp_path / "ours")
+    there = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
+    with torch.no_grad():
+        for name, parameter in there.named_parameters():
+            if "token_type" in name or name.endswith("bias"):
+                parameter.normal_()
+    saved = tmp_path / "saved"
+    there.save_pretrained(saved, max_shard_size="20KB")
+    assert (saved / "model.safetensors.index.json").is_file()
+    (saved / "tokenizer.json").write_bytes(tokenizer.content)
+    model = begin(saved, tokenizer, **fields).eval()
+    again = transformers.AutoModelForMaskedLM.from_pretrained(
+        write(model, tokenizer, tmp_path / "again")
+    )
+    ids = torch.randint(5, tokenizer.vocab_size, (2, 20), generator=torch.Generator())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again(input_ids=ids).logits, there(input_ids=ids).logits, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_old_names_16_bits_and_other_heads_are_taken(tokenizer, tmp_path):
+    model = make(tokenizer, preset="bert").bfloat16()
+    write(model, tokenizer, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("Norm.bias", "Norm.beta"): x
+        for name, x in tensors.items()
+    }
+    old["bert.pooler.dense.weight"] = torch.zeros(2)
+    old["cls.seq_relationship.bias"] = torch.zeros(2)
+    old["cls.predictions.decoder.weight"] = torch.zeros(tokenizer.vocab_size, 16)
+    old["bert.embeddings.position_ids"] = torch.arange(32)
+    save_file(old, tmp_path / "model.safetensors")
+    assert_same_bytes(model.float(), begin(tmp_path, tokenizer, preset="bert"))
+
+
+def test_the_seed_of_the_run_is_not_touched(tokenizer, tmp_path):
+    directory = write(make(tokenizer), tokenizer, tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    open_pretrained(directory, make_config(), tokenizer)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def make_config(**fields) -> ModelConfig:
+    return ModelConfig.model_validate(SMALL | {"local_attention": 8} | fields)
+
+
+def test_another_architecture_is_named_by_its_key(tokenizer, tmp_path):
+    directory = write(make(tokenizer), tokenizer, tmp_path)
+    for fields, words in [
+        ({"num_hidden_layers": 5}, r"num_hidden_layers 3, the case needs 5 \(model.num_hidden"),
+        ({"hidden_act": "relu"}, r"hidden_act 'gelu', the case needs 'relu' \(model.hidden_act"),
+        ({"max_position_embeddings": 64}, "max_position_embeddings 33, the case needs 65"),
+        ({"preset": "bert"}, "model_type 'roberta-prelayernorm', the case needs 'bert'"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-12, the case needs 1e-05"),
+        ({"positions": "sinusoidal"}, "model.positions is 'sinusoidal'"),
+        ({"bias": False}, "model.bias is false"),
+        ({"feed_forward": "glu"}, "model.feed_forward is 'glu'"),
+    ]:
+        with pytest.raises(ConfigError, match=f"run.init_from {tmp_path}: .*{words}"):
+            open_pretrained(directory, make_config(**fields), tokenizer)
+
+
+def test_modernberts_windows_and_bases_are_compared_in_either_spelling(tokenizer, tmp_path):
+    model = make(tokenizer, preset="modernbert")
+    directory = write(model, tokenizer, tmp_path)
+    content = json.loads((directory / "config.json").read_text())
+    olds = ("layer_types", "rope_parameters")
+    news = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+    for dropped in ((), olds, news):
+        kept = {key: value for key, value in content.items() if key not in dropped}
+        (directory / "config.json").write_text(json.dumps(kept))
+        open_pretrained(directory, model.config, tokenizer)
+        for fields, words in [
+            ({"local_attention": 16}, "local_attention"),
+            ({"global_attn_every_n_layers": 2}, "layer_types"),
+            ({"rope_theta": 9.0}, "rope_theta"),
+            ({"local_rope_theta": 9.0}, "local_rope_theta"),
+        ]:
+            with pytest.raises(ConfigError, match=words):
+                open_pretrained(directory, make_config(preset="modernbert", **fields), tokenizer)
+
+
+def test_another_vocabulary_is_refused(tokenizer, tmp_path):
+    directory = write(make(tokenizer), tokenizer, tmp_path)
+    content = json.loads(tokenizer.content)
+    first, second = list(content["model"]["vocab"])[10:12]
+    swap = {first: 11, second: 10}
+    content["model"]["vocab"] |= swap
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="as id 10, that of the shards .*: make the shards with"):
+        open_pretrained(directory, make_config(), tokenizer)
+    write(make(tokenizer), tokenizer, tmp_path, vocab_size=7)
+    with pytest.raises(ConfigError, match="vocab_size 7, the case needs"):
+        open_pretrained(directory, make_config(), tokenizer)
+
+
+def damaged(directory: Path, kind: str) -> None:
+    """Make one thing wrong."""
+    weights = directory / "model.safetensors"
+    tensors = load_file(weights)
+    match kind:
+        case "pickle":
+            weights.rename(directory / "pytorch_model.bin")
+        case "cut":
+            weights.write_bytes(weights.read_bytes()[:-10])
+        case "missing":
+            tensors.pop("lm_head.dense.weight")
+            save_file(tensors, weights)
+        case "more":
+            save_file(tensors | {"adapter.weight": torch.zeros(1)}, weights)
+        case "shape":
+            save_file(tensors | {"lm_head.bias": torch.zeros(3)}, weights)
+        case "elsewhere":
+            weights.rename(directory / "model-1.safetensors")
+            content = {"weight_map": dict.fromkeys(tensors, "../model-1.safetensors")}
+            (directory / "model.safetensors.index.json").write_text(json.dumps(content))
+        case "no config":
+            (directory / "config.json").unlink()
+        case "config":
+            (directory / "config.json").write_text("[")
+        case "no tokenizer":
+            (directory / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pickle", "pytorch_model.bin is a pickle"),
+        ("cut", "model.safetensors is no whole safetensors file"),
+        ("missing", "the tensor lm_head.dense.weight is missing, .* needs .16, 16"),
+        ("more", "adapter.weight"),
+        ("shape", r"the tensor lm_head.bias has shape \[3\]"),
+        ("elsewhere", "names a file elsewhere"),
+        ("no config", "config.json is missing"),
+        ("config", "config.json is not JSON"),
+        ("no tokenizer", "tokenizer.json does not exist"),
+    ],
+)
+def test_damage_is_named(tokenizer, tmp_path, kind, words):
+    directory = write(make(tokenizer), tokenizer, tmp_path)
+    damaged(directory, kind)
+    with pytest.raises(ConfigError, match=f"^run.init_from {tmp_path}: .*{words}"):
+        open_pretrained(directory, make_config(), tokenizer)
+
+
+def test_a_name_on_the_hub_is_no_directory(tokenizer):
+    with pytest.raises(ConfigError, match="'someone/model', wanted is a directory"):
+        open_pretrained(Path("someone/model"), make_config(), tokenizer)
+
+
+def test_stretched_rotary_angles_are_others(tokenizer, tmp_path):
+    model = make(tokenizer, preset="modernbert")
+    stretched = {"full_attention": {"rope_type": "yarn", "rope_theta": 160_000.0, "factor": 4}}
+    write(model, tokenizer, tmp_path, rope_parameters=stretched)
+    with pytest.raises(ConfigError, match="rope_type 'yarn', the case needs 'default'"):
+        open_pretrained(tmp_path, model.config, tokenizer)
+
+
+def test_a_whole_number_is_that_number(tokenizer, tmp_path):
+    """As older files have the rotary bases."""
+    model = make(tokenizer, preset="modernbert")
+    write(model, tokenizer, tmp_path, global_rope_theta=160000, rope_parameters={})
+    open_pretrained(tmp_path, model.config, tokenizer)

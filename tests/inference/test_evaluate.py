@@ -1,0 +1,174 @@
+"""A run's figures afterwards are those that training logged, for any checkpoint of any world."""
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bertds.__main__ import COMMANDS
+from bertds.cli import run
+from bertds.inference.evaluate import evaluate
+from bertds.inference.export import model_card
+from bertds.io.json_files import read_json, write_json
+from bertds.runs.trained_run import TrainedRun
+from tests.helpers.launching import lines_of
+from tests.helpers.trained_runs import NAMES
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the runs were trained."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def logged(run_dir: Path, step: int) -> dict[str, float]:
+    """The validation figures in `metrics.jsonl`."""
+    (line,) = [x for x in lines_of(run_dir) if x["step"] == step and "loss/valid" in x]
+    return {key: value for key, value in line.items() if key.startswith(("loss/", "acc/"))}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_those_of_the_training_to_the_bit(run_dirs, data_root, name):
+    for checkpoint, step in (("latest", 6), ("3", 3)):
+        trained = TrainedRun.open(run_dirs[name], checkpoint)
+        assert trained.checkpoint.step == step
+        assert evaluate(trained, data_root) == logged(run_dirs[name], step)
+
+
+@pytest.mark.dist
+def test_figures_do_not_depend_on_the_cut_into_batches(run_dirs, data_root):
+    trained = TrainedRun.open(run_dirs["prenorm_of_two"], "latest")
+    reference = evaluate(trained, data_root)
+    for world_size, micro, row_length in ((1, 1000, 64), (4, 7, 41), (1, 1, 0)):
+        block = trained.case.bertds
+        other = block.run.model_copy(update={"max_micro_batch_size": micro})
+        case = dataclasses.replace(trained.case, bertds=block.model_copy(update={"run": other}))
+        facts = trained.metadata | {"valid_row_length": row_length}
+        manifest = trained.checkpoint.manifest | {"world_size": world_size}
+        checkpoint = dataclasses.replace(trained.checkpoint, manifest=manifest)
+        cut = dataclasses.replace(trained, case=case, metadata=facts, checkpoint=checkpoint)
+        assert evaluate(cut, data_root) == pytest.approx(reference, rel=1e-6)
+
+
+@pytest.mark.dist
+def test_figures_are_those_of_the_checkpoint_whatever_the_run_went_on_as(
+    run_dirs, data_root, tmp_path
+):
+    """A later start in another precision, with other processes, writes `case.json` anew."""
+    run_dir = shutil.copytree(run_dirs["prenorm_of_two"], tmp_path / "case" / "run")
+    content = read_json(run_dir / "case.json")
+    content["resolved"]["world_size"] = 1
+    content["config"]["bf16"] = {"enabled": True}
+    write_json(run_dir / "case.json", content)
+    trained = TrainedRun.open(run_dir, "3")
+    assert evaluate(trained, data_root) == logged(run_dir, 3)
+    assert "sequences in fp32" in model_card(trained)
+
+
+def command(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = run("python -m bertds", COMMANDS, [str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.dist
+def test_the_command_prints_what_the_log_holds(run_dirs, data_root, capsys):
+    run_dir = run_dirs["bert"]
+    best = min((3, 6), key=lambda step: logged(run_dir, step)["loss/valid"])
+    for checkpoint, step in (("latest", 6), ("best", best), ("step_0000000003", 3)):
+        code, printed, _ = command(
+            capsys, "evaluate", run_dir, "--data", data_root, "--checkpoint", checkpoint
+        )
+        assert code == 0
+        rows = dict(line.split() for line in printed.splitlines())
+        assert int(rows.pop("step")) == step
+        assert {tag: float(value) for tag, value in rows.items()} == logged(run_dir, step)
+
+
+@pytest.mark.dist
+def test_what_is_not_there_is_named(run_dirs, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(run_dirs["bert"], tmp_path / "case" / "run")
+    data = ("--data", data_root)
+    for flags, code, words in [
+        ((tmp_path, *data), 2, f"{tmp_path} is no run"),
+        ((run_dir, "--data", tmp_path), 3, "does not exist"),
+        ((run_dir, *data, "--checkpoint", "5"), 4, "there are step_0000000006, step_0000000003"),
+        ((run_dir, *data, "--checkpoint", "newest"), 4, "wanted is latest, best or a step"),
+    ]:
+        got, _, said = command(capsys, "evaluate", *flags)
+        assert got == code
+        assert words in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.dist
+def test_a_damaged_checkpoint_is_skipped_or_refused(run_dirs, data_root, tmp_path, capsys):
+    run_dir = shutil.copytree(run_dirs["bert"], tmp_path / "case" / "run")
+    (run_dir / "checkpoints" / "step_0000000006" / "state.json").unlink()
+    assert TrainedRun.open(run_dir, "latest").checkpoint.step == 3
+    code, _, said = command(capsys, "evaluate", run_dir, "--data", data_root, "--checkpoint", "6")
+    assert code == 4
+    assert "state.json is missing" in said
+
+
+PLACE = {"step", "epoch", "sequences", "tokens", "seconds"}
+TRAINING = {"lr", "loss/train", "acc/train", "grad_norm", "tokens_per_s", "mfu", "padding"}
+TRAINING |= {"peak_memory", "data_wait", "forward", "backward", "update"}
+VALIDATION = {
+    f"{figure}/valid{name}" for figure in ("loss", "acc") for name in ("", "/some", "/en")
+}
+
+
+@pytest.mark.parametrize("name", ["bert", "prenorm_of_two"])
+def test_lines_have_the_figures_of_the_contract_and_tensorboard_the_same(run_dirs, name):
+    lines = lines_of(run_dirs[name])
+    for line in lines:
+        assert line.keys() - PLACE in (TRAINING, VALIDATION)
+        assert line.keys() > PLACE
+        assert line["sequences"] == 32 * line["step"]
+        if "padding" in line:
+            assert 0 <= line["padding"] < 1
+            assert 0 < line["mfu"] < 1
+    events = EventAccumulator(str(run_dirs[name] / "tb"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= TRAINING | VALIDATION
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameters_are_counted_at_every_stage(run_dirs, name):
+    """At ZeRO 3 a process holds none of them whole."""
+    shapes = TrainedRun.open(run_dirs[name], "latest").checkpoint.manifest["parameters"].values()
+    counted = read_json(run_dirs[name] / "case.json")["resolved"]["parameters"]
+    assert counted == sum(math.prod(shape) for shape in shapes) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("bert", (16, 2, 1)), ("prenorm_of_two", (16, 1, 2))]
+)
+def test_the_batch_is_told_by_its_three_numbers(run_dirs, name, numbers):
+    resolved = read_json(run_dirs[name] / "case.json")["resolved"]
+    keys = ("micro_batch_size", "gradient_accumulation_steps", "world_size")
+    assert tuple(resolved[key] for key in keys) == numbers
+    product = " x ".join(
+        f"{number} {word}"
+        for number, word in zip(numbers, ("micro-batch", "accumulation", "processes"), strict=True)
+    )
+    assert f"32 sequences a step = {product}" in (run_dirs[name] / "train.log").read_text()
+
+
+@pytest.mark.dist
+def test_an_arm_that_is_another_run_is_followed(run_dirs, tmp_path, monkeypatch):
+    shutil.copytree(run_dirs["bert"], tmp_path / "case1" / "first")
+    other = tmp_path / "case2" / "same"
+    other.mkdir(parents=True)
+    (other / "case.json").write_text('{"case": "case2", "arm": "same", "same_as": "case1/first"}')
+    assert TrainedRun.open(other, "latest").run_dir == tmp_path / "case1" / "first"
+    monkeypatch.chdir(other.parent)
+    assert TrainedRun.open(Path("same"), "latest").run_dir == tmp_path / "case1" / "first"

@@ -1,0 +1,244 @@
+"""Command lines: values arrive verbatim, and a mistake touches nothing and is one sentence."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from bertds.cli import run
+from bertds.errors import exit_code_of
+
+calls: list[dict[str, object]] = []
+
+
+def make(
+    input: str,
+    out: Path,
+    fraction: float = 0.1,
+    count: int = 3,
+    dedup: bool = True,
+    masking: Literal["none", "static"] = "none",
+    arm: str | None = None,
+    workers: int | None = None,
+) -> None:
+    """Make something.
+
+    Args:
+        input: The text to read.
+        out: Where to.
+    """
+    calls.append(dict(locals()))
+
+
+def fail(kind: str) -> int:
+    """Fail in some way."""
+    errors = {
+        "value": ValueError("the key is wrong:\n  it should\tbe right"),
+        "coded": CodedError("a shard is damaged"),
+        "file": FileNotFoundError(2, "No such file or directory", "gone.txt"),
+        "interrupt": KeyboardInterrupt(),
+    }
+    if kind in errors:
+        raise errors[kind]
+    return int(kind)
+
+
+class CodedError(ValueError):
+    code = 3
+
+
+COMMANDS = {"make": make, "fail": fail}
+NEEDED = ["--input=text", "--out=there"]
+
+
+def call(*arguments: str) -> dict[str, object]:
+    calls.clear()
+    assert run("program", COMMANDS, ["make", *arguments]) == 0
+    (given,) = calls
+    return given
+
+
+def sentence(capsys, *arguments: str) -> str:
+    """The one sentence about a mistake; nothing was run."""
+    calls.clear()
+    assert run("program", COMMANDS, list(arguments)) == 2
+    assert calls == []
+    error = capsys.readouterr().err
+    assert error.startswith("program: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["5e-4", "[MASK]", "# not a comment", "-", "1", "None", "{'a': 1}", "", " a  b ", "a=b", "한국어",
+     "(1,2)", "0x10", "'quoted'", "--", "True", "-5", "a,b", "\\n", "a\nb"],
+)  # fmt: skip
+def test_text_arrives_verbatim(value):
+    assert call("--input=" + value, "--out=o")["input"] == value
+    assert call("--out=o", f"--arm={value}", "--input=i")["arm"] == value
+    if not value.startswith("--"):
+        assert call("--input", value, "--out", "o")["input"] == value
+        assert call(value, "o")["input"] == value
+
+
+def test_values_are_of_the_annotated_type():
+    given = call(
+        "--fraction", "1e-1", "--count", "-4", "--masking", "static", "--workers=2", *NEEDED
+    )
+    assert given == {
+        "input": "text",
+        "out": Path("there"),
+        "fraction": 0.1,
+        "count": -4,
+        "dedup": True,
+        "masking": "static",
+        "arm": None,
+        "workers": 2,
+    }
+    assert [type(value) for value in given.values()][1:4] == [type(Path()), float, int]
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], True),
+        (["--dedup"], True),
+        (["--nodedup"], False),
+        (["--dedup=false"], False),
+        (["--dedup", "False"], False),
+        (["--dedup", "true"], True),
+    ],
+)
+def test_switches(flags, value):
+    assert call(*flags, *NEEDED)["dedup"] is value
+    assert call(*NEEDED, *flags)["dedup"] is value
+
+
+def test_a_switch_takes_no_positional_argument():
+    given = call("--dedup", "text", "there")
+    assert (given["input"], given["out"], given["dedup"]) == ("text", Path("there"), True)
+
+
+def test_hyphens_and_first_letters_are_flags_too():
+    assert call("-i", "x", "-o=there")["input"] == "x"
+    with_hyphen = {"one": lambda two_words: calls.append({"two_words": two_words})}
+    with_hyphen["one"].__annotations__["two_words"] = str
+    calls.clear()
+    assert run("program", with_hyphen, ["one", "--two-words", "x"]) == 0
+    assert calls == [{"two_words": "x"}]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("rank", [["--local_rank=3"], ["--local-rank=0"], ["--local_rank", "1"]])
+def test_the_launchers_local_rank_is_dropped(place, rank):
+    arguments = ["make", *NEEDED]
+    calls.clear()
+    assert run("program", COMMANDS, arguments[:place] + rank + arguments[place:]) == 0
+    assert len(calls) == 1
+
+
+def test_a_program_may_have_one_command():
+    calls.clear()
+    assert run("program", make, ["--local_rank=0", "text", "--out", "there"]) == 0
+    assert calls[0]["input"] == "text"
+
+
+def test_misspelt_flags_name_the_nearest(capsys):
+    error = sentence(capsys, "make", *NEEDED, "--fracton=0.2")
+    assert "no flag --fracton, did you mean --fraction?" in error
+    assert all(f"--{flag}" in error for flag in ("input", "out", "dedup", "workers"))
+
+
+def test_misspelt_commands_name_the_nearest(capsys):
+    assert "no command 'mkae', did you mean make?; the commands are make, fail" in sentence(
+        capsys, "mkae", *NEEDED
+    )
+    assert "name a command: make, fail" in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["make", "--input=x"], "--out is missing"),
+        (["make"], "--input is missing"),
+        (["make", *NEEDED, "more"], "'more' is too much"),
+        (["make", *NEEDED, "--out=again"], "--out is given twice"),
+        (["make", "text", "--out"], "--out needs a value"),
+        (["make", "--input", "--out=o"], "--input needs a value"),
+        (["make", *NEEDED, "--count=1.5"], "--count is '1.5', wanted is a whole number"),
+        (["make", *NEEDED, "--fraction=nan"], "--fraction is 'nan', wanted is a number"),
+        (["make", *NEEDED, "--fraction=x"], "--fraction is 'x', wanted is a number"),
+        (["make", *NEEDED, "--dedup=maybe"], "--dedup is 'maybe', wanted is true or false"),
+        (["make", *NEEDED, "--nodedup=1"], "no flag --nodedup"),
+        (["make", *NEEDED, "--masking=Static"], "--masking is 'Static', wanted is one of none, static"),
+        (["make", "--input=x", "--out="], "--out is '', wanted is a path"),
+        (["make", *NEEDED, "--noinput"], "no flag --noinput"),
+        (["make", *NEEDED, "-x", "3"], "no flag -x"),
+        (["make", *NEEDED, "--workers"], "--workers needs a value"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence(capsys, arguments, part):
+    assert part in sentence(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "text"),
+    [
+        ("value", 2, "program: the key is wrong: it should be right\n"),
+        ("coded", 3, "program: a shard is damaged\n"),
+        ("file", 2, "program: gone.txt: No such file or directory\n"),
+        ("interrupt", 130, "program: interrupted\n"),
+        ("0", 0, ""),
+        ("75", 75, ""),
+    ],
+)
+def test_exit_codes(capsys, kind, code, text):
+    assert run("program", COMMANDS, ["fail", kind]) == code
+    assert capsys.readouterr().err == text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-h"], ["make", "--help"], ["make", *NEEDED, "-h"]]
+)
+def test_help_runs_nothing(capsys, arguments):
+    calls.clear()
+    assert run("program", COMMANDS, arguments) == 0
+    assert calls == []
+    text, errors = capsys.readouterr()
+    assert errors == ""
+    assert "Make something." in text
+    assert not re.search(r"Posix|Optional|'program'", text)
+    if arguments[0] == "make":
+        assert "The text to read." in text
+        assert "Type: one of none, static\n" in text
+
+
+def test_a_shell_is_told_what_completes(capsys):
+    assert run("program", COMMANDS, ["--", "--completion"]) == 0
+    script = capsys.readouterr().out
+    assert "complete -F" in script
+    assert "make" in script
+    assert "--input" in script
+
+
+class WordedError(OSError):
+    code = "text"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError(), 2), (FileNotFoundError(), 2), (RuntimeError(), 1), (CodedError(), 3),
+     (WordedError(), 2), (AssertionError(), 1)],
+)  # fmt: skip
+def test_a_status_has_the_code_that_the_program_ends_with(error, code, capsys):
+    """Both ask the same function."""
+
+    def failing() -> None:
+        raise error
+
+    assert exit_code_of(error) == code
+    if code != 1:
+        assert run("program", failing, []) == code
+    capsys.readouterr()

@@ -1,0 +1,19 @@
+"""What a run says of the machine at its start."""
+
+import pytest
+import torch
+
+from bertds.metrics.device import emulated_bf16
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bf16_without_instructions_is_told_what_it_costs(monkeypatch, supported):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    cpu = torch.device("cpu")
+    assert ("set bf16.enabled=false" in emulated_bf16("bf16", cpu)) != supported
+    assert emulated_bf16("fp32", cpu) == ""
+    assert emulated_bf16("bf16", torch.device("cuda")) == ""
+
+
+def test_torch_still_says_whether_it_has_bf16():
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)

@@ -1,0 +1,121 @@
+"""What does not fit together is said before a process group exists, and nothing is written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.config.case import read_case
+from bertds.data.tokenizer import Tokenizer
+from bertds.distributed.world import World
+from bertds.errors import ConfigError, ShardError
+from bertds.runs.status import write_status
+from bertds.train.setup import prepare_run
+from tests.helpers.in_process_training import BASE
+
+
+def refusal(data: Path, out: Path, settings: str = "", world_size: int = 1) -> str:
+    """What is said; one sentence, and no directory is made."""
+    path = data.parent / f"{out.name}.json"
+    path.write_text(json.dumps(BASE))
+    with pytest.raises((ConfigError, ShardError, ValueError)) as refused:
+        world = World(world_size=world_size, local_size=world_size)
+        prepare_run(read_case(path, "main", settings), data, out, world)
+    assert "\n" not in str(refused.value)
+    assert not out.exists()
+    return str(refused.value)
+
+
+def test_another_vocabulary_than_the_models(
+    data_root: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    said = refusal(data_root, tmp_path / "out", "model.vocab_size=30522")
+    assert "model.vocab_size is 30522" in said
+    assert f"were made with {tokenizer.vocab_size} ids" in said
+    assert "leave the key out" in said
+
+
+def test_longer_sequences_than_the_case_takes(data_root: Path, tmp_path: Path) -> None:
+    said = refusal(data_root, tmp_path / "out", "data.seq_len=4")
+    assert "data.seq_len is 4" in said
+    assert "raise it, or make shards with --seq_len 4" in said
+
+
+def test_shards_that_were_cut_shorter_than_the_case_takes(
+    data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on as it must, but the length that is asked for is nowhere."""
+    path, data = tmp_path / "cut.json", tmp_path / "data"
+    path.write_text(json.dumps(BASE))
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, data / name)
+    prepare_run(read_case(path, "main"), data, tmp_path / "out", World())
+    assert "were cut" not in told.text
+    longest = json.loads((data / "en/index.json").read_text())["max_length"]
+    change_index(data / "en", seq_len=longest)
+    prepare_run(read_case(path, "main"), data, tmp_path / "out", World())
+    assert f"en were cut into pieces of {longest} tokens: for longer ones make shards" in told.text
+    assert told.text.count("were cut") == 1
+
+
+def test_fewer_steps_than_a_run_has_made(data_root: Path, tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "case.json", tmp_path / "out"
+    path.write_text(json.dumps(BASE))
+    (run_dir / "checkpoints" / "step_0000000008").mkdir(parents=True)
+    write_status(run_dir, "pre-empted", 75, "run the same command again", 8)
+    for steps in (8, 9):
+        prepare_run(read_case(path, "main", f"run.max_steps={steps}"), data_root, run_dir, World())
+    case = read_case(path, "main", "run.max_steps=7,scheduler=null")
+    with pytest.raises(ConfigError, match="has a checkpoint of step 8, and run.max_steps or"):
+        prepare_run(case, data_root, run_dir, World())
+    write_status(run_dir, "done", 0, "all steps are done", 8)
+    assert prepare_run(case, data_root, run_dir, World()).is_finished()
+
+
+def test_fewer_sequences_than_a_batch(data_root: Path, tmp_path: Path) -> None:
+    said = refusal(data_root, tmp_path / "out", "train_batch_size=100000")
+    assert "fewer than one batch of 100000: lower train_batch_size or add text" in said
+    said = refusal(data_root, tmp_path / "out", 'data.train=[{"name":"ko","fraction":0.0001}]')
+    assert "is none: raise it" in said
+
+
+def test_processes_that_do_not_divide_the_batch(data_root: Path, tmp_path: Path) -> None:
+    said = refusal(data_root, tmp_path / "out", world_size=3)
+    assert "train_batch_size 32 cannot be divided among 3 processes: start 2 or 4" in said
+
+
+def test_a_set_that_is_not_there(data_root: Path, tmp_path: Path) -> None:
+    said = refusal(data_root, tmp_path / "out", 'data.train=[{"name":"nowhere"}]')
+    assert "nowhere is no finished shard set" in said
+
+
+def change_index(directory: Path, **changes: Any) -> None:
+    path = directory / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_sets_of_two_tokenizers_of_one_size(data_root: Path, tmp_path: Path) -> None:
+    """The ids are in range and mean something else."""
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, tmp_path / "data" / name)
+    change_index(tmp_path / "data" / "en", tokenizer="0" * 64)
+    said = refusal(tmp_path / "data", tmp_path / "out")
+    assert "en was made with another tokenizer than" in said
+    assert "shard both with the same tokenizer.json" in said
+
+
+def test_sets_of_framed_and_of_bare_sequences(data_root: Path, tmp_path: Path) -> None:
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, tmp_path / "data" / name)
+    change_index(tmp_path / "data" / "en", special_tokens=True)
+    said = refusal(tmp_path / "data", tmp_path / "out")
+    assert "shard both with --special_tokens, or neither" in said
+
+
+def test_an_index_of_another_version(data_root: Path, tmp_path: Path) -> None:
+    for name in ("ko", "en"):
+        shutil.copytree(data_root / name, tmp_path / "data" / name)
+    change_index(tmp_path / "data" / "en", version=2)
+    assert "is no index of bertds-shards version 1" in refusal(tmp_path / "data", tmp_path / "out")
