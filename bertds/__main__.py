@@ -109,15 +109,17 @@ def plan(
         sequences: And sequences of an epoch.
         mean_length: And tokens of a sequence; the longest ones' if not given.
     """
+    from bertds.config.case import read_case, select_arms
     from bertds.planner.corpus import corpus_of
-    from bertds.planner.plan import GPUS, chosen_case, make_plan, table
+    from bertds.planner.plan import GPUS, make_plan, table
 
     if gpu not in GPUS or gpus < 1 or gpus_per_node < 1 or not 0 < mfu <= 1:
         raise ConfigError(
             f"--gpus {gpus} --gpu {gpu} --gpus_per_node {gpus_per_node} --mfu {mfu}: wanted are "
             f"numbers from 1, one of {', '.join(GPUS)}, and a share above 0 and up to 1"
         )
-    case = chosen_case(ds_config, arm, set)
+    first = select_arms(ds_config, arm)[0]
+    case = read_case(first.path, first.run_arm, set)
     corpus = corpus_of(
         case, data, sequences=sequences, mean_length=mean_length, vocab_size=vocab_size
     )

@@ -4,7 +4,6 @@ case = Case.read("ds_configs/sample.json")  -->  run_dir = train(case)  -->  mod
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,14 @@ import torch
 
 from bertds.config.case import Case
 from bertds.distributed.world import World
-from bertds.engine.process_group import destroy_process_group_at_exit, init_process_group
+from bertds.engine.process_group import destroy_process_group_at_exit
 from bertds.inference.embed import embed
 from bertds.inference.export import export
 from bertds.inference.fill_mask import MaskPrediction, fill
 from bertds.model.mlm import MaskedLanguageModel
-from bertds.runs.lock import locked
 from bertds.runs.trained_run import TrainedRun
-from bertds.train.preemption import PreemptionSignal
+from bertds.train.session import open_session
 from bertds.train.setup import prepare_run
-from bertds.train.trainer import train as train_run
 
 
 def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Path:
@@ -49,12 +46,8 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
     if run.is_finished():
         run.warn_if_changed()
         return run.run_dir
-    with ExitStack() as stack:
-        if world.is_main:
-            stack.enter_context(locked(run.run_dir))
-        device = init_process_group(world, case.bertds.run.collective_timeout_s)
-        stop = stack.enter_context(PreemptionSignal().listening())
-        train_run(run, device, stop)
+    with open_session([run], world) as session:
+        session.train(run)
         destroy_process_group_at_exit()
     return run.run_dir
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bertds import cli
-from bertds.config.case import list_arms
+from bertds.config.case import list_arms, select_arms
 from bertds.errors import RESUMABLE, ConfigError
 from bertds.io.json_files import read_json
 
@@ -64,8 +64,8 @@ def steps(
         set: Not used.
         profile: Not used.
     """
-    chosen = [each for each in list_arms(ds_config) if arm in ("", each.name)]
-    found = [read_json(out / each.same_as / "status.json") for each in chosen]
+    arms = select_arms(ds_config, arm)
+    found = [read_json(out / each.same_as / "status.json") for each in arms]
     begun = [status for status in found if status]
     codes = {status["code"] for status in begun if status["state"] != "done"}
     # Between two arms there is nothing unfinished, and yet something to do.

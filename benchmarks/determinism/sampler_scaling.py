@@ -94,7 +94,7 @@ class CountingSet:
     """Blocks of the right numbers of sequences, one token each, and how many were read."""
 
     def __init__(self, counts: np.ndarray[Any, Any]) -> None:
-        self.part = SimpleNamespace(
+        self.subset = SimpleNamespace(
             weight=1, mean_length=MEAN_LENGTH, block_sequences=lambda: [counts]
         )
         self._counts = counts
@@ -119,7 +119,7 @@ def simulate(table: Path, world_size: int, rank: int, lanes: int) -> dict[str, A
         batch_size=batch,
         seed=0,
     )
-    middle = loader.order.steps_per_epoch // 2
+    middle = loader.sampler.steps_per_epoch // 2
     loader.batch(middle)
     seconds = time.process_time() - began
     taken = [sum(pack.num_tokens for pack in loader.batch(middle + step)) for step in range(_STEPS)]
@@ -128,12 +128,12 @@ def simulate(table: Path, world_size: int, rank: int, lanes: int) -> dict[str, A
         "world_size": world_size,
         "rank": rank,
         "lanes": lanes,
-        "steps_per_epoch": loader.order.steps_per_epoch,
+        "steps_per_epoch": loader.sampler.steps_per_epoch,
         "setup_cpu_s": round(seconds, 2),
         "own_mb": round((after["RssAnon"] - before["RssAnon"]) / 1e6, 1),
         "mapped_mb": round((after["RssFile"] - before["RssFile"]) / 1e6, 1),
         "unequal_batches": sum(count != batch // world_size for count in taken),
-        "read_over_share": round(read_over_share(loader.order, counts, world_size, rank), 4),
+        "read_over_share": round(read_over_share(loader.sampler, counts, world_size, rank), 4),
     }
 
 

@@ -55,12 +55,11 @@ class Case:
         Raises:
             ConfigError: Anything wrong, in one sentence.
         """
-        arms = list_arms(Path(path))
-        chosen = [each for each in arms if arm == each.name or (not arm and len(arms) == 1)]
-        if not chosen:
+        arms = select_arms(Path(path), arm)
+        if len(arms) > 1:
             names = ", ".join(each.name for each in arms)
-            raise ConfigError(f"{path}: arm is {arm!r}, wanted is one of {names}")
-        return read_case(chosen[0].path, chosen[0].run_arm, settings)
+            raise ConfigError(f"{path} has several arms: give arm one of {names}")
+        return read_case(arms[0].path, arms[0].run_arm, settings)
 
     @property
     def train_batch_size(self) -> int:
@@ -103,6 +102,20 @@ def list_arms(path: Path) -> list[Arm]:
         ConfigError: The file cannot be read, or an arm's `same_as` leads nowhere.
     """
     return [_follow(path, name, patch) for name, patch in _arms(path, _load(path)).items()]
+
+
+def select_arms(path: Path, name: str = "") -> list[Arm]:
+    """All arms of a case file, or the one with this name.
+
+    Raises:
+        ConfigError: The file cannot be read, or has no arm of this name.
+    """
+    arms = list_arms(path)
+    selected = [arm for arm in arms if name in ("", arm.name)]
+    if not selected:
+        known = ", ".join(arm.name for arm in arms)
+        raise ConfigError(f"--arm {name}: {path} has no such arm; its arms are {known}")
+    return selected
 
 
 def read_case(path: Path, arm: str, settings: str = "") -> Case:

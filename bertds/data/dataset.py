@@ -57,6 +57,11 @@ class DatasetSubset:
         return cls(name, shards, limit, weight, skips_bad)
 
     @property
+    def set_key(self) -> str:
+        """Identifies the whole set by its content."""
+        return self.shards.index.set_key
+
+    @property
     def mean_length(self) -> float:
         """Tokens a sequence."""
         return self.shards.index.tokens / self.shards.index.sequences

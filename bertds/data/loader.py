@@ -44,10 +44,10 @@ class TrainLoader:
             ValueError: The sets have fewer sequences than one batch.
         """
         # An entry is one pass over one set; the order runs over the blocks of all entries.
-        self._entries = [(s, k) for s in sets for k in range(s.part.weight)]
-        counts = [s.part.block_sequences() for s, _ in self._entries]
+        self._entries = [(s, k) for s in sets for k in range(s.subset.weight)]
+        counts = [s.subset.block_sequences() for s, _ in self._entries]
         self._first_block = np.cumsum([0, *[sum(map(len, c)) for c in counts]])
-        self.order = ShuffledSampler(
+        self.sampler = ShuffledSampler(
             list(itertools.chain.from_iterable(counts)),
             batch_size=batch_size,
             lanes=data.lanes or default_lanes(batch_size),
@@ -56,7 +56,7 @@ class TrainLoader:
         )
         self._share = share
         self._slots = batch_size // share.world_size
-        self._tokens = self._slots * max(s.part.mean_length for s in sets)
+        self._tokens = self._slots * max(s.subset.mean_length for s in sets)
         self._windows: dict[int, tuple[int, Window, MaskedSequences]] = {}
         self._read = lru_cache(maxsize=_BLOCKS_KEPT)(self._read_block)
 
@@ -82,11 +82,11 @@ class TrainLoader:
         Yields:
             In the batch's order: the set's name, the pass over it that masks, the ordinal in it.
         """
-        epoch, step = divmod(number, self.order.steps_per_epoch)
-        for lane in range(self.order.lanes):
-            position, stop = (count * self.order.per_lane for count in (step, step + 1))
+        epoch, step = divmod(number, self.sampler.steps_per_epoch)
+        for lane in range(self.sampler.lanes):
+            position, stop = (count * self.sampler.per_lane for count in (step, step + 1))
             while position < stop:
-                window = self.order.window_at(epoch, lane, position)
+                window = self.sampler.window_at(epoch, lane, position)
                 end = min(stop, window.stop)
                 for place in range(position - window.start, end - window.start):
                     block = int(window.blocks[window.owners[place]])
@@ -95,15 +95,15 @@ class TrainLoader:
 
     def _origin(self, epoch: int, block: int, row: int) -> tuple[str, int, int]:
         masked_set, number, pass_number = self._place_of(epoch, block)
-        part = masked_set.part
+        part = masked_set.subset
         return part.name, pass_number, part.shards.first_sequence(number) + row
 
     def _batches(self, first: int, stop: int) -> Iterator[list[PackedBatch]]:
         """Made a stretch of batches at a time, since a batch may be too small for numpy."""
         stretch = max(1, int(_STRETCH_TOKENS / self._tokens))
         while first < stop:
-            epoch, step = divmod(first, self.order.steps_per_epoch)
-            last = min(step + stretch, self.order.steps_per_epoch, step + stop - first)
+            epoch, step = divmod(first, self.sampler.steps_per_epoch)
+            last = min(step + stretch, self.sampler.steps_per_epoch, step + stop - first)
             rows = self._sequences(epoch, range(step, last))
             for number in range(last - step):
                 yield self._packs(rows.cut(number * self._slots, (number + 1) * self._slots))
@@ -116,7 +116,7 @@ class TrainLoader:
 
     def _sequences(self, epoch: int, steps: range) -> MaskedSequences:
         """The sequences of this process's slots, step after step."""
-        per_lane = self.order.per_lane
+        per_lane = self.sampler.per_lane
         lanes, places = np.divmod(np.arange(self._slots) + self._share.rank * self._slots, per_lane)
         start, stop = steps.start * per_lane, steps.stop * per_lane
         first_lane, last_lane = int(lanes[0]), int(lanes[-1])
@@ -140,7 +140,7 @@ class TrainLoader:
     def _window(self, epoch: int, lane: int, position: int) -> tuple[Window, MaskedSequences]:
         held = self._windows.get(lane)
         if held is None or held[0] != epoch or not held[1].start <= position < held[1].stop:
-            window = self.order.window_at(epoch, lane, position)
+            window = self.sampler.window_at(epoch, lane, position)
             held = self._windows[lane] = (epoch, window, self._gather(epoch, window))
         return held[1], held[2]
 
@@ -158,7 +158,7 @@ class TrainLoader:
         """The set of a block of the order, its number there, and the pass over the set."""
         entry = int(np.searchsorted(self._first_block, block, side="right")) - 1
         masked_set, pass_of_epoch = self._entries[entry]
-        pass_number = epoch * masked_set.part.weight + pass_of_epoch
+        pass_number = epoch * masked_set.subset.weight + pass_of_epoch
         return masked_set, block - int(self._first_block[entry]), pass_number
 
 

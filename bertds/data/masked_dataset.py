@@ -18,7 +18,7 @@ class MaskedDataset:
         Raises:
             ValueError: The set is pre-masked by another rule than the case's.
         """
-        self.part = part
+        self.subset = part
         self.masker, self._seed = masker, masking.seed
         self._copies = None if masking.mode == "dynamic" else masking.copies
         self._set_key = int(part.shards.index.set_key, 16)
@@ -32,17 +32,17 @@ class MaskedDataset:
         Raises:
             ShardError: The block is damaged and nothing may stand in for it.
         """
-        if not self.part.skips_bad:
-            return self._rows(block, self.part.shards.read_block(block), pass_number)
-        found, content = self.part.shards.read_block_or_substitute(block, self.part.num_blocks)
+        if not self.subset.skips_bad:
+            return self._rows(block, self.subset.shards.read_block(block), pass_number)
+        found, content = self.subset.shards.read_block_or_substitute(block, self.subset.num_blocks)
         rows = self._rows(found, content, pass_number)
         if found == block:
             return rows
         # As many as the order counts on, so that every process has as many steps as before.
         used = min(
-            rows.lengths.size, self.part.num_sequences - self.part.shards.first_sequence(found)
+            rows.lengths.size, self.subset.num_sequences - self.subset.shards.first_sequence(found)
         )
-        return rows.pick(np.arange(self.part.shards.block_sequences[block]) % used)
+        return rows.pick(np.arange(self.subset.shards.block_sequences[block]) % used)
 
     def _rows(self, block: int, content: Block, pass_number: int) -> MaskedSequences:
         copy = pass_number if self._copies is None else pass_number % self._copies
@@ -55,7 +55,7 @@ class MaskedDataset:
         """A block's ids with masks applied, and where they are: stored ones, or made here."""
         if self._stored:
             return block.inputs[copy], block.positions[copy]
-        ordinals = self.part.shards.first_sequence(number) + np.arange(block.lengths.size)
+        ordinals = self.subset.shards.first_sequence(number) + np.arange(block.lengths.size)
         keys = sequence_keys(self._seed, self._set_key, copy, ordinals)
         return self.masker.mask(block.tokens, block.lengths, keys)
 

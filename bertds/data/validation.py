@@ -43,7 +43,7 @@ def valid_packs(masked_set: MaskedDataset, share: RankBatchSpec) -> Iterator[Pac
     Every process yields the same number of packs (a forward pass is a collective under ZeRO-3), so
     some may hold filler only. The masks are those of pass 0.
     """
-    total = masked_set.part.num_sequences
+    total = masked_set.subset.num_sequences
     most = -(-total // share.world_size)
     num_packs = -(-most // share.micro_batch_size)
     start = total * share.rank // share.world_size
@@ -53,7 +53,7 @@ def valid_packs(masked_set: MaskedDataset, share: RankBatchSpec) -> Iterator[Pac
     for first, last in itertools.pairwise(cuts):
         yield share.pack(
             MaskedSequences.concatenate(
-                [*_first_to_last(masked_set.part, read, first, last), _NOTHING]
+                [*_first_to_last(masked_set.subset, read, first, last), _NOTHING]
             )
         )
 

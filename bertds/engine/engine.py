@@ -13,7 +13,6 @@ never read back to the host. Figures come back one step late, so the host never 
 import gc
 import logging
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,12 +75,11 @@ class Engine:
     """The rate that the last step used, None before the first one of this engine."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
     """Norm of the last step's gradient before clipping."""
-    clock: StepTimer = field(init=False)
+    timer: StepTimer = field(init=False)
     """Seconds of forward, backward and update."""
-    _monitors_work: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        self.clock = StepTimer(self.device)
+        self.timer = StepTimer(self.device)
 
     @classmethod
     def build(
@@ -171,16 +169,16 @@ class Engine:
         """One micro-batch, the last of which updates; its sums."""
         # A function of the place alone, so no generator's state needs to be kept.
         torch.manual_seed(derive_key(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
-        self.clock.start()
+        self.timer.start()
         loss, correct = self.deepspeed(to_device(self.device, pack))
-        self.clock.mark("forward")
+        self.timer.mark("forward")
         # A loss that is not finite makes every gradient so; one that is adds zero.
         self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
-        self.clock.mark("backward")
+        self.timer.mark("backward")
         if number == self.split.accumulation - 1:
             self._before_update()
         self.deepspeed.step()
-        self.clock.mark("update")
+        self.timer.mark("update")
         return sums_of_pack(pack, loss.detach(), correct)
 
     def _before_update(self) -> None:
@@ -212,20 +210,6 @@ class Engine:
         self.deepspeed.train()
         return found[0]
 
-    def report(self, figures: Mapping[str, float], step: int) -> None:
-        """Hand figures to the monitors that the case file asks for, W&B, Comet, CSV, while they work."""
-        if not self._monitors_work:
-            return
-        try:
-            self.deepspeed.monitor.write_events([(*one, step) for one in figures.items()])
-        except Exception as error:  # noqa: BLE001 - of their own, or a full disk: no figure is worth a run
-            self._monitors_work = False
-            logger.warning(
-                "DeepSpeed's monitors get no figures from step %d on, since they failed (%s: %s); "
-                "training goes on, and metrics.jsonl has all",
-                *(step, type(error).__name__, error),
-            )
-
     def _all_reduce(self, values: Tensor) -> Tensor:
         values = values.to(self.device, non_blocking=True)  # else the host waits for the device
         if self.world.world_size > 1:
@@ -246,8 +230,6 @@ class Engine:
 
     def close(self) -> None:
         """Free what the model took, so that the next arm finds room."""
-        if self.deepspeed.monitor.wandb_monitor is not None:
-            sys.modules["wandb"].finish()  # else the next arm's figures go into this arm's run
         self.deepspeed.destroy()
         self.deepspeed = None
         restore_linear()

@@ -73,7 +73,7 @@ def _sums(
 ) -> MetricSums:
     """Of a whole set: what each process of the training would have added, one after the other."""
     values = zero_sums(device)
-    with tqdm(total=one.part.num_sequences, unit="sequence", disable=None) as bar:
+    with tqdm(total=one.subset.num_sequences, unit="sequence", disable=None) as bar:
         for rank in range(share.world_size):
             packs = valid_packs(one, replace(share, rank=rank))
             values += evaluate_packs(model, _counted(packs, bar), device)

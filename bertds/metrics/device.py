@@ -49,19 +49,6 @@ def _product_times(device: torch.device, dtype: torch.dtype, side: int) -> list[
     return times
 
 
-def emulated_bf16(precision: str, device: torch.device) -> str:
-    """What bf16 costs on a CPU that has no instructions for it; empty if it has, or on a GPU.
-
-    oneDNN multiplies bf16 matrices from AVX-512 on; below it torch's own loops do.
-    """
-    if precision != "bf16" or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return ""
-    return (
-        "bf16.enabled is true, but this CPU has no instructions for it, and a step takes several "
-        "times as long as in fp32 (about ten times on an AMD EPYC of 2021): set bf16.enabled=false"
-    )
-
-
 def device_name(device: torch.device) -> str:
     """What the driver calls it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

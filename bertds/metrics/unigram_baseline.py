@@ -1,6 +1,6 @@
-"""Validation sets: fixed masks, every sequence once, figures weighted by masked tokens."""
+"""The unigram baseline: what a model without context reaches on the masks of validation sets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,39 +8,51 @@ import numpy.typing as npt
 
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.masking import Masker
-from bertds.data.packing import RankBatchSpec
+from bertds.data.packing import PackedBatch, RankBatchSpec
 from bertds.data.validation import valid_packs
 
 
-def unigram_baseline(sets: Mapping[str, MaskedDataset], vocab_size: int) -> dict[str, Any]:
-    """What can be reached on the masks of these sets without any context.
+def unigram_baseline(
+    sets: Mapping[str, MaskedDataset],
+    vocab_size: int,
+    watched: Callable[[Iterator[PackedBatch]], Iterator[PackedBatch]] = iter,
+) -> dict[str, Any]:
+    """The expected accuracy and loss of the best prediction that sees no other token.
 
-    The best guess that sees no token around knows how often each is masked, and what stands in the
-    place itself: mostly the mask token, but some tokens are left as they are, and where one stands
-    that is frequent it is likelier left than drawn at random.
+    It knows how often each token is masked, and which token is in the place itself. That is mostly
+    the mask token. Where it is a frequent other token, it was more likely kept than drawn at random.
+
+    Args:
+        sets: Validation sets by name; all share one masking rule and one vocabulary.
+        vocab_size: V.
+        watched: Wraps the batches that are read, for heartbeats.
 
     Returns:
-        `accuracy` and `loss` (nats) that are expected of it: of all sets together, and under `sets`
-        of each by its name if there are several.
+        `accuracy` and `loss` (nats) over all sets and, if there are several, of each set by name
+        under `sets`.
     """
-    counts = {name: _masked_tokens(one, vocab_size) for name, one in sets.items()}
-    masker = next(iter(sets.values())).masker  # of all: a case has one rule and one vocabulary
-    figures: dict[str, Any] = _guess_of(np.sum([*counts.values()], axis=0), masker)
+    counts = {name: _masked_tokens(dataset, vocab_size, watched) for name, dataset in sets.items()}
+    masker = next(iter(sets.values())).masker
+    baseline: dict[str, Any] = _baseline_of(np.sum([*counts.values()], axis=0), masker)
     if len(counts) > 1:
-        figures["sets"] = {name: _guess_of(one, masker) for name, one in counts.items()}
-    return figures
+        baseline["sets"] = {name: _baseline_of(count, masker) for name, count in counts.items()}
+    return baseline
 
 
-def _masked_tokens(one: MaskedDataset, vocab_size: int) -> npt.NDArray[np.int64]:
+def _masked_tokens(
+    dataset: MaskedDataset,
+    vocab_size: int,
+    watched: Callable[[Iterator[PackedBatch]], Iterator[PackedBatch]],
+) -> npt.NDArray[np.int64]:
     """(V,) how often each id is masked."""
-    alone = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
+    spec = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
     counts = np.zeros(vocab_size, dtype=np.int64)
-    for pack in valid_packs(one, alone):
+    for pack in watched(valid_packs(dataset, spec)):
         counts += np.bincount(pack.labels, minlength=vocab_size)
     return counts
 
 
-def _guess_of(counts: npt.NDArray[np.int64], masker: Masker) -> dict[str, float]:
+def _baseline_of(counts: npt.NDArray[np.int64], masker: Masker) -> dict[str, float]:
     """Of a masked token with id y, given the id x in its place; all arrays are (V,) over x."""
     rule = masker.rule
     share = counts / counts.sum()

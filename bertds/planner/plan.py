@@ -6,10 +6,9 @@ yet, on numbers that the user states. Needs neither torch nor a device.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from bertds.config.batch import BatchSplit
-from bertds.config.case import Case, list_arms, read_case
+from bertds.config.case import Case
 from bertds.config.schema import num_steps
 from bertds.data.loader import default_lanes
 from bertds.data.sampler import whole_batches
@@ -245,16 +244,3 @@ def _row(stage: Stage) -> str:
     split = f"{stage.split.micro_batch_size} x {stage.split.accumulation}"
     sent = f"{stage.communication / _GIB:.2f} GiB"
     return f"ZeRO {stage.number}    {figures}  {fits:>4}  {split:>20}  {sent:>11}"
-
-
-def chosen_case(path: Path, arm: str, settings: str) -> Case:
-    """One arm of a case file; the first one if none is named.
-
-    Raises:
-        ConfigError: The file or the arm is wrong.
-    """
-    arms = list_arms(path)
-    found = next((each for each in arms if arm in ("", each.name)), None)
-    if found is None:
-        raise ConfigError(f"--arm {arm}: {path} has {', '.join(each.name for each in arms)}")
-    return read_case(found.path, found.run_arm, settings)

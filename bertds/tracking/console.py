@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,11 +37,17 @@ def set_up(world: World) -> logging.Logger:
     return logger
 
 
-def add_file(path: Path, world: World) -> logging.Handler:
-    """Write to a file as well; the caller removes the handler when the run ends."""
+@contextlib.contextmanager
+def log_to_file(path: Path, world: World) -> Iterator[None]:
+    """Append everything that is logged to a file as well."""
+    logger = logging.getLogger("bertds")
     handler = _with_format(_RunLog(path, encoding="utf-8", delay=True), world)
-    logging.getLogger("bertds").addHandler(handler)
-    return handler
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _with_format(handler: logging.Handler, world: World) -> logging.Handler:

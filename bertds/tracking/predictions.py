@@ -17,7 +17,7 @@ from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import Int64s, PackedBatch, RankBatchSpec
 from bertds.data.tokenizer import Tokenizer
 
-__all__ = ["Examples"]
+__all__ = ["SamplePredictions"]
 NUM_EXAMPLES = 4
 NUM_GUESSES = 5
 
@@ -39,7 +39,7 @@ class _Example:
         return min(MOST_TOKENS, self.pack.num_tokens)
 
 
-class Examples:
+class SamplePredictions:
     """The first sequences of every validation set."""
 
     def __init__(
@@ -68,20 +68,20 @@ class Examples:
         """One for each example, the same in every process."""
         return [one.pack for one in self._examples]
 
-    def told(self, logits: Sequence[Tensor]) -> dict[str, str]:
+    def as_markdown(self, logits: Sequence[Tensor]) -> dict[str, str]:
         """Each example as Markdown: the input, the truth, and the most likely tokens.
 
         Args:
             logits: (M, V) of each of the packs.
         """
         pairs = zip(self._examples, logits, strict=True)
-        return {one.name: self._told(one, scores) for one, scores in pairs}
+        return {one.name: self._as_markdown(one, scores) for one, scores in pairs}
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self._path)
 
-    def _told(self, example: _Example, logits: Tensor) -> str:
+    def _as_markdown(self, example: _Example, logits: Tensor) -> str:
         pack = example.pack
         shown = pack.masked[pack.masked < example.length]
         likely = logits.float().softmax(-1)[: len(shown)].topk(min(NUM_GUESSES, logits.shape[-1]))
@@ -115,5 +115,5 @@ class Examples:
 
 def _first(masked_set: MaskedDataset, share: RankBatchSpec, count: int) -> Iterator[PackedBatch]:
     rows = masked_set.read(0, 0)
-    for number in range(min(count, rows.lengths.size, masked_set.part.num_sequences)):
+    for number in range(min(count, rows.lengths.size, masked_set.subset.num_sequences)):
         yield share.pack(rows.cut(number, number + 1))

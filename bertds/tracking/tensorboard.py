@@ -22,7 +22,7 @@ from bertds.config.flatten import flatten
 TITLE = "bertds.title"
 
 
-def opening(content: Mapping[str, Any]) -> Iterator[Summary]:
+def run_summaries(content: Mapping[str, Any]) -> Iterator[Summary]:
     """What a run's TensorBoard begins with.
 
     Args:

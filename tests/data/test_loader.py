@@ -77,7 +77,7 @@ def all_tokens(root, sets=SETS) -> Counter:
     """Tokens of every sequence that is in use, as often as it occurs in an epoch."""
     found: Counter = Counter()
     for one in masked_sets(root, sets):
-        part = one.part
+        part = one.subset
         blocks = [one.read(block, 0) for block in range(part.block_of(part.num_sequences - 1) + 1)]
         rows = [tuple(row.tolist()) for b in blocks for row in np.split(b.tokens, b.ends[1:-1])]
         for row in rows[: part.num_sequences]:
@@ -86,7 +86,7 @@ def all_tokens(root, sets=SETS) -> Counter:
 
 
 def epoch_batches(loader: TrainLoader, epoch: int) -> list[list]:
-    steps = loader.order.steps_per_epoch
+    steps = loader.sampler.steps_per_epoch
     return list(loader.batches(epoch * steps, (epoch + 1) * steps))
 
 
@@ -116,7 +116,7 @@ def test_a_resume_reads_the_blocks_of_its_own_windows_only(data_root, monkeypatc
         return read_block(shards, number)
 
     monkeypatch.setattr(ShardSet, "read_block", counting)
-    steps = loader_of(data_root, lanes=lanes, window=2).order.steps_per_epoch
+    steps = loader_of(data_root, lanes=lanes, window=2).sampler.steps_per_epoch
     for step in range(steps):
         read.clear()
         loader_of(data_root, lanes=lanes, window=2).batch(step)
@@ -243,7 +243,7 @@ def test_an_epoch_has_every_sequence_once(data_root, world_size, row_length):
 
 def test_batches_by_position_equal_those_in_a_row(data_root):
     loader = loader_of(data_root, window=2, lanes=4)
-    steps = loader.order.steps_per_epoch
+    steps = loader.sampler.steps_per_epoch
     in_a_row = list(loader.batches(0, 2 * steps + 3))
     assert len(in_a_row) == 2 * steps + 3
     for number in (0, 1, steps - 1, steps, steps + 5, 2 * steps + 2):
@@ -268,7 +268,7 @@ def test_the_layout_changes_nothing_else(data_root):
 
 def test_seeds_change_the_order_and_not_the_masks(data_root):
     one, other = (loader_of(data_root, seed=seed) for seed in (1, 2))
-    steps = one.order.steps_per_epoch
+    steps = one.sampler.steps_per_epoch
     assert content(one.batch(0)) != content(other.batch(0))
     found = [content(flat(loader.batches(0, steps))) for loader in (one, other)]
     assert sum((found[0] & found[1]).values()) > sum(found[0].values()) - 2 * BATCH
@@ -299,7 +299,7 @@ def test_premasked_shards_give_the_batches_of_static_masking(data_root):
     online, stored = (
         loader_of(data_root, sets=({"name": name},), masking=static) for name in ("ko", "ko_masked")
     )
-    steps = online.order.steps_per_epoch
+    steps = online.sampler.steps_per_epoch
     for number in (0, steps - 1, steps, 2 * steps):
         assert_equal_packs(online.batch(number), stored.batch(number))
 
@@ -411,5 +411,5 @@ def test_a_damaged_shard_is_named_by_the_loader(data_root, tmp_path):
     path.write_bytes(damaged)
     loader = loader_of(tmp_path, sets=({"name": "ko"},))
     with pytest.raises(ValueError, match="shard-000000.tar: block 0 is damaged"):
-        list(loader.batches(0, loader.order.steps_per_epoch))
+        list(loader.batches(0, loader.sampler.steps_per_epoch))
     wait_for_no_thread()

@@ -19,10 +19,10 @@ from tests.helpers.launching import environment
 MEET = """
 import sys
 from bertds.cli import run
-from bertds.engine import start
+from bertds.engine.process_group import init_process_group
 from bertds.distributed.world import World
 def meet() -> None:
-    start(World.detect(), 2.0)
+    init_process_group(World.detect(), 2.0)
 sys.exit(run("meet", meet, []))
 """
 

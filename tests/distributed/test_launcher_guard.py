@@ -135,12 +135,12 @@ def alive(processes: list[int]) -> list[int]:
 
 HANGS = """
 import signal, sys, time
-from bertds import launcher
+from bertds.distributed import launcher_guard
 from bertds.distributed.world import World
 
 signal.signal(signal.SIGTERM, lambda *_: None)  # it is asked to stop, and hangs all the same
-launcher.GRACE_S = 0.5
-launcher.end_with_launcher(World(launcher="torchrun"))
+launcher_guard.GRACE_S = 0.5
+launcher_guard.terminate_with_launcher(World(launcher="torchrun"))
 print("watching", flush=True)
 time.sleep(600)
 """
@@ -349,4 +349,4 @@ def test_a_node_that_is_lost_ends_the_other_with_a_sentence_and_it_goes_on_alone
     again = arguments(case, data_root, tmp_path / "out", f"{settings}={saved + 5}")
     code, said = run(0, *again)
     assert code == 0, said
-    assert f"going on from step {saved}" in said
+    assert f"resuming from step {saved}" in said

@@ -135,7 +135,7 @@ def test_a_run_goes_on_in_another_world_and_stage(
     arguments = flags(halves, data_root, tmp_path / "out", settings)
     code, output = run(world_size, *arguments, launcher="spawn")
     assert code == 0, output
-    assert f"going on from step {HALF}" in output
+    assert f"resuming from step {HALF}" in output
     ours, whole = (
         figures_of(out / "case" / "main") for out in (tmp_path / "out", halves / "whole")
     )
@@ -176,7 +176,7 @@ def test_a_resume_at_the_end_of_an_epoch_takes_no_time(whole_text: Path, tmp_pat
         assert code == 0, output
     run_dir = tmp_path / "out" / "case" / "main"
     log = (run_dir / "train.log").read_text().splitlines()
-    (resumed,) = [line for line in log if f"going on from step {steps}" in line]
+    (resumed,) = [line for line in log if f"resuming from step {steps}" in line]
     engine_up = datetime.datetime.strptime(resumed[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
     first_step = (run_dir / "metrics.jsonl").stat().st_mtime
     assert lines_of(run_dir)[-1]["step"] == steps + 1

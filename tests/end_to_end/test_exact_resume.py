@@ -159,7 +159,7 @@ def test_a_killed_run_is_the_run_never_killed(
     assert sum(kills) >= len(moments) - 1, "the run was over before it could be killed so often"
     code, output = run(2, *again, launcher="spawn")
     assert code == 0, output
-    assert "going on from step" in output
+    assert "resuming from step" in output
     lines = lines_of(killed)
     assert [x["step"] for x in lines if "loss/train" in x] == list(range(1, steps + 1))
     validated = [x["step"] for x in lines if "loss/valid" in x]

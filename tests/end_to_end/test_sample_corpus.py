@@ -88,7 +88,7 @@ def neighbour_accuracy(train: DatasetSubset, valid: MaskedDataset) -> float:
 
 def masked_rows(valid: MaskedDataset) -> Iterator[tuple[list[int], list[int], list[int]]]:
     """Masked inputs, masked places and labels of each validation sequence."""
-    for block in range(valid.part.shards.num_blocks):
+    for block in range(valid.subset.shards.num_blocks):
         rows = valid.read(block, 0)
         for start, stop in zip(rows.ends[:-1], rows.ends[1:], strict=True):
             places = np.flatnonzero(rows.is_masked[start:stop])

@@ -145,14 +145,14 @@ def test_origins_name_the_sequences_of_the_batch(data_root: Path) -> None:
     """Read again by set and ordinal, they are the tokens of the batch, with its masks."""
     sets = ({"name": "ko", "weight": 2}, {"name": "en", "fraction": 0.7})
     loader = loader_of(data_root, sets=sets)
-    by_name = {masked_set.part.name: masked_set for masked_set, _ in loader._entries}
-    for number in (0, 1, loader.order.steps_per_epoch - 1, loader.order.steps_per_epoch + 3):
+    by_name = {masked_set.subset.name: masked_set for masked_set, _ in loader._entries}
+    for number in (0, 1, loader.sampler.steps_per_epoch - 1, loader.sampler.steps_per_epoch + 3):
         found: Counter[Any] = Counter()
         for name, pass_number, ordinal in loader.origins(number):
             masked_set = by_name[name]
-            block = masked_set.part.block_of(ordinal)
+            block = masked_set.subset.block_of(ordinal)
             rows = masked_set.read(block, pass_number)
-            row = ordinal - masked_set.part.shards.first_sequence(block)
+            row = ordinal - masked_set.subset.shards.first_sequence(block)
             one = rows.cut(row, row + 1)
             found[tuple(one.tokens.tolist()), tuple(one.inputs.tolist())] += 1
         batch = [one for pack in loader.batch(number) for one in sequences_of(pack, 0)]

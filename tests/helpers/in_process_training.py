@@ -8,9 +8,8 @@ import torch
 
 from bertds.config.case import read_case
 from bertds.distributed.world import World
-from bertds.train.preemption import PreemptionSignal
+from bertds.train.session import Session
 from bertds.train.setup import prepare_run
-from bertds.train.trainer import train
 
 BASE: dict[str, Any] = {
     "train_batch_size": 32,
@@ -54,4 +53,4 @@ def train_here(data: Path, out: Path, device: torch.device, settings: str = "") 
     out.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(BASE))
     run = prepare_run(read_case(path, "main", settings), data, out / "case" / "main", World())
-    return train(run, device, PreemptionSignal())
+    return Session(World(), device).train(run)

@@ -55,7 +55,7 @@ def command(
         return [sys.executable, *program_line]
     if launcher == "spawn":
         place = [str(processes), str(free_port())]
-        return [sys.executable, str(ROOT / "tests/spawn.py"), *place, *program_line]
+        return [sys.executable, str(ROOT / "tests/helpers/spawn.py"), *place, *program_line]
     deepspeed = shutil.which("deepspeed", path=environment()["PATH"])
     assert deepspeed is not None
     port = f"--master_port={free_port()}"

@@ -1,6 +1,6 @@
 """Starts a program in processes that find one another, without the imports of a real launcher.
 
-python tests/spawn.py NUMBER PORT PROGRAM ARGUMENTS
+python tests/helpers/spawn.py NUMBER PORT PROGRAM ARGUMENTS
 
 For tests whose subject is not the launcher: DeepSpeed's takes ten seconds of a core before the
 program begins. It ends with the code of the process that failed first, after ending the others.

@@ -15,7 +15,7 @@ CASE = ["--ds_config", str(ROOT / "ds_configs" / "case11.json")]
 
 
 def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / "progress.py"), *arguments]
+    command = [sys.executable, str(ROOT / "launch" / "job_status.py"), *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
 
 

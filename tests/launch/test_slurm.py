@@ -75,7 +75,7 @@ def test_a_signal_saves_and_the_job_goes_on_from_the_queue(
     wait_for_state(run_dir, "done")
     slurm.wait_for_job(job)
     assert slurm.facts(job)["Restarts"] == "1"
-    assert f"going on from step {stopped['step']}" in output_of(tmp_path)
+    assert f"resuming from step {stopped['step']}" in output_of(tmp_path)
     steps = [line["step"] for line in lines_of(run_dir) if "loss/train" in line]
     assert steps == list(range(1, 1501))
 
@@ -90,7 +90,7 @@ def test_the_time_limit_saves_and_the_job_goes_on_from_the_queue(
     run_dir = tmp_path / "out" / "case" / "main"
     stopped = wait_for_state(run_dir, "pre-empted", 600)
     wait_for_state(run_dir, "running", 300)
-    assert f"going on from step {stopped['step']}" in output_of(tmp_path)
+    assert f"resuming from step {stopped['step']}" in output_of(tmp_path)
     assert slurm.facts(job)["Restarts"] == "1"
     slurm.ask("scancel", job)
     slurm.wait_for_job(job)

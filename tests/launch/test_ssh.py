@@ -103,7 +103,7 @@ def test_a_lost_host_ends_the_others_and_what_is_left_goes_on(shards: Path, tmp_
         again = hosts.deepspeed(1, *arguments(case, hosts.data, tmp_path / "out", settings))
         again.wait(timeout=600)
         assert again.returncode == 0, hosts.output()
-        assert f"going on from step {saved}" in hosts.output()
+        assert f"resuming from step {saved}" in hosts.output()
     assert read_json(run_dir / "case.json")["resolved"]["world_size"] == 1
     steps = [line["step"] for line in lines_of(run_dir) if "loss/train" in line]
     assert steps == list(range(1, saved + 21))

@@ -130,7 +130,7 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
     code, output = train(0, "out", settings)
     assert code == 0
     assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
-    assert "a guess without context" in output
+    assert "unigram baseline" in output
     assert "no effect" not in output
     code, output = train(0, "out", f"{settings},optimizer.params.lr=0.5")
     assert code == 0
@@ -141,8 +141,8 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
     code, output = train(0, "out", "scheduler=null,run.max_steps=6,optimizer.params.lr=0.003")
     assert code == 0
     assert "changed since the start: optimizer.params.lr" in output
-    assert "32 sequences a step = 32 micro-batch x 1 accumulation x 1 processes" in output
-    assert "the record was not drawn" in output
+    assert "32 sequences per step = 32 micro-batch x 1 accumulation x 1 ranks" in output
+    assert "the report was not written" in output
     assert max(line["step"] for line in lines_of(run_dir)) == 6
 
 
@@ -240,7 +240,7 @@ def test_an_arm_that_fails_is_recorded_and_the_next_one_is_tried(
     bad, good = (tmp_path / "out" / "case" / name for name in arms)
     status = read_json(bad / "status.json")
     assert (status["state"], status["code"]) == ("failed", 71)
-    assert "loss or gradient that is not finite" in status["message"]
+    assert "non-finite loss or gradient" in status["message"]
     assert list_checkpoints(bad)
     for folder in list_checkpoints(bad):
         assert all(weight.isfinite().all() for weight in read_weights(folder).values())

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from bertds.config.schema import ModelConfig
-from bertds.data.packing import pack
+from bertds.data.packing import MaskedSequences, pack
 from bertds.model.attention import Rotary, segments_of
 from bertds.model.embeddings import Sinusoids
 from bertds.model.mlm import MaskedLanguageModel
-from tests.helpers.tensors import PAD, VOCAB, join, make_sequences, tensors_of
+from tests.helpers.tensors import PAD, VOCAB, make_sequences, tensors_of
 
 
 def test_rotation_keeps_lengths_and_depends_on_distances_alone():
@@ -97,7 +97,7 @@ def test_the_varlen_kernel_equals_rows(preset, dtype):
 
 def gradients(model, parts, row_length):
     """Gradients in 32 bits by name, and the loss."""
-    one = tensors_of(pack(join(parts), row_length=row_length, pad_id=PAD))
+    one = tensors_of(pack(MaskedSequences.concatenate(parts), row_length=row_length, pad_id=PAD))
     moved = type(one)(
         **{
             name: value.cuda() if isinstance(value, torch.Tensor) else value

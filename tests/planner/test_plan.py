@@ -214,7 +214,7 @@ def test_the_plan_is_what_training_does(
             make_plan(case, of_shards(case, data_root), 1, GPUS["h100"], 0.4)
         return
     plan = make_plan(case, of_shards(case, data_root), 1, GPUS["h100"], 0.4)
-    order = training.loader.order
+    order = training.loader.sampler
     assert plan.corpus.sequences == order.num_sequences
     assert (plan.steps, plan.lanes) == (training.lengths.num_steps, order.lanes)
     tokens_per_s = batch * plan.corpus.mean_length / plan.step_seconds

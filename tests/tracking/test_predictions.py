@@ -12,7 +12,7 @@ from bertds.data.vocabulary import Vocabulary
 from bertds.inference.evaluate import _share
 from bertds.model.batch import to_device
 from bertds.runs.trained_run import TrainedRun
-from bertds.tracking.predictions import MOST_TOKENS, Examples, _Example
+from bertds.tracking.predictions import MOST_TOKENS, SamplePredictions, _Example
 from tests.helpers.trained_runs import NAMES
 
 TAGS = ["examples/en 1", "examples/en 2", "examples/some 1", "examples/some 2"]
@@ -29,7 +29,7 @@ def examples_of(trained, data_root):
     vocabulary = Vocabulary.of(list(parts.values()))
     sets = {name: masked_valid(trained.case, part, vocabulary) for name, part in parts.items()}
     share = _share(trained, parts, vocabulary)
-    return Examples(sets, share, vocabulary.directory / TOKENIZER_NAME)
+    return SamplePredictions(sets, share, vocabulary.directory / TOKENIZER_NAME)
 
 
 @pytest.mark.dist
@@ -51,7 +51,7 @@ def test_what_is_told_is_what_the_model_says(run_dirs, data_root, name):
     examples, model = examples_of(trained, data_root), trained.model()
     with torch.no_grad():
         logits = [model.logits(to_device(torch.device("cpu"), one)) for one in examples.packs]
-    told = examples.told(logits)
+    told = examples.as_markdown(logits)
     assert sorted(told) == TAGS
     for tag, text in told.items():
         assert texts(run_dirs[name], tag)[6] == text
@@ -70,12 +70,12 @@ def test_a_long_sequence_is_told_from_its_beginning_and_no_token_is_markup(tmp_p
         np.array([ids.size]),
     )
     share = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1, row_length=256, pad_id=0)
-    examples = Examples({}, share, path)
+    examples = SamplePredictions({}, share, path)
     examples._examples = [_Example("long", share.pack(rows))]
     logits = torch.zeros(2, tokenizer.vocab_size)
     logits[:, 9] = 20.0
     logits[:, 1] = 10.0
-    (text,) = examples.told([logits]).values()
+    (text,) = examples.as_markdown([logits]).values()
     (name,) = examples._names([9])
     given, table = text.split("\n\n")
     assert given.endswith(" …")

@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from bertds.tracking.jsonl import MetricsLog
-from bertds.tracking.tensorboard import opening
+from bertds.tracking.tensorboard import run_summaries
 from tests.helpers.browser import opened
 from tests.helpers.fake_runs import config, lines_of
 from tests.helpers.launching import free_port
@@ -33,7 +33,7 @@ def content_of(case, arm, sets=("en",), **changes):
 
 def write_board(run_dir, content, resume_step=0, num_steps=20):
     log = MetricsLog(run_dir, resume_step)
-    for summary in opening(content) if resume_step == 0 else ():
+    for summary in run_summaries(content) if resume_step == 0 else ():
         log.show(summary)
     for line in lines_of(num_steps):
         if line["step"] > resume_step:

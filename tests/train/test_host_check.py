@@ -11,7 +11,7 @@ from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
 from bertds.distributed.world import World
 from bertds.io.json_files import read_json
-from launch.train import _only_first_complains
+from launch.train import _reported_once
 from tests.helpers.launching import lines_of, run
 from tests.launch.test_train import BASE, TINY, arguments
 
@@ -49,7 +49,7 @@ def train(what: str, data: Path, tmp_path: Path, **block: Any) -> tuple[int, str
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("data", "the training set en is another set on"),
+        ("data", "the training set en differs between"),
         ("out", "--out must be on a file system that all hosts share"),
     ],
 )
@@ -105,5 +105,5 @@ def test_one_process_of_each_host_says_what_is_wrong_there(
 
 
 def complain(world: World) -> None:
-    with _only_first_complains(world):
+    with _reported_once(world):
         raise ValueError("data/ko is missing")

@@ -55,7 +55,7 @@ def test_weights_are_those_of_the_directory_then_those_of_the_run(
     flags = ["--ds_config", str(path), "--data", str(data_root), "--out", str(tmp_path / "out")]
     code, output = run(processes, *flags, launcher="spawn")
     assert code == 0, output
-    assert output.count(f"first weights: {directory}") == len(arms)
+    assert output.count(f"initial weights: {directory}") == len(arms)
     expected = dict(source.model().named_parameters())
     for name in arms:
         model = TrainedRun.open(tmp_path / "out" / "case" / name, "latest").model()
@@ -65,8 +65,8 @@ def test_weights_are_those_of_the_directory_then_those_of_the_run(
     shutil.rmtree(directory)
     code, output = run(0, *flags, "--arm", arms[0], "--set", "run.max_steps=2")
     assert code == 0, output
-    assert "going on from step 1" in output
-    assert "first weights" not in output
+    assert "resuming from step 1" in output
+    assert "initial weights" not in output
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(run_dirs, data_root, tmp_path):

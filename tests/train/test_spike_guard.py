@@ -177,14 +177,14 @@ def test_the_guard_waits_for_its_window_and_remembers_no_spike() -> None:
     settings = RunConfig(max_steps=9, spike_sigmas=6.0, spike_window=4, spike_skip=2)
     losses: list[float] = []
     for step, loss in enumerate((9.0, 5.0, 5.2, 5.1, 4.9, 5.0), 1):
-        check_for_spike(settings, step, loss, losses, [], back=True)
+        check_for_spike(settings, step, loss, losses, [], can_go_back=True)
     with pytest.raises(LossSpike) as spike:
-        check_for_spike(settings, 7, 8.0, losses, [SkippedRange(1, 1, 1, 9.0)], back=True)
+        check_for_spike(settings, 7, 8.0, losses, [SkippedRange(1, 1, 1, 9.0)], can_go_back=True)
     assert spike.value.skips == [SkippedRange(1, 1, 1, 9.0), SkippedRange(5, 9, 7, 8.0)]
     assert losses == [5.2, 5.1, 4.9, 5.0]
     found = [find_skip(spike.value.skips, step) for step in range(1, 11)]
     assert [skip is not None for skip in found] == [True, *[False] * 3, *[True] * 5, False]
-    check_for_spike(RunConfig(max_steps=9), 7, 8.0, losses, [], back=True)
+    check_for_spike(RunConfig(max_steps=9), 7, 8.0, losses, [], can_go_back=True)
     assert len(losses) == 4
 
 

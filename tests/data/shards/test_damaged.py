@@ -70,8 +70,8 @@ def test_every_process_has_as_many_steps_and_the_batches_of_one(
 ) -> None:
     """At any number of processes; what is whole still comes, and the order around it stays."""
     whole, alone = loader_of(data_root, 0, 1), loader_of(damaged, 0, 1)
-    steps = whole.order.steps_per_epoch
-    assert alone.order.steps_per_epoch == steps
+    steps = whole.sampler.steps_per_epoch
+    assert alone.sampler.steps_per_epoch == steps
     pairs = [loader_of(damaged, rank, 2) for rank in range(2)]
     kept = 0
     for number in range(steps):
@@ -84,7 +84,7 @@ def test_every_process_has_as_many_steps_and_the_batches_of_one(
 
 def test_the_damage_is_named_once(damaged: Path, told: pytest.LogCaptureFixture) -> None:
     loader = loader_of(damaged, 0, 1)
-    for number in range(2 * loader.order.steps_per_epoch):
+    for number in range(2 * loader.sampler.steps_per_epoch):
         loader.batch(number)
     said = [record.getMessage() for record in told.records if record.levelno == logging.ERROR]
     assert len(said) == 1
@@ -105,7 +105,7 @@ def test_nothing_from_outside_a_fraction_stands_in(damaged: Path, data_root: Pat
             start += length
     loader = loader_of(damaged, 0, 1, fraction=0.73)
     masked_set = loader._entries[0][0]
-    assert masked_set.part.name == "ko"
+    assert masked_set.subset.name == "ko"
     for block in range(part.num_blocks):
         rows = masked_set.read(block, 0)
         used = min(rows.lengths.size, part.num_sequences - part.shards.first_sequence(block))

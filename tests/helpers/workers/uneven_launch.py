@@ -13,6 +13,7 @@ from bertds.checkpoint import saver
 from bertds.engine.engine import Engine
 from bertds.errors import ShardError
 from bertds.train import host_check
+from bertds.train.trainer import Trainer
 from launch import train
 
 what, *arguments = [one for one in sys.argv[1:] if not one.startswith("--local_rank")]
@@ -29,9 +30,9 @@ def on_a_bad_shard(*_: Any, **__: Any) -> Any:
     raise ShardError("here/000001.tar is cut")
 
 
-train_one = train.train
+train_one = Trainer.train
 if what == "signal" and is_odd:
-    train.train = signalled_after
+    Trainer.train = signalled_after  # type: ignore[method-assign]
 
 
 if what == "shard" and is_odd:

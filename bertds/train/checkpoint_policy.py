@@ -1,0 +1,107 @@
+"""When a run saves, what a failed save means, and where a run resumes."""
+
+import logging
+from dataclasses import asdict
+
+from bertds.checkpoint import saver
+from bertds.distributed.watchdog import Watchdog
+from bertds.engine.engine import Engine
+from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
+from bertds.runs.status import write_status
+from bertds.train.metric_logger import MetricLogger
+from bertds.train.setup import RunSetup
+from bertds.train.state import TrainState
+
+logger = logging.getLogger("bertds")
+
+
+def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
+    """Load the newest complete checkpoint or, without one, the weights of `run.init_from`.
+
+    Args:
+        run: The run.
+        engine: A fresh engine.
+        before: Prefer checkpoints of earlier steps than this one, to go back over a loss spike.
+
+    Raises:
+        ConfigError: The checkpoint was trained on other shards.
+        CheckpointError: Every checkpoint is damaged, or of another model or version.
+    """
+    checkpoint = saver.find_newest(engine, run.run_dir, before)
+    if checkpoint is None:
+        if run.pretrained is not None:
+            logger.info("initial weights: %s", run.pretrained.directory)
+            engine.set_weights(run.pretrained.weights())
+        return TrainState()
+    changes = [f"changed since the start: {change}" for change in run.changes]
+    for message in [*checkpoint.skipped, *changes]:
+        logger.warning("%s", message)
+    state = saver.load(engine, checkpoint)
+    for use, identity in run.data_identity().items():
+        if_absent = identity if use == "valid" else None  # older checkpoints do not hold it
+        if state.pop(use, if_absent) != identity:
+            names = ", ".join(subset.name for subset in run.subsets()[use])
+            done = "trained" if use == "data" else "validated"
+            raise ConfigError(
+                f"{checkpoint.path} was {done} on other shards than those that --data now has as "
+                f"{names}: point --data at the former shards, or train into another --out"
+            )
+    return TrainState.from_checkpoint(state)
+
+
+class CheckpointPolicy:
+    """Saves a run; a failed save ends it only if no later one can make up for it."""
+
+    def __init__(
+        self,
+        run: RunSetup,
+        engine: Engine,
+        state: TrainState,
+        metric_logger: MetricLogger,
+        watchdog: Watchdog,
+    ) -> None:
+        self._run, self._engine, self._state = run, engine, state
+        self._metric_logger, self._watchdog = metric_logger, watchdog
+        self._saved_best_loss = state.best_loss
+        self.has_checkpoint = state.step > 0
+        """Whether there is a checkpoint to go back to."""
+
+    def save(self, *, is_best: bool, is_final: bool) -> None:
+        """Write a checkpoint of this step; all ranks must call it.
+
+        If it cannot be written, training continues and the next save is tried in its turn.
+
+        Args:
+            is_best: Whether its validation loss is the best so far.
+            is_final: Whether no other checkpoint will follow.
+
+        Raises:
+            CheckpointWriteError: The final checkpoint could not be written.
+            NonFiniteError: A weight or moment is NaN or infinite.
+        """
+        run, state = self._run, self._state
+        self._watchdog.heartbeat("saving", state.step)
+        self._metric_logger.sync()  # before a checkpoint from which they are not written again
+        try:
+            saver.save(
+                self._engine,
+                run.run_dir,
+                asdict(state) | run.data_identity(),
+                keep_last=run.case.bertds.run.keep_last,
+                best=is_best,
+            )
+        except CheckpointWriteError as error:
+            if is_final:
+                raise
+            if is_best:
+                state.best_loss = self._saved_best_loss
+            if run.world.is_main:
+                logger.error(
+                    "%s; training continues, and the next save is tried in its turn", error
+                )
+            return
+        self._saved_best_loss = state.best_loss
+        self.has_checkpoint = True
+        self._metric_logger.restart_throughput()
+        if run.world.is_main:
+            write_status(run.run_dir, "running", ExitCode.PREEMPTED, "training", state.step)

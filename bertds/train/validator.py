@@ -1,0 +1,64 @@
+"""Validation during training: metrics of every set, sample predictions, the best loss."""
+
+import logging
+import math
+
+from bertds.data.shards.format import TOKENIZER_NAME
+from bertds.data.validation import valid_packs
+from bertds.distributed.failures import translate_step_errors
+from bertds.distributed.watchdog import Watchdog
+from bertds.engine.engine import Engine
+from bertds.metrics.accumulators import validation_metrics
+from bertds.tracking.predictions import SamplePredictions
+from bertds.train.metric_logger import MetricLogger
+from bertds.train.setup import RunSetup
+from bertds.train.state import TrainState
+
+logger = logging.getLogger("bertds")
+
+
+class Validator:
+    """Evaluates the validation sets of a run."""
+
+    def __init__(
+        self,
+        run: RunSetup,
+        engine: Engine,
+        state: TrainState,
+        metric_logger: MetricLogger,
+        watchdog: Watchdog,
+    ) -> None:
+        """Read the sequences whose predictions are shown."""
+        self._run, self._engine, self._state = run, engine, state
+        self._metric_logger, self._watchdog = metric_logger, watchdog
+        tokenizer = run.vocabulary.directory / TOKENIZER_NAME
+        self._predictions = SamplePredictions(run.valid, run.valid_spec, tokenizer)
+
+    def run(self) -> bool:
+        """Evaluate all sets and log the metrics; whether the loss is the best so far.
+
+        All ranks must call it.
+        """
+        if not self._run.valid:
+            return False
+        spec = self._run.valid_spec
+        with translate_step_errors(self._run.world, spec.micro_batch_size):
+            sums = {
+                name: self._engine.evaluate(
+                    self._watchdog.through(valid_packs(dataset, spec), f"validating on {name}")
+                )
+                for name, dataset in self._run.valid.items()
+            }
+        metrics = validation_metrics(sums)
+        logits = [self._engine.logits(pack) for pack in self._predictions.packs]
+        self._metric_logger.log_validation(metrics, self._predictions.as_markdown(logits))
+        loss = metrics["loss/valid"]
+        logger.info(
+            "step %d: validation loss %.4f, accuracy %.4f",
+            *(self._state.step, loss, metrics["acc/valid"]),
+        )
+        best_loss = math.inf if self._state.best_loss is None else self._state.best_loss
+        is_best = loss < best_loss  # False for NaN
+        if is_best:
+            self._state.best_loss = loss
+        return is_best
