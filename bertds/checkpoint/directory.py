@@ -1,12 +1,13 @@
-"""The folders of checkpoints: their names, manifest and verification. No engine is needed.
+"""Checkpoint directories: names, manifest, verification, pruning. No engine is needed.
 
     checkpoints/step_0000001000/  rank_00000.safetensors ...  state.json  manifest.json
-    checkpoints/latest  best      the name of a folder, for people and scripts
+    checkpoints/latest  best      pointers: the name of a directory, for people and scripts
 
-The manifest is written last, into a draft folder (`step_0000001000.tmp-<uuid>`) that is renamed
-after it. So a folder under a final name is complete, whatever was killed and when. It holds size
-and sha256 of every file, names and shapes of all parameters, and its own sha256, so a flipped bit
-anywhere is found. Discovery goes by folder and manifest, never by `latest`.
+A checkpoint is written into a draft directory (`step_0000001000.tmp-<uuid>`), the manifest last, and
+then renamed. So a directory with a final name is complete, whatever was killed and when. The
+manifest holds size and SHA-256 of every file, names and shapes of all parameters, and its own
+SHA-256, so that a flipped bit anywhere is found. Checkpoints are found by directory and manifest,
+never by `latest`.
 """
 
 import contextlib
@@ -26,12 +27,12 @@ from bertds.io.atomic import atomic_write, sync
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1
-_FOLDER = re.compile(r"step_\d{10}")
+_DIRECTORY = re.compile(r"step_\d{10}")
 _FILE = re.compile(r"rank_\d{5}\.safetensors|state\.json")
 
 
 class WrittenFile(NamedTuple):
-    """What the manifest says of one file."""
+    """The manifest's entry of one file."""
 
     name: str
     bytes: int
@@ -40,12 +41,12 @@ class WrittenFile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files are as they were written."""
+    """A checkpoint whose files match its manifest."""
 
     path: Path
     manifest: dict[str, Any]
     skipped: tuple[str, ...] = ()
-    """A sentence for each newer checkpoint that is damaged."""
+    """A message for each newer checkpoint that is damaged."""
 
     @property
     def step(self) -> int:
@@ -60,57 +61,71 @@ class Checkpoint:
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The directory of a step's checkpoint."""
     return run_dir / "checkpoints" / f"step_{step:010d}"
 
 
+def draft_path(directory: Path) -> Path:
+    """A new name for a directory that is not yet, or no longer, a checkpoint."""
+    return directory.with_name(f"{directory.name}.tmp-{uuid.uuid4().hex}")
+
+
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The folders of complete checkpoints, newest step first; not verified."""
+    """The directories of complete checkpoints, newest step first; not verified."""
     parent = run_dir / "checkpoints"
     if not parent.is_dir():
         return []
-    return sorted((p for p in parent.iterdir() if _FOLDER.fullmatch(p.name)), reverse=True)
+    return sorted((p for p in parent.iterdir() if _DIRECTORY.fullmatch(p.name)), reverse=True)
 
 
 def resolve_pointer(run_dir: Path, name: str) -> Path | None:
-    """The folder that `best` or `latest` names, if there is one; not verified."""
-    link = run_dir / "checkpoints" / name
-    target = link.read_text(encoding="utf-8").strip() if link.is_file() else ""
-    folder = link.with_name(target) if _FOLDER.fullmatch(target) else None
-    return folder if folder is not None and folder.is_dir() else None
+    """The directory that `best` or `latest` names, if it exists; not verified."""
+    pointer = run_dir / "checkpoints" / name
+    target = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    directory = pointer.with_name(target) if _DIRECTORY.fullmatch(target) else None
+    return directory if directory is not None and directory.is_dir() else None
+
+
+def write_pointer(run_dir: Path, name: str, directory: Path) -> None:
+    """Let `latest` or `best` name a directory, atomically."""
+    with atomic_write(run_dir / "checkpoints" / name) as file:
+        file.write(f"{directory.name}\n".encode())
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """One checkpoint by its folder, every file verified.
+    """Open one checkpoint and verify every file.
 
     Raises:
-        CheckpointError: A file is missing or not as it was written.
+        CheckpointError: A file is missing or does not match the manifest.
     """
     verify(path)
     return Checkpoint(path=path, manifest=read_manifest(path))
 
 
 def verify(path: Path, rank: int = 0, world_size: int = 1) -> None:
-    """Check the manifest, the size of every file, and the hash of this process's share of them.
+    """Check the manifest, the size of every file, and the hash of this rank's part of the files.
 
     Raises:
-        CheckpointError: A file is missing or not as it was written.
+        CheckpointError: A file is missing or does not match the manifest.
     """
-    for index, (name, facts) in enumerate(sorted(read_manifest(path)["files"].items())):
+    for index, (name, entry) in enumerate(sorted(read_manifest(path)["files"].items())):
         file = path / name
         if not _FILE.fullmatch(name):
-            raise CheckpointError(f"{path / 'manifest.json'} names a strange file, {name!r}")
+            raise CheckpointError(f"{path / 'manifest.json'} names an unknown file, {name!r}")
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
         size = file.stat().st_size
-        if size != facts["bytes"]:
-            raise CheckpointError(f"{file} has {size:,} bytes instead of {facts['bytes']:,}")
-        if index % world_size == rank and _sha256_of(file) != facts["sha256"]:
-            raise CheckpointError(f"{file} is damaged: its sha256 is not that of the manifest")
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{file} has {size:,} bytes, expected {entry['bytes']:,}")
+        if index % world_size == rank:
+            with file.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            if sha256 != entry["sha256"]:
+                raise CheckpointError(f"{file} is damaged: its sha256 differs from the manifest")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint's folder.
+    """Read the manifest of a checkpoint directory.
 
     Raises:
         CheckpointError: It is missing, damaged, or of another format.
@@ -118,20 +133,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     manifest = read_json(file)
     if manifest.pop("sha256", None) != _hash_of(manifest):
-        raise CheckpointError(f"{file} is damaged: its sha256 is not its own")
+        raise CheckpointError(f"{file} is damaged: it does not match its own sha256")
     if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
         raise CheckpointError(
-            f"{file} has format {manifest['format']} {manifest['version']}, wanted {FORMAT} "
-            f"{VERSION}: read it with the program that wrote it"
+            f"{file} has format {manifest['format']} {manifest['version']}, expected {FORMAT} "
+            f"{VERSION}: read it with the version that wrote it"
         )
     return manifest
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file's block.
+    """Read a JSON object.
 
     Raises:
-        CheckpointError: It is missing, or not a JSON block.
+        CheckpointError: It is missing, or not a JSON object.
     """
     try:
         value = json.loads(file.read_bytes())
@@ -140,16 +155,16 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged ({error})") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no JSON block")
+        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
     return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> WrittenFile:
-    """Write plain JSON, which is on disk when this returns.
+    """Write plain JSON and flush it to disk.
 
     Raises:
         OSError: The disk is full, or the path cannot be written.
-        ValueError, TypeError: The value holds what JSON cannot say, such as NaN.
+        ValueError, TypeError: The value cannot be expressed in JSON, such as NaN.
     """
     data = json.dumps(value, allow_nan=False, indent=1).encode()
     with path.open("xb") as file:
@@ -160,15 +175,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> WrittenFile:
 
 
 def finalize(
-    draft: Path, folder: Path, facts: Mapping[str, Any], files: Iterable[WrittenFile]
+    draft: Path, directory: Path, metadata: Mapping[str, Any], files: Iterable[WrittenFile]
 ) -> None:
-    """Make a draft a checkpoint: manifest, sync, rename.
+    """Make a draft a checkpoint: write the manifest, flush, rename.
 
     Args:
-        draft: The folder that holds the files, synced.
-        folder: Its final name; a checkpoint there (damaged, or of the same step) is replaced.
-        facts: What else the manifest says.
-        files: What was written.
+        draft: The directory with the files, flushed to disk.
+        directory: Its final name. A checkpoint with this name (damaged, or written before) is
+            replaced.
+        metadata: Further entries of the manifest.
+        files: The files in it.
 
     Raises:
         OSError: The disk is full, or a name cannot be changed.
@@ -176,40 +192,29 @@ def finalize(
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        **facts,
+        **metadata,
         "files": {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in files},
     }
     write_json(draft / "manifest.json", manifest | {"sha256": _hash_of(manifest)})
     sync(draft)
-    if folder.exists():
-        folder.rename(draft_path(folder))
-    draft.rename(folder)
-    sync(folder.parent)
-
-
-def draft_path(folder: Path) -> Path:
-    """A name, never used before, for a folder that is not or no longer a checkpoint."""
-    return folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
-
-
-def write_pointer(run_dir: Path, name: str, folder: Path) -> None:
-    """Let `latest` or `best` name a folder, at one stroke."""
-    with atomic_write(run_dir / "checkpoints" / name) as file:
-        file.write(f"{folder.name}\n".encode())
+    if directory.exists():
+        directory.rename(draft_path(directory))
+    draft.rename(directory)
+    sync(directory.parent)
 
 
 def prune(newest: Path, keep_last: int) -> None:
-    """Remove old checkpoints, and what a killed save or an abandoned course has left.
+    """Remove old checkpoints, abandoned later ones, and drafts of killed saves.
 
-    Kept are the `keep_last` newest up to `newest`, and the best. Later steps than `newest` are
-    those of a course that was given up for an older checkpoint.
+    The `keep_last` newest up to `newest` are kept, and the best. Steps after `newest` were abandoned
+    when the run went back to an older checkpoint.
     """
     run_dir = newest.parent.parent
-    course = [path for path in list_checkpoints(run_dir) if path.name <= newest.name]
-    kept = {*course[:keep_last], resolve_pointer(run_dir, "best")}
+    current = [path for path in list_checkpoints(run_dir) if path.name <= newest.name]
+    kept = {*current[:keep_last], resolve_pointer(run_dir, "best")}
     for path in list_checkpoints(run_dir):
         if path not in kept:
-            # Renamed first, so that half of it is never taken for a checkpoint.
+            # Renamed first, so that a part of it is never taken for a checkpoint.
             with contextlib.suppress(OSError):
                 path.rename(draft_path(path))
     remove_drafts(run_dir)
@@ -219,11 +224,6 @@ def remove_drafts(run_dir: Path) -> None:
     """Remove what killed saves have left."""
     for path in (run_dir / "checkpoints").glob("step_*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_of(manifest: Mapping[str, Any]) -> str:

@@ -1,13 +1,13 @@
-"""Checkpoints of a run: complete or absent, and loadable by any number of processes.
+"""Saves and loads checkpoints: complete or absent, and loadable by any number of ranks.
 
-    save   every process writes, syncs and hashes its file -> process 0: manifest, rename, latest
-    find   newest step first: each process hashes its share -> process 0 decides for all
-    load   each process reads the ranges it needs, whatever stage, precision and number wrote them
+    save   every rank writes, flushes and hashes its file -> rank 0: manifest, rename, latest
+    find   newest step first: each rank hashes its part -> rank 0 decides for all
+    load   each rank reads the ranges it needs, whatever stage, precision and world size wrote them
 
-A fault in one process is a fault in all: each stage ends with an exchange of outcomes, so nobody
-waits for a process that has failed, and all raise the same sentence. A save costs 12 bytes a
-parameter under Adam, divided over the processes, written and hashed in one pass; older checkpoints
-are removed only after the new one is complete and seen by all.
+A fault on one rank is a fault on all: each stage ends with an exchange of outcomes. So no rank waits
+for one that has failed, and all raise the same message. With Adam a save takes 12 bytes per
+parameter, divided over the ranks, written and hashed in one pass. Older checkpoints are removed only
+after the new one is complete and visible to all.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,137 +50,141 @@ from bertds.engine.optimizer_state import (
     refresh_weights,
     shapes,
 )
+from bertds.engine.process_group import broadcast_object, gather_object
 from bertds.engine.progress import progress, restore_progress
 from bertds.errors import CheckpointError, CheckpointWriteError, NonFiniteError
 
 VISIBLE_WITHIN_S = 60
 _FAULTS = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
-_PARTS: dict[str, set[str]] = {
+_REQUIRED: dict[str, set[str]] = {
     "state": set(),
     "progress": {"counters", "updates", "loss_scale", "autocast_scale"},
     "optimizer": {"optimizer", "values"},
 }
-"""What must be in state.json."""
+"""Blocks of state.json, and the keys that each must have."""
 Result = TypeVar("Result")
 
 
 def save(
     engine: Engine, run_dir: Path, state: dict[str, Any], *, keep_last: int, best: bool
 ) -> Path:
-    """Write a checkpoint of the present step; all processes must call it, between two steps.
+    """Write a checkpoint of the current step; all ranks must call it, between two steps.
 
-    Afterwards the `keep_last` newest and the best are kept.
+    The `keep_last` newest checkpoints and the best one are kept.
 
     Args:
         engine: The engine.
-        run_dir: The run's directory, on a file system that all processes share.
-        state: Plain JSON that `load` gives back; that of process 0 counts.
+        run_dir: The run's directory, on a file system that all ranks share.
+        state: Plain JSON that `load` returns; the one of rank 0 is saved.
         keep_last: At least 1.
-        best: Whether this is the best so far.
+        best: Whether this is the best checkpoint so far.
 
     Returns:
-        Its folder.
+        The directory of the checkpoint.
 
     Raises:
-        CheckpointWriteError: In all processes alike: one could not write. Older ones are unharmed.
-        NonFiniteError: In all processes alike: a weight or moment is not finite.
+        CheckpointWriteError: On all ranks alike: one could not write. Older checkpoints are
+            unharmed.
+        NonFiniteError: On all ranks alike: a weight or moment is NaN or infinite.
     """
     assert keep_last >= 1
     _check_finite(engine)
     is_main = engine.world.is_main
-    folder = checkpoint_path(run_dir, engine.deepspeed.global_steps)
-    draft = engine.broadcast_object(draft_path(folder))
+    directory = checkpoint_path(run_dir, engine.deepspeed.global_steps)
+    draft = broadcast_object(draft_path(directory))
     if is_main:
         remove_drafts(run_dir)  # they may be what fills the disk
+
+    def write_pointers() -> None:
+        write_pointer(run_dir, "latest", directory)
+        if best:
+            write_pointer(run_dir, "best", directory)
+
     try:
-        run_on_all_ranks(engine, lambda: draft.mkdir(parents=True) if is_main else None)
-        parts = run_on_all_ranks(engine, lambda: _write_part(engine, draft, state))
-        files = [file for part in parts for file in part]
-        facts = _facts(engine) | {"best": best}
-        run_on_all_ranks(engine, lambda: finalize(draft, folder, facts, files) if is_main else None)
-        run_on_all_ranks(engine, lambda: _wait_until_visible(folder))
-        run_on_all_ranks(engine, lambda: _name(run_dir, folder, best=best) if is_main else None)
+        run_on_all_ranks(lambda: draft.mkdir(parents=True) if is_main else None)
+        by_rank = run_on_all_ranks(lambda: _write_files(engine, draft, state))
+        files = [file for written in by_rank for file in written]
+        metadata = _metadata(engine) | {"best": best}
+        run_on_all_ranks(lambda: finalize(draft, directory, metadata, files) if is_main else None)
+        run_on_all_ranks(lambda: _wait_until_visible(directory))
+        run_on_all_ranks(lambda: write_pointers() if is_main else None)
     except CheckpointError as error:
         if is_main:
             shutil.rmtree(draft, ignore_errors=True)
         raise CheckpointWriteError(
-            f"checkpoint {folder.name} was not written, earlier ones are unharmed: {error}"
+            f"checkpoint {directory.name} could not be written, earlier checkpoints are unharmed: "
+            f"{error}"
         ) from error
     if is_main:
-        prune(folder, keep_last)
-    return folder
-
-
-def _check_finite(engine: Engine) -> None:
-    found = run_on_all_ranks(engine, lambda: not_finite(engine.deepspeed))
-    if name := engine.broadcast_object(next(filter(None, found), "")):
-        raise NonFiniteError(
-            f"{name} is not finite at step {engine.deepspeed.global_steps}, so no checkpoint is "
-            "written: lower optimizer.params.lr or set gradient_clipping; the last one is good"
-        )
+        prune(directory, keep_last)
+    return directory
 
 
 def find_newest(engine: Engine, run_dir: Path, before: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint whose files are all as they were written; all processes must call it.
+    """The newest checkpoint whose files match its manifest; all ranks must call it.
 
     Args:
         engine: The engine.
         run_dir: The run's directory.
-        before: A step; earlier checkpoints are preferred to those of this step and later ones.
+        before: Prefer checkpoints of earlier steps than this one.
 
     Returns:
-        The same in all processes; None if there is none at all.
+        The same on all ranks; None if there is no checkpoint.
 
     Raises:
-        CheckpointError: There are some, but all are damaged.
+        CheckpointError: There are checkpoints, but all are damaged.
     """
     skipped: list[str] = []
-    listed = list_checkpoints(run_dir) if engine.world.is_main else []
+    paths = list_checkpoints(run_dir) if engine.world.is_main else []
     if before is not None:
-        listed.sort(key=lambda path: path.name >= checkpoint_path(run_dir, before).name)
-    for path in engine.broadcast_object(listed):
+        paths.sort(key=lambda path: path.name >= checkpoint_path(run_dir, before).name)
+    for path in broadcast_object(paths):
         try:
-            _verify_together(engine, path)
+            run_on_all_ranks(partial(verify, path, engine.world.rank, engine.world.world_size))
         except CheckpointError as error:
             skipped.append(f"checkpoint {path.name} is skipped: {error}")
             continue
         return Checkpoint(path=path, manifest=read_manifest(path), skipped=tuple(skipped))
     if skipped:
         raise CheckpointError(
-            f"{run_dir} holds no checkpoint that is whole ({'; '.join(skipped)}): restore one, or "
-            "remove them to begin anew"
+            f"{run_dir} holds no intact checkpoint ({'; '.join(skipped)}): restore one, or remove "
+            "them all to restart from scratch"
         )
     return None
 
 
 def load(engine: Engine, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Put the engine where it was when a checkpoint was written; all processes must call it.
+    """Restore the engine's state when a checkpoint was written; all ranks must call it.
 
-    Number of processes, ZeRO stage, precision, schedule and the optimizer's settings are those of
-    the engine at hand.
+    World size, ZeRO stage, precision, schedule and the optimizer's settings remain those of the
+    engine.
 
     Returns:
         The `state` given to `save`.
 
     Raises:
-        CheckpointError: In all processes alike: the model or the optimizer is another, or a file
-            fails.
+        CheckpointError: On all ranks alike: the model or the optimizer differs, or a file fails.
     """
     saved: dict[str, Any] = {}
-    run_on_all_ranks(engine, lambda: saved.update(_read(engine.deepspeed, checkpoint)))
+    run_on_all_ranks(lambda: saved.update(_read(engine.deepspeed, checkpoint)))
     refresh_weights(engine.deepspeed)
     restore_progress(engine.deepspeed, saved["progress"])
     if engine.world.is_main and checkpoint.manifest.get("best"):
-        _name_best(checkpoint.path)
+        # A process killed while it saved may not have written the pointer, and no later checkpoint
+        # would be better.
+        run_dir = checkpoint.path.parent.parent
+        if resolve_pointer(run_dir, "best") != checkpoint.path:
+            with contextlib.suppress(OSError):
+                write_pointer(run_dir, "best", checkpoint.path)
     state: dict[str, Any] = saved["state"]
     return state
 
 
-def run_on_all_ranks(engine: Engine, work: Callable[[], Result]) -> list[Result]:
-    """Work in every process; if it fails in one, all raise the same `CheckpointError`.
+def run_on_all_ranks(work: Callable[[], Result]) -> list[Result]:
+    """Run the work on every rank; if it fails on one, all raise the same `CheckpointError`.
 
     Returns:
-        The results by rank in process 0, an empty list elsewhere.
+        The results by rank on rank 0, an empty list elsewhere.
     """
     result: Result | None = None
     fault = ""
@@ -187,22 +192,28 @@ def run_on_all_ranks(engine: Engine, work: Callable[[], Result]) -> list[Result]
         result = work()
     except _FAULTS as error:
         fault = str(error) or type(error).__name__
-    outcomes = engine.gather_objects((result, fault))
-    faults = engine.broadcast_object(_one_sentence([fault for _, fault in outcomes]))
-    if faults:
-        raise CheckpointError(faults)
-    return [result for result, _ in outcomes]
-
-
-def _one_sentence(faults: list[str]) -> str:
-    """What failed where; empty if nothing did."""
+    outcomes = gather_object((result, fault))
+    faults = [fault for _, fault in outcomes]
     if len(set(faults)) == 1:
-        return faults[0]
-    return "; ".join(f"process {rank}: {fault}" for rank, fault in enumerate(faults) if fault)
+        message = faults[0]
+    else:
+        message = "; ".join(f"rank {rank}: {fault}" for rank, fault in enumerate(faults) if fault)
+    if message := broadcast_object(message):
+        raise CheckpointError(message)
+    return [result for result, _ in outcomes]  # type: ignore[misc]
 
 
-def _write_part(engine: Engine, draft: Path, state: dict[str, Any]) -> list[WrittenFile]:
-    """This process's files; process 0 adds all that is not a tensor."""
+def _check_finite(engine: Engine) -> None:
+    names = run_on_all_ranks(lambda: not_finite(engine.deepspeed))
+    if name := broadcast_object(next(filter(None, names), "")):
+        raise NonFiniteError(
+            f"{name} is NaN or infinite at step {engine.deepspeed.global_steps}, so no checkpoint is "
+            "written: lower optimizer.params.lr or set gradient_clipping; the last checkpoint is good"
+        )
+
+
+def _write_files(engine: Engine, draft: Path, state: dict[str, Any]) -> list[WrittenFile]:
+    """Write this rank's tensors; rank 0 also writes everything that is not a tensor."""
     _wait_until_visible(draft)
     tensors = fragments(engine.deepspeed)
     path = draft / file_name(engine.world.rank)
@@ -214,54 +225,44 @@ def _write_part(engine: Engine, draft: Path, state: dict[str, Any]) -> list[Writ
         reason = os.strerror(error.errno or errno.EIO)
         raise OSError(f"{reason} ({needed:,} bytes to write, {free:,} free): {path}") from error
     if engine.world.is_main:
-        written.append(write_json(draft / "state.json", _all_but_tensors(engine, state)))
+        content = {
+            "state": state,
+            "progress": progress(engine.deepspeed),
+            "optimizer": optimizer_scalars(engine.deepspeed),
+            "versions": {name: version(name) for name in ("torch", "deepspeed", "safetensors")},
+        }
+        written.append(write_json(draft / "state.json", content))
     return written
 
 
-def _all_but_tensors(engine: Engine, state: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "state": state,
-        "progress": progress(engine.deepspeed),
-        "optimizer": optimizer_scalars(engine.deepspeed),
-        "versions": {name: version(name) for name in ("torch", "deepspeed", "safetensors")},
-    }
-
-
-def _facts(engine: Engine) -> dict[str, Any]:
+def _metadata(engine: Engine) -> dict[str, Any]:
     ds_engine = engine.deepspeed
-    sixteen_bits = "bf16" if ds_engine.bfloat16_enabled() else "fp16"
-    is_fp32 = not (ds_engine.bfloat16_enabled() or ds_engine.fp16_enabled())
+    if ds_engine.bfloat16_enabled():
+        precision = "bf16"
+    else:
+        precision = "fp16" if ds_engine.fp16_enabled() else "fp32"
     return {
         "step": int(ds_engine.global_steps),
         "world_size": engine.world.world_size,
         "zero_stage": int(ds_engine.zero_optimization_stage()),
-        "precision": "fp32" if is_fp32 else sixteen_bits,
+        "precision": precision,
         "parameters": shapes(ds_engine),
     }
 
 
-def _name(run_dir: Path, folder: Path, *, best: bool) -> None:
-    write_pointer(run_dir, "latest", folder)
-    if best:
-        write_pointer(run_dir, "best", folder)
-
-
-def _name_best(folder: Path) -> None:
-    """A process killed while it saved may not have come to it, and no later one would be better."""
-    run_dir = folder.parent.parent
-    if resolve_pointer(run_dir, "best") != folder:
-        with contextlib.suppress(OSError):
-            write_pointer(run_dir, "best", folder)
-
-
-def _verify_together(engine: Engine, path: Path) -> None:
-    run_on_all_ranks(engine, lambda: verify(path, engine.world.rank, engine.world.world_size))
-
-
 def _read(ds_engine: Any, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Fill the fp32 weights and moments of this process; returns what else was saved."""
-    saved = read_json(checkpoint.path / "state.json")
-    _check_parts(checkpoint.path / "state.json", saved)
+    """Fill the fp32 weights and moments of this rank; returns the content of state.json."""
+    path = checkpoint.path / "state.json"
+    saved = read_json(path)
+    # Its hash is right, but another version may have written it.
+    for block, keys in _REQUIRED.items():
+        content = saved.get(block)
+        missing = keys - content.keys() if isinstance(content, dict) else {block}
+        if missing:
+            raise CheckpointError(
+                f"{path} lacks {', '.join(sorted(missing))}, which this version expects: resume "
+                "with the version that wrote it"
+            )
     _check_shapes(checkpoint, shapes(ds_engine))
     with FragmentReader(checkpoint.tensor_files) as reader:
         load_weights(ds_engine, reader)
@@ -269,39 +270,27 @@ def _read(ds_engine: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     return saved
 
 
-def _check_parts(path: Path, saved: dict[str, Any]) -> None:
-    """Its hash is right, but another version or another program may have written it."""
-    for part, keys in _PARTS.items():
-        block = saved.get(part)
-        lacks = keys - block.keys() if isinstance(block, dict) else {part}
-        if lacks:
-            raise CheckpointError(
-                f"{path} holds no {', '.join(sorted(lacks))} where this version wants it: go on "
-                "with the program that wrote it"
-            )
-
-
-def _check_shapes(checkpoint: Checkpoint, wanted: dict[str, list[int]]) -> None:
+def _check_shapes(checkpoint: Checkpoint, expected: dict[str, list[int]]) -> None:
     held: dict[str, list[int]] = checkpoint.manifest["parameters"]
-    for name in sorted(held.keys() | wanted.keys()):
-        if held.get(name) != wanted.get(name):
+    for name in sorted(held.keys() | expected.keys()):
+        if held.get(name) != expected.get(name):
             raise CheckpointError(
                 f"{checkpoint.path} holds another model: {name} has shape "
-                f"{held.get(name, 'none')} there, {wanted.get(name, 'none')} in the case: restore "
-                "bertds.model, or train into another --out"
+                f"{held.get(name, 'none')} in the checkpoint, {expected.get(name, 'none')} in the "
+                "case: restore bertds.model, or train into another --out"
             )
 
 
 def _wait_until_visible(path: Path) -> None:
     if not becomes_visible(path):
         raise CheckpointError(
-            f"{path} did not appear within {VISIBLE_WITHIN_S} s: --out must be on a file "
-            "system that all processes share"
+            f"{path} did not appear within {VISIBLE_WITHIN_S} s: --out must be on a file system "
+            "that all ranks share"
         )
 
 
 def becomes_visible(path: Path) -> bool:
-    """Wait for what another process has made; whether a network file system comes to show it."""
+    """Wait for a file of another rank; whether a network file system shows it in time."""
     give_up = time.monotonic() + VISIBLE_WITHIN_S
     while not path.exists():
         if time.monotonic() > give_up:

@@ -1,10 +1,10 @@
-"""The tensor files of a checkpoint: pieces of flattened tensors, by name and offset.
+"""The tensor files of a checkpoint: fragments of flattened tensors, by name and offset.
 
-A checkpoint's numbers lie in `rank_00000.safetensors` ..., one file for each process that wrote
-it. A *fragment* is a contiguous piece of one flattened tensor under the key
-`kind|parameter name|offset`; its kind is `weight` or what the optimizer calls its moment
-(`exp_avg`, ...); numbers are fp32. Together the files hold every element exactly once, however
-the writing processes had divided them, so any number of readers can take any range.
+Each rank writes one file, `rank_00000.safetensors` and so on. A *fragment* is a contiguous piece of
+a flattened tensor under the key `kind|parameter name|offset`. The kind is `weight` or the
+optimizer's name of a moment (`exp_avg`, ...). Numbers are fp32. Together the files hold every
+element exactly once, however the ranks had divided them. So any number of readers can read any
+range.
 
 The files are plain safetensors. They are written by hand, to hash while writing and to copy one
 fragment at a time from the device: a save is one pass over the bytes and needs no second copy of
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 8 << 20
 
 
 class _Fragment(NamedTuple):
-    """Where a fragment lies."""
+    """The position of a fragment."""
 
     start: int
     length: int
@@ -43,12 +43,12 @@ class _Fragment(NamedTuple):
 
 
 def file_name(rank: int) -> str:
-    """The tensor file that a process writes."""
+    """The tensor file that a rank writes."""
     return f"rank_{rank:05d}.safetensors"
 
 
 def write_fragments(path: Path, fragments: Mapping[TensorKey, Tensor]) -> WrittenFile:
-    """Write flat tensors to one safetensors file, which is on disk when this returns.
+    """Write flat tensors to one safetensors file and flush it to disk.
 
     Args:
         path: The file, which must not exist.
@@ -72,9 +72,9 @@ def write_fragments(path: Path, fragments: Mapping[TensorKey, Tensor]) -> Writte
 
 
 class FragmentReader:
-    """Ranges of flattened tensors, from the files of one checkpoint.
+    """Reads ranges of flattened tensors from the files of one checkpoint.
 
-    Opening reads the headers; a range costs its own bytes.
+    Opening reads the headers only; a range costs its own bytes.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -107,11 +107,11 @@ class FragmentReader:
         self._stack.close()
 
     def kinds(self, name: str) -> set[str]:
-        """What is stored of a parameter: `weight` and its moments."""
+        """The kinds that are stored of a parameter: `weight` and its moments."""
         return self._kinds.get(name, set())
 
     def read_into(self, kind: str, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` (flat, of any device and dtype) with the elements from `start` on.
+        """Fill `out` (flat, any device and dtype) with the elements from `start` on.
 
         Raises:
             CheckpointError: The files do not hold the whole range.
@@ -127,8 +127,8 @@ class FragmentReader:
                 position = high
         if position < end:
             raise CheckpointError(
-                f"the checkpoint holds no {kind} of {name} from element {position} on, so its files "
-                "are not of one save"
+                f"the checkpoint holds no {kind} of {name} from element {position} on: its files are "
+                "not of one save"
             )
 
     def _index(self, file: Any) -> None:
@@ -141,7 +141,7 @@ class FragmentReader:
 
 
 def _file_chunks(fragments: Mapping[TensorKey, Tensor]) -> Iterator[bytes | memoryview]:
-    """The file's bytes in order: length of the header, header, data."""
+    """The bytes of the file in order: length of the header, header, data."""
     header: dict[str, dict[str, Any]] = {}
     offset = 0
     for key, tensor in fragments.items():

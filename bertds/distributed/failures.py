@@ -1,4 +1,4 @@
-"""What torch, gloo, NCCL and DeepSpeed say when something fails, in one sentence for the user."""
+"""Turns the errors of torch, gloo, NCCL and DeepSpeed into one message for the user."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ _COMPILING_S = 600.0
 
 @contextlib.contextmanager
 def translate_peer_errors(world: World) -> Iterator[None]:
-    """Around all that speaks to other processes, DeepSpeed's doings included.
+    """Put this around all communication between ranks, including DeepSpeed's.
 
     Raises:
         PeerLostError: The process group failed.
@@ -26,50 +26,50 @@ def translate_peer_errors(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # gloo has no class of its own, but names its source file.
+        # gloo's errors have no class of their own, but name gloo's source file.
         if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
             raise
         raise PeerLostError(
-            f"process {world.rank} on {socket.gethostname()} lost touch with another one "
-            f"({_what_happened(error)}): a process has ended or hangs, or a host is gone; the "
-            "output of the others says why; run the same command again to go on"
+            f"rank {world.rank} on {socket.gethostname()} lost the connection to another rank "
+            f"({_first_line(error)}): a rank failed or hangs, or a host is down; the output of the "
+            "other ranks names the cause; run the same command again to resume"
         ) from error
 
 
 @contextlib.contextmanager
 def translate_rendezvous_errors(world: World, address: str, timeout_s: float) -> Iterator[None]:
-    """Around the first meeting of all processes.
+    """Put this around the rendezvous of all ranks.
 
     Args:
         world: This process.
-        address: Where they meet, host:port.
-        timeout_s: For how long they wait.
+        address: The rendezvous address, host:port.
+        timeout_s: How long the ranks wait for one another.
 
     Raises:
-        PortError: Something else listens there.
-        PeerLostError: Not all came.
+        PortError: Another program listens on the port.
+        PeerLostError: Not all ranks joined in time.
     """
     try:
         yield
     except dist.DistError as error:
         if "EADDRINUSE" in str(error):
             raise PortError(
-                f"the port of {address}, where the processes meet, is in use, by another job "
-                "perhaps: give this one another, `deepspeed --master_port 29501 …`"
+                f"the rendezvous port {address} is in use, possibly by another job: give this job "
+                "another one, `deepspeed --master_port 29501 …`"
             ) from error
         raise PeerLostError(
-            f"process {world.rank} on {socket.gethostname()} waited {timeout_s:.0f} s at {address} "
-            f"for {world.world_size} processes to meet ({_what_happened(error)}): one did not "
-            "start, or cannot reach that address; the output of the others says more"
+            f"rank {world.rank} on {socket.gethostname()} waited {timeout_s:.0f} s at {address} for "
+            f"{world.world_size} ranks ({_first_line(error)}): a rank did not start, or cannot reach "
+            "that address; see the output of the other ranks"
         ) from error
 
 
 @contextlib.contextmanager
 def translate_step_errors(world: World, micro_batch_size: int) -> Iterator[None]:
-    """Around the computation of a step.
+    """Put this around the computation of a step.
 
     Raises:
-        NonFiniteError: The loss scale of fp16 cannot fall any further.
+        NonFiniteError: The loss scale of fp16 is at its minimum and gradients still overflow.
         OutOfMemoryError: This process has no memory left.
     """
     try:
@@ -77,50 +77,49 @@ def translate_step_errors(world: World, micro_batch_size: int) -> Iterator[None]
     except Exception as error:
         if "loss scale already at minimum" in str(error):
             raise NonFiniteError(
-                "gradients overflow in fp16 even at the least loss scale, fp16.min_loss_scale: "
-                "lower optimizer.params.lr, set gradient_clipping, or use bf16; the last "
-                "checkpoint is good"
+                "gradients overflow in fp16 at the minimum loss scale, fp16.min_loss_scale: lower "
+                "optimizer.params.lr, set gradient_clipping, or use bf16; the last checkpoint is good"
             ) from error
-        if not _is_full_memory(error):
+        if not _is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"process {world.rank} on {socket.gethostname()} ran out of memory in a micro-step of "
-            f"{micro_batch_size} sequences ({_what_happened(error)}): set run.max_micro_batch_size "
-            "below that (accumulation makes up for it), model.gradient_checkpointing to true, or a "
-            "higher zero_optimization.stage"
+            f"rank {world.rank} on {socket.gethostname()} ran out of memory in a micro-step of "
+            f"{micro_batch_size} sequences ({_first_line(error)}): lower run.max_micro_batch_size "
+            "(accumulation compensates), set model.gradient_checkpointing to true, or raise "
+            "zero_optimization.stage"
         ) from error
 
 
 def abandoned_compilations(root: Path | None = None) -> list[str]:
-    """A sentence for each lock on a compilation of DeepSpeed's kernels that nobody seems to finish.
+    """A warning for each stale lock of a DeepSpeed kernel compilation.
 
     A process that is killed while it compiles leaves its lock, and every later start waits for it.
 
     Args:
-        root: Where they are compiled; torch's own place if not given.
+        root: Where kernels are compiled; torch's default directory if not given.
     """
-    place = Path(get_default_build_root()) if root is None else root
-    found = []
-    for lock in sorted([*place.glob("*/lock"), *place.glob("*/*/lock")]):
-        with contextlib.suppress(FileNotFoundError):  # finished this moment
+    directory = Path(get_default_build_root()) if root is None else root
+    warnings = []
+    for lock in sorted([*directory.glob("*/lock"), *directory.glob("*/*/lock")]):
+        with contextlib.suppress(FileNotFoundError):  # the compilation has just finished
             age_s = time.time() - lock.stat().st_mtime
             if age_s > _COMPILING_S:
-                found.append(
-                    f"{lock} is {age_s / 60:.0f} minutes old, and whoever needs that kernel waits "
-                    "for it: if no process is compiling, delete it"
+                warnings.append(
+                    f"{lock} is {age_s / 60:.0f} minutes old, and every process that needs this "
+                    "kernel waits for it: if no process is compiling, delete it"
                 )
-    return found
+    return warnings
 
 
-def _is_full_memory(error: Exception) -> bool:
-    """By its class, or in the words of the CPU's allocator, CUDA, cuBLAS or NCCL."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """By its class, or by the words of the CPU allocator, CUDA, cuBLAS or NCCL."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _what_happened(error: Exception) -> str:
-    """The first line, without the place in torch's sources."""
+def _first_line(error: Exception) -> str:
+    """The first line of a message, without the position in torch's sources."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return (lines[0].partition("] ")[2] or lines[0]).rstrip(".")

@@ -1,11 +1,11 @@
-"""Which process this is, read once from the environment and passed on.
+"""Rank and world size, read once from the environment and passed on.
 
     deepspeed, torchrun   RANK, LOCAL_RANK, WORLD_SIZE
     srun                  SLURM_PROCID, SLURM_LOCALID, SLURM_STEP_NUM_TASKS
     mpirun (Open MPI)     OMPI_COMM_WORLD_RANK, …
 
-The first of them that is there counts, since the launchers also run inside one another (`deepspeed`
-in a Slurm job). Without any there is one process.
+The first that is set counts, because launchers also run inside one another (`deepspeed` in a Slurm
+job). Without any of them there is one process.
 """
 
 import os
@@ -22,15 +22,15 @@ class World:
     """The processes of a run."""
 
     rank: int = 0
-    """This process, from 0."""
+    """The rank of this process, from 0."""
     local_rank: int = 0
-    """This process among those of its machine."""
+    """Its rank among the processes of its host."""
     local_size: int = 1
-    """Processes of this machine."""
+    """Processes of this host."""
     world_size: int = 1
-    """All processes."""
+    """Processes of the job."""
     launcher: Launcher = "none"
-    """Who started this process; `none` is a user, even one who set the variables."""
+    """What started this process; `none`: a user, even one who set the variables by hand."""
 
     @classmethod
     def detect(cls, environment: Mapping[str, str] = os.environ) -> "World":
@@ -40,7 +40,7 @@ class World:
             ValueError: A variable is not a number, or they contradict one another.
         """
         if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & environment.keys():
-            # Not SLURM_NTASKS: a batch script has that as well, and is no task of a step.
+            # Not SLURM_NTASKS: a batch script has it too, and is not a task of a job step.
             if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= environment.keys():
                 return _of_slurm(environment)
             if "OMPI_COMM_WORLD_SIZE" in environment:
@@ -49,7 +49,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this process is rank 0, which writes and prints."""
         return self.rank == 0
 
 
@@ -58,7 +58,7 @@ def _of_deepspeed_or_torchrun(environment: Mapping[str, str]) -> World:
     rank = _number(environment, "0", "RANK")
     if rank >= size:
         raise ValueError(
-            f"the environment says RANK={rank} of WORLD_SIZE={size}: start with `deepspeed`, "
+            f"the environment has RANK={rank} and WORLD_SIZE={size}: start with `deepspeed`, "
             "`torchrun`, `srun` or `mpirun`, or neither variable set"
         )
     launcher: Launcher = "none"
@@ -69,7 +69,7 @@ def _of_deepspeed_or_torchrun(environment: Mapping[str, str]) -> World:
     return World(
         rank=rank,
         local_rank=_number(environment, "0", "LOCAL_RANK"),
-        # deepspeed says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
+        # deepspeed sets LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
         local_size=_number(environment, str(size), "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
         world_size=size,
         launcher=launcher,
@@ -82,7 +82,7 @@ def _of_slurm(environment: Mapping[str, str]) -> World:
     node = _number(environment, "0", "SLURM_NODEID")
     if node >= len(counts) or sum(counts) != size:
         raise ValueError(
-            f"the environment says SLURM_NODEID={node} and {size} tasks, but "
+            f"the environment has SLURM_NODEID={node} and {size} tasks, but "
             f"SLURM_STEP_TASKS_PER_NODE counts {counts}: start with `srun`"
         )
     return World(
@@ -100,8 +100,8 @@ def _tasks_per_node(text: str) -> list[int]:
     counts = [(int(part[1]), int(part[2] or 1)) for part in parts if part]
     if len(counts) < len(parts):
         raise ValueError(
-            f"the environment variable SLURM_STEP_TASKS_PER_NODE is {text!r}, wanted counts such "
-            "as 2(x3),1: start with `srun`"
+            f"the environment variable SLURM_STEP_TASKS_PER_NODE is {text!r}, expected counts "
+            "such as 2(x3),1: start with `srun`"
         )
     return [count for count, repeats in counts for _ in range(repeats)]
 
@@ -122,5 +122,5 @@ def _number(environment: Mapping[str, str], default: str, *names: str) -> int:
     name = next((name for name in names if name in environment), names[0])
     text = environment.get(name, default)
     if not text.isdecimal():
-        raise ValueError(f"the environment variable {name} is {text!r}, wanted a number from 0")
+        raise ValueError(f"the environment variable {name} is {text!r}, expected a number from 0")
     return int(text)

@@ -1,13 +1,14 @@
-"""DeepSpeed and the process group; the only file that imports them.
+"""The engine: a model in DeepSpeed's hands, and what one optimizer step is.
 
-It owns what a step is: the loss is the mean over all masked tokens of the global batch, whatever
-the number of processes and micro-steps. DeepSpeed divides a micro-step's loss by the accumulation
-and averages gradients over the processes, so each micro-step hands it
+The loss of a step is the mean over all masked tokens of the global batch, whatever the number of
+ranks and micro-steps. DeepSpeed divides the loss of a micro-step by the accumulation and averages
+gradients over the ranks. So each micro-step hands it
 
     sum(cross-entropy) * world_size * accumulation / N
 
-with N, the masked tokens of the whole batch, all-reduced once before the first backward pass and
-never read back to the host. Figures come back one step late, so the host never waits for the device.
+where N is the number of masked tokens of the whole batch. N is all-reduced once before the first
+backward pass and never read back to the host. Metrics are read one step late, so the host never
+waits for the device.
 """
 
 import gc
@@ -39,7 +40,6 @@ from bertds.engine.deepspeed_compat import (
 )
 from bertds.engine.deepspeed_config import custom_lr_lambda, deepspeed_config
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
-from bertds.engine.process_group import Value
 from bertds.engine.zero_layout import check_supported
 from bertds.metrics.accumulators import (
     SKIPS,
@@ -72,9 +72,9 @@ class Engine:
     split: BatchSplit
     seed: int
     learning_rate: float | None = field(default=None, init=False)
-    """The rate that the last step used, None before the first one of this engine."""
+    """The learning rate of the last step; None before this engine's first step."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
-    """Norm of the last step's gradient before clipping."""
+    """The norm of the last step's gradient before clipping."""
     timer: StepTimer = field(init=False)
     """Seconds of forward, backward and update."""
 
@@ -91,28 +91,28 @@ class Engine:
         split: BatchSplit,
         lengths: ScheduleLengths,
     ) -> "Engine":
-        """Hand a model to DeepSpeed, with the optimizer and schedule of its case.
+        """Initialize DeepSpeed with a model and the optimizer and schedule of its case.
 
         Raises:
             ValueError: The schedule does not fit the run.
         """
-        for sentence in abandoned_compilations() if world.local_rank == 0 else []:
-            logger.warning("%s", sentence)
+        for warning in abandoned_compilations() if world.local_rank == 0 else []:
+            logger.warning("%s", warning)
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
-        factor = custom_lr_lambda(case, lengths)
-        ours = {} if factor is None else {"lr_scheduler": partial(torch_scheduler, factor=factor)}
         if config["optimizer"]["type"] == "Muon":
             forget_uncompiled_muon()
         else:
             import_muon_uncompiled()
+        lr_lambda = custom_lr_lambda(case, lengths)
+        scheduler = None if lr_lambda is None else partial(torch_scheduler, factor=lr_lambda)
         engine, *_ = deepspeed.initialize(
             model=model,
             model_parameters=parameter_groups(model, no_decay(case)),
             config=config,
             dist_init_required=False,
-            **ours,
+            lr_scheduler=scheduler,
         )
-        # DeepSpeed's own figures count samples where ours count steps; W&B drops what goes back.
+        # DeepSpeed's own metrics count samples, where this project counts steps.
         engine.monitor.enabled = False
         check_supported(engine)
         undo_initial_step(engine)
@@ -122,27 +122,27 @@ class Engine:
         return cls(engine, world, device, split, case.bertds.run.seed)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Give the model fp32 weights by name; all processes must call it.
+        """Replace the fp32 weights by name; all ranks must call it.
 
-        In 16 bits they are kept exact beside the rounded ones in use, which DeepSpeed does not do
-        for the weights of the model that it is given.
+        In bf16 and fp16 the fp32 masters are set exactly. DeepSpeed itself would make them from the
+        rounded weights of the model.
         """
         set_weights(self.deepspeed, weights)
         refresh_weights(self.deepspeed)
 
     def train_step(self, packs: list[PackedBatch], step: int, *, stop: bool) -> AsyncSums:
-        """One optimizer step; no process applies it if a loss or gradient of one is not finite.
+        """Make one optimizer step; it is skipped on all ranks if one has a non-finite number.
 
         Args:
-            packs: This process's micro-batches.
+            packs: The micro-batches of this rank.
             step: Batches before this one; dropout depends on it.
-            stop: Whether this process asks all to stop.
+            stop: Whether this rank asks all ranks to stop.
 
         Returns:
-            The sums over all processes.
+            The sums over all ranks.
 
         Raises:
-            NonFiniteError: The loss scale of fp16 cannot fall any further.
+            NonFiniteError: The loss scale of fp16 is at its minimum and gradients still overflow.
             OutOfMemoryError: This process has no memory left.
         """
         counts = [float(sum(pack.masked.size for pack in packs))]
@@ -150,32 +150,25 @@ class Engine:
         scale = self.world.world_size * self.split.accumulation / masked[0]
         values = zero_sums(self.device)
         with translate_step_errors(self.world, self.split.micro_batch_size):
-            for number, pack in enumerate(packs):
-                values += self._micro_step(pack, scale, step, number)
+            for micro_step, pack in enumerate(packs):
+                values += self._micro_step(pack, scale, step, micro_step)
         values[STOPS] = float(stop)
         values[SKIPS] = float(not self.deepspeed.was_step_applied())
         if self.grad_norm is None:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return AsyncSums(self._all_reduce(values))
 
-    def skip_step(self) -> None:
-        """Count a step without a batch, as DeepSpeed counts one that it does not apply."""
-        self.deepspeed.global_steps += 1
-        self.deepspeed.skipped_steps += 1
-        self.deepspeed.global_samples += self.deepspeed.train_batch_size()
-        self.deepspeed.micro_steps += self.split.accumulation
-
-    def _micro_step(self, pack: PackedBatch, scale: Tensor, step: int, number: int) -> Tensor:
-        """One micro-batch, the last of which updates; its sums."""
-        # A function of the place alone, so no generator's state needs to be kept.
-        torch.manual_seed(derive_key(self.seed, _DROPOUT, step, self.world.rank, number) >> 1)
+    def _micro_step(self, pack: PackedBatch, scale: Tensor, step: int, micro_step: int) -> Tensor:
+        """Forward and backward of one micro-batch, and the update after the last; its sums."""
+        # Derived from the position in the run alone, so no generator state needs to be saved.
+        torch.manual_seed(derive_key(self.seed, _DROPOUT, step, self.world.rank, micro_step) >> 1)
         self.timer.start()
         loss, correct = self.deepspeed(to_device(self.device, pack))
         self.timer.mark("forward")
-        # A loss that is not finite makes every gradient so; one that is adds zero.
+        # A non-finite loss makes every gradient non-finite; a finite one adds zero.
         self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
         self.timer.mark("backward")
-        if number == self.split.accumulation - 1:
+        if micro_step == self.split.accumulation - 1:
             self._before_update()
         self.deepspeed.step()
         self.timer.mark("update")
@@ -184,52 +177,47 @@ class Engine:
     def _before_update(self) -> None:
         self.learning_rate = float(self.deepspeed.optimizer.param_groups[0]["lr"])
         self.grad_norm = None
-        if is_torch_optimizer(self.deepspeed.optimizer):  # DeepSpeed knows no norm then
+        if is_torch_optimizer(self.deepspeed.optimizer):  # then DeepSpeed computes no norm
             gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]
-            # In 64 bits: torch's own sums of squares in 32 are 1e-5 off on a CPU.
+            # In float64: torch's sums of squares in float32 are 1e-5 off on a CPU.
             norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
             self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
             self.deepspeed.optimizer.overflow = not math.isfinite(self.grad_norm)
 
+    def skip_step(self) -> None:
+        """Count a step without a batch, as DeepSpeed counts a step that it does not apply."""
+        self.deepspeed.global_steps += 1
+        self.deepspeed.skipped_steps += 1
+        self.deepspeed.global_samples += self.deepspeed.train_batch_size()
+        self.deepspeed.micro_steps += self.split.accumulation
+
     def evaluate(self, packs: Iterable[PackedBatch]) -> MetricSums:
-        """Sums over a validation set of which each process has a part."""
+        """The sums over a validation set, of which each rank has a part; all must call it."""
         self.deepspeed.eval()
         values = evaluate_packs(self.deepspeed, packs, self.device)
         self.deepspeed.train()
         return AsyncSums(self._all_reduce(values)).sums()
 
     def logits(self, pack: PackedBatch) -> Tensor:
-        """(M, V) of a pack, without gradient; all processes must call it, with the same pack."""
-        found: list[Tensor] = []
+        """(M, V) logits, without gradient; all ranks must call it with the same packed batch."""
+        captured: list[Tensor] = []
         head = self.deepspeed.module.head
-        # Through the whole model, for its hooks are what gathers the weights under ZeRO-3.
-        hook = head.register_forward_hook(lambda _, __, logits: found.append(logits))
+        # Through the whole model, because its hooks gather the weights at ZeRO stage 3.
+        hook = head.register_forward_hook(lambda _, __, logits: captured.append(logits))
         self.deepspeed.eval()
         with hook, torch.no_grad():
             self.deepspeed(to_device(self.device, pack))
         self.deepspeed.train()
-        return found[0]
+        return captured[0]
 
     def _all_reduce(self, values: Tensor) -> Tensor:
-        values = values.to(self.device, non_blocking=True)  # else the host waits for the device
+        values = values.to(self.device, non_blocking=True)  # or the host would wait for the device
         if self.world.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """The values of all processes by rank, in process 0; an empty list elsewhere."""
-        gathered: list[Any] = [None] * self.world.world_size
-        dist.gather_object(value, gathered if self.world.is_main else None)
-        return gathered if self.world.is_main else []
-
-    def broadcast_object(self, value: Value) -> Value:
-        """The value of process 0, in all."""
-        box = [value]
-        dist.broadcast_object_list(box)
-        return box[0]
-
     def close(self) -> None:
-        """Free what the model took, so that the next arm finds room."""
+        """Free the memory of the model, so that the next run finds room."""
         self.deepspeed.destroy()
         self.deepspeed = None
         restore_linear()

@@ -1,11 +1,11 @@
 """Fp32 weights and optimizer moments of a live DeepSpeed engine, read and written by name.
 
-What is read under one ZeRO stage, precision and number of processes can be written under any
-other, to the bit: weights and moments are fp32 throughout, padding is dropped. Step counts are not
-one for each weight; they are kept apart, by parameter. The optimizer's settings (rate, decay,
-betas) are left to the case at hand.
+What is read under one ZeRO stage, precision and world size can be written under any other,
+bit-exact: weights and moments are fp32 throughout, and padding is dropped. Step counts are not
+elementwise, so they are kept separately, by parameter. The optimizer's settings (learning rate,
+decay, betas) are not part of the state: they come from the case.
 
-Nothing here talks to other processes, except `refresh_weights`, which all of them must call.
+Nothing here communicates with other ranks, except `refresh_weights`, which all ranks must call.
 """
 
 import math
@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from bertds.engine.deepspeed_compat import rebuild_stage3_weights
-from bertds.engine.zero_layout import ShardedParameter, inner_optimizer, owned_shards, slots
+from bertds.engine.zero_layout import (
+    ShardedParameter,
+    inner_optimizer,
+    owned_shards,
+    parameter_shards,
+)
 from bertds.errors import CheckpointError
 
 WEIGHT = "weight"
@@ -45,7 +50,7 @@ class TensorSource(Protocol):
         """Fill `out` (flat, any device and dtype) with the elements from `start` on."""
 
 
-# Optimizers that keep the same numbers under the same names.
+# Optimizers whose states have the same names and meaning.
 _FAMILIES = {
     "AdamW": "Adam",
     "FusedAdam": "Adam",
@@ -56,124 +61,123 @@ _FAMILIES = {
 
 
 def shapes(ds_engine: Any) -> dict[str, list[int]]:
-    """The shape of each parameter."""
-    return {slot.name: list(slot.shape) for slot in slots(ds_engine)}
+    """The shape of each parameter by name."""
+    return {shard.name: list(shard.shape) for shard in parameter_shards(ds_engine)}
 
 
 def fragments(ds_engine: Any) -> dict[TensorKey, Tensor]:
     """Views of this rank's part of weights and moments; nothing is copied.
 
     Raises:
-        CheckpointError: The optimizer keeps a tensor that is not one number for each weight.
+        CheckpointError: The optimizer keeps a tensor that is not elementwise.
     """
     state = inner_optimizer(ds_engine).state
-    found: dict[TensorKey, Tensor] = {}
-    for slot in owned_shards(ds_engine):
-        if slot.length > 0:
-            found[TensorKey(WEIGHT, slot.name, slot.start)] = slot.of(slot.master)
-            for kind, moment in _moments(state.get(slot.master, {}), slot).items():
-                found[TensorKey(kind, slot.name, slot.start)] = slot.of(moment)
-    return found
+    tensors: dict[TensorKey, Tensor] = {}
+    for shard in owned_shards(ds_engine):
+        if shard.length > 0:
+            tensors[TensorKey(WEIGHT, shard.name, shard.start)] = shard.of(shard.master)
+            for kind, moment in _moments(state.get(shard.master, {}), shard).items():
+                tensors[TensorKey(kind, shard.name, shard.start)] = shard.of(moment)
+    return tensors
 
 
 def not_finite(ds_engine: Any) -> str:
-    """A weight or moment of this process's part that is infinite or NaN, by name; else nothing.
+    """The name of a NaN or infinite weight or moment of this rank's part; empty if all are finite.
 
-    One pass at the speed of the memory, and one wait for the device.
+    It takes one pass at memory speed, and one wait for the device.
     """
     parts = fragments(ds_engine)
-    # A sum is finite only if all its numbers are; it may overflow without, so then each counts.
+    # A finite sum has finite numbers only. A sum may also overflow, so then each tensor is checked.
     sums = [tensor.sum(dtype=torch.float32) for tensor in parts.values()]
     if not sums or bool(torch.stack(sums).isfinite().all()):
         return ""
-    spoilt = (key for key, tensor in parts.items() if not bool(tensor.isfinite().all()))
-    return next((f"{key.kind} of {key.name}" for key in spoilt), "")
+    non_finite = (key for key, tensor in parts.items() if not bool(tensor.isfinite().all()))
+    return next((f"{key.kind} of {key.name}" for key in non_finite), "")
 
 
 def optimizer_scalars(ds_engine: Any) -> dict[str, Any]:
-    """The optimizer's numbers that are not one for each weight: step counts.
+    """The optimizer's state that is not elementwise: step counts.
 
     Returns:
-        Plain JSON, alike in all processes:
+        Plain JSON, the same on all ranks:
         `{"optimizer": class, "values": {scalar: {parameter: number}}}`.
     """
     inner = inner_optimizer(ds_engine)
-    found = slots(ds_engine)
+    shards = parameter_shards(ds_engine)
     values: dict[str, dict[str, float]] = defaultdict(dict)
-    for slot in found:
-        for kind, value in inner.state.get(slot.master, {}).items():
+    for shard in shards:
+        for kind, value in inner.state.get(shard.master, {}).items():
             if _is_scalar(value):
-                values[kind][slot.name] = float(value)
+                values[kind][shard.name] = float(value)
     if not _is_of_torch(inner):
         # FusedAdam and FusedLion count in the last tensor of a group only.
         for numbers in values.values():
-            _raise_to_group_maximum(numbers, found)
+            _raise_to_group_maximum(numbers, shards)
     return {"optimizer": type(inner).__name__, "values": values}
 
 
 def load_weights(ds_engine: Any, reader: TensorSource) -> None:
-    """Fill the fp32 weights that this process holds; `refresh_weights` must follow in all.
+    """Fill the fp32 weights that this rank holds; `refresh_weights` must follow on all ranks.
 
     Raises:
-        CheckpointError: A range is missing in the files.
+        CheckpointError: The files lack a range.
     """
-    for slot in slots(ds_engine):
-        reader.read_into(WEIGHT, slot.name, slot.start, slot.of(slot.master))
+    for shard in parameter_shards(ds_engine):
+        reader.read_into(WEIGHT, shard.name, shard.start, shard.of(shard.master))
 
 
 def set_weights(ds_engine: Any, weights: Mapping[str, Tensor]) -> None:
-    """Fill the same from whole tensors by name; `refresh_weights` must follow in all."""
-    for slot in slots(ds_engine):
-        flat = weights[slot.name].view(-1)
-        slot.of(slot.master).copy_(flat[slot.start : slot.start + slot.length])
+    """Fill them from whole tensors by name; `refresh_weights` must follow on all ranks."""
+    for shard in parameter_shards(ds_engine):
+        flat = weights[shard.name].view(-1)
+        shard.of(shard.master).copy_(flat[shard.start : shard.start + shard.length])
 
 
 def load_moments(ds_engine: Any, reader: TensorSource, saved: dict[str, Any]) -> None:
-    """Fill the moments and step counts that this process holds.
+    """Fill the moments and step counts that this rank holds.
 
     Args:
         ds_engine: A fresh engine, or one between two steps.
         reader: The files of a checkpoint.
-        saved: What `optimizer_scalars` said when it was written.
+        saved: What `optimizer_scalars` returned when it was written.
 
     Raises:
-        CheckpointError: A range is missing in the files, or the moments are those of another kind
-            of optimizer.
+        CheckpointError: The files lack a range, or the moments are those of another optimizer.
     """
     inner = inner_optimizer(ds_engine)
     _check_family(inner, saved["optimizer"])
     by_master: dict[Tensor, list[ShardedParameter]] = defaultdict(list)
-    for slot in slots(ds_engine):
-        by_master[slot.master].append(slot)
+    for shard in parameter_shards(ds_engine):
+        by_master[shard.master].append(shard)
     for master, parts in by_master.items():
         scalars = _scalars_of(parts, saved["values"])
         _load_state(inner, master, parts, reader, scalars)
 
 
 def refresh_weights(ds_engine: Any) -> None:
-    """Compute the weights in use from the fp32 ones; all processes must call it."""
+    """Compute the weights in use from the fp32 ones; all ranks must call it."""
     optimizer = ds_engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
         rebuild_stage3_weights(optimizer)
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
     else:
-        for slot in slots(ds_engine):
-            if slot.master is not slot.parameter:
-                slot.parameter.detach().view(-1).copy_(slot.of(slot.master))
+        for shard in parameter_shards(ds_engine):
+            if shard.master is not shard.parameter:
+                shard.parameter.detach().view(-1).copy_(shard.of(shard.master))
 
 
 def undo_initial_step(ds_engine: Any) -> None:
-    """Take back the step that DeepSpeed makes on start-up with bf16 or fp16 at ZeRO stage 0.
+    """Undo the step that DeepSpeed makes when it starts with bf16 or fp16 at ZeRO stage 0.
 
-    Its wrappers step once, on zero gradients, to allocate the moments. Decay moves the weights in
-    it (coupled L2 moves each by the full learning rate), and all later bias corrections come one
-    step late. To be called right after `deepspeed.initialize`; elsewhere it does nothing.
+    Its wrappers step once, on zero gradients, to allocate the moments. In this step decay changes
+    the weights (coupled L2 changes each by the full learning rate), and all later bias corrections
+    come one step late. Call it right after `deepspeed.initialize`; otherwise it does nothing.
     """
     optimizer = ds_engine.optimizer
     if hasattr(optimizer, "fp32_groups") or hasattr(optimizer, "fp32_groups_flat"):
-        for slot in slots(ds_engine):
-            slot.of(slot.master).copy_(slot.parameter.detach().view(-1))
+        for shard in parameter_shards(ds_engine):
+            shard.of(shard.master).copy_(shard.parameter.detach().view(-1))
         optimizer.optimizer.state.clear()
 
 
@@ -185,45 +189,45 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, int | float) or (torch.is_tensor(value) and value.dim() == 0)
 
 
-def _moments(state: dict[str, Any], slot: ShardedParameter) -> dict[str, Tensor]:
+def _moments(state: dict[str, Any], shard: ShardedParameter) -> dict[str, Tensor]:
     moments = {}
     for kind, value in state.items():
         if not torch.is_tensor(value) or value.dim() == 0:
             continue
-        if value.numel() != slot.master.numel():
+        if value.numel() != shard.master.numel():
             raise CheckpointError(
-                f"the optimizer keeps {kind} of {slot.name} in shape {tuple(value.shape)}, not one "
-                "number for each weight: choose another optimizer.type"
+                f"the optimizer keeps {kind} of {shard.name} in shape {tuple(value.shape)}, not one "
+                "number per weight: choose another optimizer.type"
             )
         moments[kind] = value
     return moments
 
 
-def _raise_to_group_maximum(numbers: dict[str, float], found: list[ShardedParameter]) -> None:
+def _raise_to_group_maximum(numbers: dict[str, float], shards: list[ShardedParameter]) -> None:
     largest: dict[int, float] = defaultdict(lambda: -math.inf)
-    for slot in found:
-        largest[slot.group] = max(largest[slot.group], numbers.get(slot.name, -math.inf))
-    for slot in found:
-        if slot.name in numbers:
-            numbers[slot.name] = largest[slot.group]
+    for shard in shards:
+        largest[shard.group] = max(largest[shard.group], numbers.get(shard.name, -math.inf))
+    for shard in shards:
+        if shard.name in numbers:
+            numbers[shard.name] = largest[shard.group]
 
 
 def _check_family(inner: torch.optim.Optimizer, saved: str) -> None:
     name = type(inner).__name__
     if _FAMILIES.get(name, name) != _FAMILIES.get(saved, saved):
         raise CheckpointError(
-            f"the checkpoint holds the moments of {saved}, the case asks for {name}: keep the "
-            "optimizer, or begin a new run from the weights alone with run.init_from"
+            f"the checkpoint holds the moments of {saved}, but the case has {name}: keep the "
+            "optimizer, or start a new run from the weights alone with run.init_from"
         )
 
 
 def _scalars_of(
     parts: list[ShardedParameter], values: dict[str, dict[str, float]]
 ) -> dict[str, float]:
-    """The scalars of one master: those of its parameters, which agree in any normal run."""
+    """The scalars of one master tensor; those of its parameters agree in any normal run."""
     scalars = {}
     for kind, numbers in values.items():
-        here = [numbers[slot.name] for slot in parts if slot.name in numbers]
+        here = [numbers[shard.name] for shard in parts if shard.name in numbers]
         if here:
             scalars[kind] = max(here)
     return scalars
@@ -236,26 +240,26 @@ def _load_state(
     reader: TensorSource,
     scalars: dict[str, float],
 ) -> None:
-    """Give one master its moments and scalars; a checkpoint of step 0 has none."""
-    kinds = sorted(set().union(*(reader.kinds(slot.name) for slot in parts)) - {WEIGHT})
+    """Fill the moments and scalars of one master tensor; a checkpoint of step 0 has none."""
+    kinds = sorted(set().union(*(reader.kinds(shard.name) for shard in parts)) - {WEIGHT})
     if not kinds and not scalars:
         inner.state.pop(master, None)
         return
     state = inner.state[master]
     for kind in kinds:
         if kind not in state:
-            # Beside masters in 16 bits DeepSpeed's CPU Adam keeps its moments in 32.
-            in_32 = getattr(inner, "fp32_optimizer_states", False)
-            dtype = torch.float32 if in_32 else master.dtype
+            # DeepSpeed's CPU Adam keeps fp32 moments beside 16-bit masters.
+            in_fp32 = getattr(inner, "fp32_optimizer_states", False)
+            dtype = torch.float32 if in_fp32 else master.dtype
             state[kind] = torch.zeros_like(master, dtype=dtype, requires_grad=False)
-        for slot in parts:
-            reader.read_into(kind, slot.name, slot.start, slot.of(state[kind]))
+        for shard in parts:
+            reader.read_into(kind, shard.name, shard.start, shard.of(state[kind]))
     for kind, value in scalars.items():
         state[kind] = _scalar_for(inner, master, value)
 
 
 def _scalar_for(inner: torch.optim.Optimizer, master: Tensor, value: float) -> Tensor | int | float:
-    """A step count as the optimizer keeps it: a tensor in torch's, a number in DeepSpeed's."""
+    """A step count as the optimizer keeps it: torch's as a tensor, DeepSpeed's as a number."""
     if _is_of_torch(inner):
         on_device = inner.defaults.get("capturable") or inner.defaults.get("fused")
         device = master.device if on_device else torch.device("cpu")

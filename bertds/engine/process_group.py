@@ -1,4 +1,4 @@
-"""The process group: how a rank joins and leaves it, and its collectives of objects."""
+"""The process group: how a rank joins and leaves it, and collectives of Python objects."""
 
 import atexit
 import datetime
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import deepspeed
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # later, its defaults would hold the group for ever
+import torch.distributed.nn.functional  # imported later, its default arguments would keep the group
 
 from bertds.distributed.failures import translate_rendezvous_errors
 from bertds.distributed.rendezvous import rendezvous
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 
 def init_process_group(world: World, timeout_s: float) -> torch.device:
-    """Join the process group; on CPU the cores are divided among the machine's processes.
+    """Join the process group; on CPU, divide the cores among the processes of the host.
 
     Args:
         world: This process.
@@ -32,27 +32,31 @@ def init_process_group(world: World, timeout_s: float) -> torch.device:
         The device to compute on.
 
     Raises:
-        PortError: The port to meet at is taken.
-        PeerLostError: Not all processes came.
+        PortError: The rendezvous port is taken.
+        PeerLostError: Not all ranks joined in time.
     """
     on_gpu = torch.cuda.is_available()
-    place = rendezvous(world)
+    variables = rendezvous(world)
     if on_gpu and torch.cuda.device_count() == 1:
-        place["LOCAL_RANK"] = "0"  # srun --gpus-per-task shows each process its own card only
-    device = torch.device("cuda", int(place["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+        variables["LOCAL_RANK"] = "0"  # `srun --gpus-per-task` shows each rank its own card only
     if on_gpu:
-        # Before the first matrix product: run.deterministic needs it, and it costs nothing else.
+        device = torch.device("cuda", int(variables["LOCAL_RANK"]))
+        # Before the first matrix product: run.deterministic needs it, and it is free otherwise.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
     else:
-        _prepare_cpu(world)
+        device = torch.device("cpu")
+        use_gloo_collectives()
+        if "OMP_NUM_THREADS" not in os.environ:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            torch.set_num_threads(max(1, cores // world.local_size))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    os.environ.update(place)
+    os.environ.update(variables)
     address = "{MASTER_ADDR}:{MASTER_PORT}".format_map(os.environ)
-    # The meeting's own time-out does not hold where the other side is there and does not answer.
+    # The timeout of the rendezvous does not fire if the other side accepts and never answers.
     watchdog = Watchdog(world, timeout_s, lambda _: None)
-    with watchdog as dog, translate_rendezvous_errors(world, address, timeout_s):
-        dog.heartbeat(f"meeting the others at {address}")
+    with watchdog, translate_rendezvous_errors(world, address, timeout_s):
+        watchdog.heartbeat(f"waiting for all ranks at {address}")
         deepspeed.init_distributed(
             dist_backend="nccl" if on_gpu else "gloo",
             auto_mpi_discovery=False,
@@ -62,30 +66,16 @@ def init_process_group(world: World, timeout_s: float) -> torch.device:
     return device
 
 
-def _prepare_cpu(world: World) -> None:
-    use_gloo_collectives()
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        torch.set_num_threads(max(1, cores // world.local_size))
-
-
-def all_gather_object(value: Value) -> list[Value]:
-    """The values of all processes by rank, in all; all must call it."""
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
-
-
 def destroy_process_group() -> None:
-    """Leave the process group, all processes together."""
+    """Leave the process group; all ranks must call it."""
     dist.barrier()
     _leave()
 
 
 def destroy_process_group_at_exit() -> None:
-    """Leave the process group when the interpreter ends, for programs that may train once more.
+    """Leave the process group when the interpreter exits, for programs that may train again.
 
-    Only where all went well: a group with a lost process may hang on leaving it.
+    Only after a success: leaving a group that has lost a rank may hang.
     """
     atexit.register(_leave)
 
@@ -93,10 +83,33 @@ def destroy_process_group_at_exit() -> None:
 def _leave() -> None:
     """Leave the group and end gloo's threads.
 
-    A thread of gloo's that lets go of a tensor while the interpreter ends aborts the process
-    (pytorch/pytorch#38228), and a group's threads end with the last reference to the group:
-    `torch.distributed` drops its own, DeepSpeed's function DeepSpeed's, `gc` those of engines.
+    A gloo thread that releases a tensor while the interpreter exits aborts the process
+    (pytorch/pytorch#38228). The threads of a group end with the last reference to it:
+    `torch.distributed` drops its own, DeepSpeed's function drops DeepSpeed's, and the garbage
+    collector drops those of engines.
     """
     if dist.is_initialized():
         deepspeed.comm.destroy_process_group()
         gc.collect()
+
+
+def all_gather_object(value: Value) -> list[Value]:
+    """The values of all ranks, on all ranks; all must call it."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def gather_object(value: Value) -> list[Value]:
+    """The values of all ranks, on rank 0; an empty list elsewhere; all must call it."""
+    is_main = dist.get_rank() == 0
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(value, gathered if is_main else None)
+    return gathered if is_main else []
+
+
+def broadcast_object(value: Value) -> Value:
+    """The value of rank 0, on all ranks; all must call it."""
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]

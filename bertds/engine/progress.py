@@ -1,8 +1,8 @@
-"""How far a live DeepSpeed engine has come: counters, place in the schedule, loss scale.
+"""The progress of a live DeepSpeed engine: counters, position in the schedule, loss scale.
 
-Only places are kept, never settings: the learning rate is computed anew from the schedule of the
-engine at hand, and decay, betas and the limits of the loss scale are its own. So a changed case
-file takes effect on resume, while a checkpoint's stale rate never does.
+Only positions are saved, never settings. On resume the learning rate is computed from the engine's
+own schedule, and decay, betas and the limits of the loss scale are its own. So a changed case file
+takes effect, and a checkpoint's stale learning rate never does.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
 def progress(ds_engine: Any) -> dict[str, Any]:
-    """Say where the engine is, as plain JSON, alike in all processes."""
+    """The engine's progress as plain JSON, the same on all ranks."""
     counters = {name: int(getattr(ds_engine, name)) for name in _COUNTERS}
     return {
         "counters": counters,
@@ -27,7 +27,7 @@ def progress(ds_engine: Any) -> dict[str, Any]:
 
 
 def restore_progress(ds_engine: Any, saved: dict[str, Any]) -> None:
-    """Put the engine at a place that `progress` described; the next micro-step starts a step."""
+    """Restore what `progress` returned; the next micro-step starts a step."""
     for name in _COUNTERS:
         setattr(ds_engine, name, saved["counters"][name])
     ds_engine.micro_steps = ds_engine.global_steps * ds_engine.gradient_accumulation_steps()
@@ -41,7 +41,7 @@ def restore_progress(ds_engine: Any, saved: dict[str, Any]) -> None:
 
 
 def _updates(scheduler: Any, counters: dict[str, int]) -> int:
-    """Updates applied so far: a step skipped for an overflow does not move the schedule."""
+    """Updates applied so far: a step skipped for an overflow does not advance the schedule."""
     if scheduler is None:
         return counters["global_steps"] - counters["skipped_steps"]
     if hasattr(scheduler, "last_batch_iteration"):
@@ -50,20 +50,20 @@ def _updates(scheduler: Any, counters: dict[str, int]) -> int:
 
 
 def _move_schedule(scheduler: Any, updates: int) -> None:
-    """Set the rate (and OneCycle's betas) that the next step uses."""
+    """Set the learning rate (and OneCycle's betas) of the next step."""
     if scheduler is None:
         return
     if hasattr(scheduler, "last_batch_iteration"):
         scheduler.step(updates - 1)
         return
-    assert isinstance(scheduler, LambdaLR), "only a schedule in closed form can be entered midway"
+    assert isinstance(scheduler, LambdaLR), "only a schedule in closed form can be resumed"
     scheduler.last_epoch = updates - 1
     set_step_count(scheduler, updates + 1)
     scheduler.step()
 
 
 def _scale_holder(optimizer: Any) -> Any:
-    """What holds the dynamic fp16 loss scale: ZeRO's scaler, or the wrapper's at stage 0."""
+    """The object with the dynamic fp16 loss scale: ZeRO's scaler, or the wrapper's at stage 0."""
     scaler = getattr(optimizer, "loss_scaler", None)
     if scaler is not None and scaler.dynamic:
         return scaler
@@ -72,7 +72,7 @@ def _scale_holder(optimizer: Any) -> Any:
 
 
 def _loss_scale(optimizer: Any) -> dict[str, float] | None:
-    """The dynamic scale and its counters; None for a static one and in other precisions."""
+    """The dynamic loss scale and its counters; None if static, or in other precisions."""
     holder = _scale_holder(optimizer)
     if holder is None:
         return None
@@ -80,7 +80,7 @@ def _loss_scale(optimizer: Any) -> dict[str, float] | None:
 
 
 def _set_loss_scale(optimizer: Any, saved: dict[str, float]) -> None:
-    """A static scale, and precisions without one, are left as they are."""
+    """Restore a dynamic loss scale; a static one is left as it is."""
     holder = _scale_holder(optimizer)
     for name, value in saved.items():
         if hasattr(holder, name):

@@ -1,14 +1,13 @@
-"""Where a live DeepSpeed engine keeps the numbers that training needs.
+"""Where a live DeepSpeed engine keeps the fp32 master weights and the optimizer's moments.
 
-Fp32 master weights and the optimizer's moments lie in a different place for each ZeRO stage and
-precision: in the parameters themselves, in one flat tensor a parameter group, in this process's
-piece of such a tensor, or in a piece of each parameter. Here all are described alike, as *slots*:
-elements [start, start + length) of a parameter lie in tensor `master` from `offset` on, and what
-the optimizer keeps of `master` has the same layout.
+The place differs by ZeRO stage and precision: in the parameters themselves, in one flat tensor per
+parameter group, in this rank's piece of such a tensor, or in a piece of each parameter. Here all are
+described by one type, `ShardedParameter`: elements [start, start + length) of a parameter are in the
+tensor `master` from `offset` on. The optimizer's state of `master` has the same layout.
 
-    stage 0   fp32: the parameters      bf16, fp16: an fp32 copy of each (FusedAdam: of each group)
-    stage 1-2 the group laid end to end, cut into equal pieces, the last one padded
-    stage 3   each parameter cut into equal pieces, those of a group laid end to end
+    stage 0    fp32: the parameters     bf16, fp16: an fp32 copy of each (FusedAdam: of each group)
+    stage 1-2  the group concatenated, cut into equal pieces, the last one padded
+    stage 3    each parameter cut into equal pieces, those of a group concatenated
 
 The attributes are those of DeepSpeed 0.19.8.
 """
@@ -26,14 +25,14 @@ _NOT_ELEMENTWISE = ("Adafactor", "LBFGS", "SparseAdam")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardedParameter:
-    """A contiguous piece of one parameter in this process; it may be empty."""
+    """A contiguous piece of one parameter on this rank; it may be empty."""
 
     name: str
     parameter: Any
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """The shape of the whole parameter."""
     group: int
-    """The optimizer's parameter group."""
+    """Index of the optimizer's parameter group."""
     start: int
     """First element of the piece in the flattened parameter."""
     length: int
@@ -48,28 +47,30 @@ class ShardedParameter:
 
 
 def check_supported(ds_engine: Any) -> None:
-    """Refuse at the start of a run what could not be saved hours later.
+    """Reject at the start of a run what could not be saved hours later.
 
     Raises:
-        ValueError: Optimizer states that cannot be reached or divided anew, or a parameter that is
-            not trained.
+        ValueError: The optimizer's state cannot be divided differently, or a parameter is not
+            trained.
     """
     optimizer, name = ds_engine.optimizer, type(inner_optimizer(ds_engine)).__name__
     if name == "MuonWithAuxAdam" and hasattr(optimizer, "single_partition_of_fp32_groups"):
         raise ValueError(
-            "optimizer.type Muon keeps its momentum at ZeRO stages 1 and 2 in a layout that no "
-            "checkpoint can hold: set zero_optimization.stage to 0, or to 3 with reduce_scatter "
+            "optimizer.type Muon keeps its momentum at ZeRO stages 1 and 2 in a layout that cannot be "
+            "saved: set zero_optimization.stage to 0, or to 3 with reduce_scatter "
             "false"
         )
     if name in _NOT_ELEMENTWISE:
         raise ValueError(
-            f"optimizer.type {name} does not keep one number for each weight, which is all that a "
-            "checkpoint can hold: choose another, such as AdamW"
+            f"optimizer.type {name} keeps states that are not elementwise, which a checkpoint cannot "
+            "hold: choose another, such as AdamW"
         )
-    missing = set(ds_engine.param_names.values()) - {slot.name for slot in slots(ds_engine)}
+    missing = set(ds_engine.param_names.values()) - {
+        shard.name for shard in parameter_shards(ds_engine)
+    }
     if missing:
         raise ValueError(
-            f"parameter {min(missing)} is not trained, so no checkpoint would hold it: give every "
+            f"parameter {min(missing)} is not trained, so a checkpoint would not hold it: give every "
             "parameter to the optimizer"
         )
 
@@ -80,34 +81,34 @@ def inner_optimizer(ds_engine: Any) -> torch.optim.Optimizer:
     return inner
 
 
-def slots(ds_engine: Any) -> list[ShardedParameter]:
-    """One slot for each parameter, in the optimizer's order."""
+def parameter_shards(ds_engine: Any) -> list[ShardedParameter]:
+    """The shard of each parameter on this rank, in the optimizer's order."""
     optimizer = ds_engine.optimizer
     names, rank = ds_engine.param_names, ds_engine.global_rank
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        return list(_stage3_slots(names, rank, optimizer))
+        return list(_stage3_shards(names, rank, optimizer))
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
-        return list(_stage12_slots(names, rank, optimizer))
+        return list(_stage12_shards(names, rank, optimizer))
     if hasattr(optimizer, "fp32_groups_flat_partition"):
-        return list(_bf16_slots(names, rank, optimizer))
+        return list(_bf16_shards(names, rank, optimizer))
     if hasattr(optimizer, "fp32_groups_flat"):
-        return list(_fused_slots(names, optimizer))
-    return list(_stage0_slots(names, optimizer))
+        return list(_fused_shards(names, optimizer))
+    return list(_stage0_shards(names, optimizer))
 
 
 def owned_shards(ds_engine: Any) -> list[ShardedParameter]:
-    """This process's part: over all processes, every element is in exactly one slot."""
-    found = slots(ds_engine)
+    """This rank's part: over all ranks, every element is in exactly one shard."""
+    shards = parameter_shards(ds_engine)
     if ds_engine.zero_optimization():
-        return found
-    # Without ZeRO all have everything: each takes an equal, contiguous share.
-    total = sum(slot.length for slot in found)
+        return shards
+    # Without ZeRO every rank has everything: each takes an equal, contiguous part.
+    total = sum(shard.length for shard in shards)
     low = total * ds_engine.global_rank // ds_engine.world_size
     high = total * (ds_engine.global_rank + 1) // ds_engine.world_size
-    return list(_cut(found, low, high))
+    return list(_cut(shards, low, high))
 
 
-def _stage3_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
+def _stage3_shards(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
     for index, sub_group in enumerate(optimizer.fp16_groups):
         offset = 0
         for parameter in sub_group:
@@ -126,46 +127,46 @@ def _stage3_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[
             offset += size
 
 
-def _stage12_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
-    # Not from DeepSpeed's own map (_hp_mapping): with round_robin_gradients that one is wrong.
+def _stage12_shards(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
+    # Not from DeepSpeed's own map (_hp_mapping), which is wrong with round_robin_gradients.
     for group, parameters in enumerate(optimizer.round_robin_bit16_groups):
         master = optimizer.single_partition_of_fp32_groups[group]
         offsets = optimizer.round_robin_bit16_offsets[group]
         for parameter, begin in zip(parameters, offsets, strict=True):
             begin_here = begin - rank * optimizer.partition_size[group]
-            yield _slot_of_flat(names[parameter], parameter, group, master, begin_here)
+            yield _shard_of_flat(names[parameter], parameter, group, master, begin_here)
 
 
-def _bf16_slots(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
-    """As stage 1: bf16 with fp32 gradient accumulation has a wrapper of its own there."""
+def _bf16_shards(names: dict[Any, str], rank: int, optimizer: Any) -> Iterator[ShardedParameter]:
+    """As stage 1, in the separate wrapper of bf16 with fp32 gradient accumulation."""
     for group, parameters in enumerate(optimizer.bf16_groups):
         master = optimizer.fp32_groups_flat_partition[group]
         begin = -rank * master.numel()
         for parameter in parameters:
-            yield _slot_of_flat(names[parameter], parameter, group, master, begin)
+            yield _shard_of_flat(names[parameter], parameter, group, master, begin)
             begin += parameter.numel()
 
 
-def _fused_slots(names: dict[Any, str], optimizer: Any) -> Iterator[ShardedParameter]:
+def _fused_shards(names: dict[Any, str], optimizer: Any) -> Iterator[ShardedParameter]:
     for group, master in enumerate(optimizer.fp32_groups_flat):
         begin = 0
         for parameter in optimizer.fp16_groups[group]:
-            yield _slot_of_flat(names[parameter], parameter, group, master, begin)
+            yield _shard_of_flat(names[parameter], parameter, group, master, begin)
             begin += parameter.numel()
 
 
-def _stage0_slots(names: dict[Any, str], optimizer: Any) -> Iterator[ShardedParameter]:
+def _stage0_shards(names: dict[Any, str], optimizer: Any) -> Iterator[ShardedParameter]:
     groups = [group["params"] for group in optimizer.param_groups]
     parameters = getattr(optimizer, "fp16_groups", groups)
     for group, pairs in enumerate(zip(parameters, groups, strict=True)):
         for parameter, master in zip(*pairs, strict=True):
-            yield _slot_of_flat(names[parameter], parameter, group, master, 0)
+            yield _shard_of_flat(names[parameter], parameter, group, master, 0)
 
 
-def _slot_of_flat(
+def _shard_of_flat(
     name: str, parameter: Any, group: int, master: Tensor, begin: int
 ) -> ShardedParameter:
-    """What a piece `master` of a flat group holds of the parameter that begins at `begin`.
+    """The part of a parameter, which begins at `begin`, in a piece `master` of a flat group.
 
     `begin` is negative when the parameter begins in an earlier piece.
     """
@@ -183,13 +184,13 @@ def _slot_of_flat(
     )
 
 
-def _cut(found: list[ShardedParameter], low: int, high: int) -> Iterator[ShardedParameter]:
-    """The elements [low, high) of slots laid end to end."""
+def _cut(shards: list[ShardedParameter], low: int, high: int) -> Iterator[ShardedParameter]:
+    """The elements [low, high) of the concatenated shards."""
     position = 0
-    for slot in found:
-        begin = min(max(low - position, 0), slot.length)
-        end = min(max(high - position, 0), slot.length)
+    for shard in shards:
+        begin = min(max(low - position, 0), shard.length)
+        end = min(max(high - position, 0), shard.length)
         yield dataclasses.replace(
-            slot, start=slot.start + begin, offset=slot.offset + begin, length=end - begin
+            shard, start=shard.start + begin, offset=shard.offset + begin, length=end - begin
         )
-        position += slot.length
+        position += shard.length

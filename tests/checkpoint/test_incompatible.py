@@ -19,9 +19,9 @@ CHANGES: dict[str, tuple[Callable[[Saved], Any], str]] = {
     "sums of the future": (lambda s: s["state"]["since_log"].update(colour=1), "colour"),
     "no sums": (lambda s: s["state"].pop("since_log"), "since_log"),
     "a skip of another form": (lambda s: s["state"].update(skips=[[1]]), "state.json"),
-    "no state": (lambda s: s.pop("state"), "holds no state"),
-    "no progress": (lambda s: s["progress"].pop("counters"), "holds no counters"),
-    "no optimizer": (lambda s: s.update(optimizer=3), "holds no optimizer"),
+    "no state": (lambda s: s.pop("state"), "lacks state"),
+    "no progress": (lambda s: s["progress"].pop("counters"), "lacks counters"),
+    "no optimizer": (lambda s: s.update(optimizer=3), "lacks optimizer"),
 }
 
 

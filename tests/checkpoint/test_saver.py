@@ -128,7 +128,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
     draft.mkdir(parents=True)
     written = write_json(tmp_path / "state.json", {})
     finalize(draft, folder, {}, [written._replace(name="../../state.json")])
-    with pytest.raises(CheckpointError, match="strange file"):
+    with pytest.raises(CheckpointError, match="unknown file"):
         open_checkpoint(folder)
 
 
@@ -212,8 +212,8 @@ def test_a_fault_in_one_process_is_the_same_in_all(tmp_path: Path) -> None:
     one, other = run(WORKER, 2, "faults", tmp_path / "run", scratch=tmp_path)
     assert one == other
     first, second = "step_0000000001", "step_0000000002"
-    assert one["full disk"].startswith("4 checkpoint step_0000000003 was not written")
-    assert "process 1: File too large" in one["full disk"]
+    assert one["full disk"].startswith("4 checkpoint step_0000000003 could not be written")
+    assert "rank 1: File too large" in one["full disk"]
     assert "bytes to write" in one["full disk"]
     assert "JSON compliant" in one["not JSON"]
     assert one["left"] == ["latest", first, second]
@@ -234,7 +234,7 @@ def test_a_disk_that_shows_late_is_waited_for_and_one_that_is_not_shared_is_said
     one, other = run(WORKER, 2, "elsewhere", tmp_path / "run", scratch=tmp_path)
     assert one == other
     assert one["late"] == ["step_0000000001", 1]
-    assert one["never"].startswith("4 checkpoint step_0000000002 was not written")
+    assert one["never"].startswith("4 checkpoint step_0000000002 could not be written")
     assert "did not appear within 1 s: --out must be on a file system" in one["never"]
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000000001"]
 
@@ -244,7 +244,7 @@ TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", 
 
 
 def save(run_dir: Path, step: int) -> None:
-    """As `checkpoint.save` does in process 0."""
+    """As `saver.save` does on rank 0."""
     folder = write(run_dir, step)
     write_pointer(run_dir, "latest", folder)
     write_pointer(run_dir, "best", folder)

@@ -70,8 +70,8 @@ def test_processes_that_do_not_come_are_a_sentence() -> None:
     code, said = meet(RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     assert code == 70
     assert len(said) == 1
-    assert "process 0 on" in said[0]
-    assert "for 2 processes to meet" in said[0]
+    assert "rank 0 on" in said[0]
+    assert "for 2 ranks" in said[0]
 
 
 @pytest.mark.dist
@@ -84,8 +84,8 @@ def test_a_process_that_is_there_and_does_not_answer_is_a_sentence() -> None:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         code, _, output = met(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", **place)
     assert code == 70
-    assert f"while meeting the others at 127.0.0.1:{port}" in output
-    assert "process 1 on" in output
+    assert f"while waiting for all ranks at 127.0.0.1:{port}" in output
+    assert "rank 1 on" in output
 
 
 def test_no_memory_left_names_the_micro_batch(device: torch.device, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_no_memory_left_names_the_micro_batch(device: torch.device, tmp_path: Pa
     hook.remove()
     engine.close()
     assert full.value.code == 2
-    assert "process 0 on" in str(full.value)
+    assert "rank 0 on" in str(full.value)
     assert "a micro-step of 4 sequences" in str(full.value)
     assert "run.max_micro_batch_size" in str(full.value)
     assert "\n" not in str(full.value)

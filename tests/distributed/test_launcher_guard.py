@@ -1,4 +1,4 @@
-"""What launchers leave to the program: where to meet, and an end when they are gone."""
+"""Workers end when their launcher is gone, and when a rank is lost."""
 
 import json
 import os
@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from bertds.checkpoint.directory import list_checkpoints
-from bertds.distributed.rendezvous import first_host, rendezvous
-from bertds.distributed.world import World
 from bertds.errors import RunLockedError
 from bertds.io.json_files import read_json
 from bertds.runs import lock
@@ -29,60 +27,6 @@ from tests.helpers.launching import (
 )
 from tests.helpers.launching import command as deepspeed_command
 from tests.launch.test_train import BASE, arguments, wait_for_line, wait_for_state
-
-SLURM = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[03-04]"}
-TWO_HOSTS = World(rank=3, local_rank=1, local_size=2, world_size=4, launcher="slurm")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("one", "one"),
-        ("one,two", "one"),
-        ("node[0-1]", "node0"),
-        ("rack[07-12,20],login", "rack07"),
-        ("r[1-2]n[3,5]-ib,x", "r1n3-ib"),
-    ],
-)
-def test_the_first_host_of_a_slurm_list(nodes: str, first: str) -> None:
-    assert first_host(nodes) == first
-
-
-def test_processes_of_a_slurm_step_arrive_at_one_place_without_a_word() -> None:
-    others = [World(rank=r, local_size=2, world_size=4, launcher="slurm") for r in range(4)]
-    places = {
-        (each["MASTER_ADDR"], each["MASTER_PORT"])
-        for each in (rendezvous(world, SLURM) for world in others)
-    }
-    assert len(places) == 1
-    assert places.pop()[0] == "gpu03"
-    assert rendezvous(TWO_HOSTS, SLURM)["RANK"] == "3"
-
-
-def test_steps_of_one_job_and_tasks_of_one_array_meet_apart() -> None:
-    ports = {
-        rendezvous(TWO_HOSTS, {**SLURM, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)})[
-            "MASTER_PORT"
-        ]
-        for job in range(70, 75)
-        for step in range(2)
-    }
-    assert len(ports) == 10
-    assert all(15_000 <= int(port) < 30_000 for port in ports)
-
-
-def test_what_a_launcher_or_user_says_is_kept() -> None:
-    said = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4321"}
-    found = rendezvous(TWO_HOSTS, {**SLURM, **said})
-    assert {name: found[name] for name in said} == said
-
-
-def test_a_place_to_meet_that_nobody_knows_is_refused() -> None:
-    world = World(rank=1, local_size=1, world_size=2, launcher="openmpi")
-    with pytest.raises(ValueError, match="MASTER_ADDR is not set"):
-        rendezvous(world, {})
-    with pytest.raises(ValueError, match="MASTER_PORT is not set"):
-        rendezvous(world, {"MASTER_ADDR": "h0"})
 
 
 def torchrun_command(processes: int, *arguments: str) -> list[str]:
@@ -166,7 +110,7 @@ def test_an_orphan_that_hangs_is_ended(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         wait_for_end([child], 60)
-    assert "its launcher is gone; saving, and ending within" in (tmp_path / "said").read_text()
+    assert "its launcher is gone; saving, exiting within" in (tmp_path / "said").read_text()
 
 
 Launch = Callable[..., tuple[subprocess.Popen[bytes], list[int], Path]]
@@ -258,8 +202,8 @@ def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
     wait_for_end(below, 60)
     assert process.returncode != 0
     output = (tmp_path / "output").read_text()
-    assert "process 0 on" in output
-    assert "lost touch with another one" in output
+    assert "rank 0 on" in output
+    assert "lost the connection to another rank" in output
     assert read_json(run_dir / "status.json")["code"] == 70
 
 
@@ -292,8 +236,8 @@ def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
     wait_for_end(below, 60)
     assert process.returncode != 0
     output = (tmp_path / "output").read_text()
-    assert "process 0 on" in output
-    assert "lost touch with another one" in output
+    assert "rank 0 on" in output
+    assert "lost the connection to another rank" in output
 
 
 def node_command(hosts: Path, port: int, node: int, *arguments: str) -> list[str]:
@@ -342,8 +286,8 @@ def test_a_node_that_is_lost_ends_the_other_with_a_sentence_and_it_goes_on_alone
         for node in nodes:
             node.wait()
     assert nodes[0].returncode != 0
-    assert "process 0 on" in output.read_text()
-    assert "lost touch with another one" in output.read_text()
+    assert "rank 0 on" in output.read_text()
+    assert "lost the connection to another rank" in output.read_text()
     assert read_json(run_dir / "status.json")["code"] == 70
     saved = int(list_checkpoints(run_dir)[0].name[5:])
     again = arguments(case, data_root, tmp_path / "out", f"{settings}={saved + 5}")

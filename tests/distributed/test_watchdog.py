@@ -51,8 +51,8 @@ def test_a_hang_is_named_with_its_stack(how: str, tmp_path: Path) -> None:
     code, _, said = stand_still(tmp_path / "words", how)
     assert code == 70
     assert "in somewhere_deep" in said
-    assert "process 3 on" in said
-    assert "stood still for 1 s while validating (step 5)" in said
+    assert "rank 3 on" in said
+    assert "hung for 1 s while validating (step 5)" in said
     assert (tmp_path / "words").read_text() in said
 
 

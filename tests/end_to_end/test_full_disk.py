@@ -80,13 +80,16 @@ def test_training_goes_on_and_saves_when_there_is_room(
     seen = []
     with on(
         ("step 6: validation", lambda: fill(small_disk)),
-        ("was not written", lambda: seen.append([path.name for path in list_checkpoints(run_dir)])),
-        ("was not written", (small_disk / "filler").unlink),
+        (
+            "could not be written",
+            lambda: seen.append([path.name for path in list_checkpoints(run_dir)]),
+        ),
+        ("could not be written", (small_disk / "filler").unlink),
     ):
         settings = "run.keep_last=9,run.eval_every=6"
         assert train_here(data_root, small_disk, device, settings) == 0
     # That of step 6 was the best, and the first that found no room.
-    said = [m for m in told.messages if "was not written" in m]
+    said = [m for m in told.messages if "could not be written" in m]
     assert len(said) == 1
     assert "step_0000000006" in said[0]
     assert "earlier ones are unharmed" in said[0]
@@ -109,7 +112,7 @@ def test_the_last_checkpoint_must_be_written(
     run_dir = small_disk / "case" / "main"
     with (
         on(("step 12: validation", lambda: fill(small_disk))),
-        pytest.raises(CheckpointWriteError, match="step_0000000012 was not written") as ended,
+        pytest.raises(CheckpointWriteError, match="step_0000000012 could not be written") as ended,
     ):
         train_here(data_root, small_disk, device, "run.eval_every=12")
     assert ended.value.code == 4
@@ -147,7 +150,7 @@ def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
     settings = "run.eval_every=6"
     with (
         on(("step 6: validation", vanish)),
-        pytest.raises(CheckpointWriteError, match="step_0000000012 was not written") as ended,
+        pytest.raises(CheckpointWriteError, match="step_0000000012 could not be written") as ended,
     ):
         train_here(data_root, out, device, settings)
     assert ended.value.code == 4

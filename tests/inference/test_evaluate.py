@@ -158,9 +158,9 @@ def test_the_batch_is_told_by_its_three_numbers(run_dirs, name, numbers):
     assert tuple(resolved[key] for key in keys) == numbers
     product = " x ".join(
         f"{number} {word}"
-        for number, word in zip(numbers, ("micro-batch", "accumulation", "processes"), strict=True)
+        for number, word in zip(numbers, ("micro-batch", "accumulation", "ranks"), strict=True)
     )
-    assert f"32 sequences a step = {product}" in (run_dirs[name] / "train.log").read_text()
+    assert f"32 sequences per step = {product}" in (run_dirs[name] / "train.log").read_text()
 
 
 @pytest.mark.dist

@@ -96,7 +96,7 @@ def test_a_lost_host_ends_the_others_and_what_is_left_goes_on(shards: Path, tmp_
             time.sleep(0.2)
         seconds = time.monotonic() - lost
         assert process.returncode != 0
-        assert "process 0 on h0 lost touch with another one" in hosts.output()
+        assert "rank 0 on h0 lost the connection to another rank" in hosts.output()
         assert seconds < TIMEOUT_S + 40
         saved = int(list_checkpoints(run_dir)[0].name[5:])
         settings = f"{endless},run.max_steps={saved + 20}"

@@ -33,7 +33,7 @@ from bertds.engine import optimizer_state
 from bertds.engine.engine import Engine
 from bertds.engine.process_group import destroy_process_group
 from bertds.engine.progress import progress
-from bertds.engine.zero_layout import check_supported, inner_optimizer, slots
+from bertds.engine.zero_layout import check_supported, inner_optimizer, parameter_shards
 from tests.helpers.gloo import emit
 
 WORLD = World.detect()
@@ -145,12 +145,12 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def in_use_is_fresh(engine: Engine) -> bool:
     """Whether the weights in use are the rounded fp32 ones."""
     fresh = True
-    for slot in slots(engine.deepspeed):
-        if hasattr(slot.parameter, "ds_tensor"):
-            used = slot.parameter.ds_tensor.view(-1)[: slot.length]
+    for shard in parameter_shards(engine.deepspeed):
+        if hasattr(shard.parameter, "ds_tensor"):
+            used = shard.parameter.ds_tensor.view(-1)[: shard.length]
         else:
-            used = slot.parameter.detach().view(-1)[slot.start : slot.start + slot.length]
-        fresh &= torch.equal(used, slot.of(slot.master).to(used.dtype))
+            used = shard.parameter.detach().view(-1)[shard.start : shard.start + shard.length]
+        fresh &= torch.equal(used, shard.of(shard.master).to(used.dtype))
     return fresh
 
 

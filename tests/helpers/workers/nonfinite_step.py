@@ -22,7 +22,7 @@ from bertds.engine.engine import Engine
 from bertds.engine.optimizer_state import fragments
 from bertds.engine.process_group import destroy_process_group
 from bertds.engine.progress import progress
-from bertds.engine.zero_layout import slots
+from bertds.engine.zero_layout import parameter_shards
 from bertds.errors import NonFiniteError
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.lr_schedules import ScheduleLengths
@@ -130,7 +130,7 @@ def refuse(scratch: Path, stage: int) -> None:
     step(engine, 0)
     saver.save(engine, scratch / f"run{stage}", {}, keep_last=1, best=False)
     if WORLD.rank == LAST:
-        part = next(slot for slot in reversed(slots(engine.deepspeed)) if slot.length)
+        part = next(shard for shard in reversed(parameter_shards(engine.deepspeed)) if shard.length)
         part.of(part.master)[-1] = math.inf
     said = ""
     try:
