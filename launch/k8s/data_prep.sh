@@ -1,15 +1,15 @@
 #!/bin/bash
-# One pod's part of a data preparation; the arguments are those of `python -m data_prep shard`.
+# Prepares data in one pod; the arguments are those of `python -m data_prep shard`.
 #
-# Pod 0 of the indexed Job has the scheduler and the command, the others the workers.
-# SCHEDULER_HOST is pod 0's name in the Job's service.
+# Pod 0 of the indexed Job runs the Dask scheduler and the command, the other pods run workers.
+# SCHEDULER_HOST is the name of pod 0 in the Job's service.
 
 set -euo pipefail
 
 port=${SCHEDULER_PORT:-8786}
 if [ "$JOB_COMPLETION_INDEX" != 0 ]; then
-    # Workers end with their scheduler; a pod 0 that comes again has a new one. Never with 0: an index
-    # that has succeeded is not started again, and the Job ends all pods when it is done.
+    # Workers exit with their scheduler, and start again because a restarted pod 0 has a new one.
+    # They never exit with 0: an index that succeeded is not restarted. The finished Job ends all pods.
     trap 'kill "$!" 2> /dev/null; exit 143' TERM INT
     while true; do
         dask worker "tcp://$SCHEDULER_HOST:$port" --nworkers "${WORKERS:-auto}" --nthreads 1 \
