@@ -1,4 +1,4 @@
-"""What several tests need: the real corpus where there is one, a tokenizer, small real shard sets."""
+"""Fixtures of several tests: the real corpus if there is one, a tokenizer, small real shard sets."""
 
 import fcntl
 import logging
@@ -22,8 +22,8 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.distributed.world import World
 from tests.helpers import trained_runs
 
-# Machines that run tests do other things as well: no example is too slow. The examples are the same
-# in each run, so that a change breaks its own test and no other's; `make test-slow` draws new ones.
+# Machines that run tests may be busy, so no example is too slow. The examples are the same in each
+# run, so that only a change of the code breaks a test. `make test-slow` draws new ones.
 PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **PROFILE)
 settings.register_profile("new", max_examples=500, **PROFILE)
@@ -31,26 +31,34 @@ settings.load_profile(os.environ.get("BERTDS_HYPOTHESIS", "same"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The tests are of the CPU, on a machine with GPUs too; `-m gpu` are those of one GPU."""
+    """Tests use the CPU, also on a machine with GPUs, except those of `-m gpu`."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-# Files of many process starts. Of two processes that share the files out in this order none is left
-# with a long one while the other has nothing more to do.
-LONG = ("test_any_scale.py", "test_launch.py", "test_zero_state.py", "test_exact_resume.py")
-LONG += ("test_launcher.py", "test_hosts.py", "test_kubernetes.py", "test_export.py")
+# The longest files. They run first, so that no test process is left with one at the end.
+LONGEST = (
+    "end_to_end/test_batch_invariance.py",
+    "launch/test_train.py",
+    "engine/test_optimizer_state.py",
+    "end_to_end/test_exact_resume.py",
+    "distributed/test_launcher_guard.py",
+    "train/test_host_check.py",
+    "launch/test_kubernetes.py",
+    "inference/test_export.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
-    order = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+    """Order the longest files first."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: order.get(str(item.path.relative_to(tests)), len(LONGEST)))
 
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 CORPUS = Path(os.environ.get("BERTDS_CORPUS", _BESIDE))
-"""Where the real corpus may lie."""
+"""The directory of the real corpus, if there is one."""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = {
     "en": ["ba", "co", "der", "fin", "go", "hal", "ith", "jun", "kel", "lo", "mar", "ness"],
@@ -67,7 +75,7 @@ def corpus() -> Path:
 
 
 def make_lines(language: str, count: int) -> list[str]:
-    """Lines of 1 to 20 invented words, always the same ones, no two alike."""
+    """Distinct lines of 1 to 20 invented words, the same each time."""
     generator = random.Random(language)
     words = ["".join(generator.choices(SYLLABLES[language], k=1 + i % 4)) for i in range(150)]
     lengths = [1 + generator.randrange(20) for _ in range(count)]
@@ -82,7 +90,7 @@ def lines() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def tokenizer(lines: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """A byte-pair vocabulary of those lines that marks where words start."""
+    """A BPE tokenizer of these lines that marks word starts."""
     backend = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
@@ -95,7 +103,7 @@ def tokenizer(lines: dict[str, list[str]], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
-    """Writes sequences as a set of small blocks, pre-masked where a masking is given."""
+    """Writes sequences as a shard set of small blocks, pre-masked if a masking is given."""
 
     def write(
         directory: Path,
@@ -166,8 +174,8 @@ def data_root(
     write_shards: Callable[..., ShardSet],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The sets `ko` and `en` in two shards of small, uneven blocks, and `ko_masked`: `ko` with
-    two pre-masked copies."""
+    """The datasets `ko` and `en` in two shards of small, uneven blocks, and `ko_masked`, which
+    is `ko` with two pre-masked copies."""
     root = tmp_path_factory.mktemp("data")
     rows = {name: tokenizer.encode_batch(lines[name]) for name in ("ko", "en")}
     sizes = (7, 12, 3, 20)
@@ -184,14 +192,14 @@ def data_root(
 def told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """What the project's logger says, which keeps it from the root logger."""
+    """Captures the project's logger, which does not propagate to the root logger."""
     monkeypatch.setattr(logging.getLogger("bertds"), "propagate", True)
     return caplog
 
 
 @pytest.fixture(scope="session")
 def device() -> Iterator[torch.device]:
-    """A process group of this process alone, for engines in it; DeepSpeed takes no second one."""
+    """The device, and a process group of one rank; DeepSpeed joins only one per process."""
     from bertds.engine import process_group
 
     yield process_group.init_process_group(World(), 60.0)
@@ -200,7 +208,7 @@ def device() -> Iterator[torch.device]:
 
 @pytest.fixture(scope="session")
 def run_dirs(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Short runs by name, trained by the real program: see `tests.trained_runs`.
+    """Short runs by name, trained by the real program: see `tests.helpers.trained_runs`.
 
     All processes that run tests share them; none may change anything there.
     """

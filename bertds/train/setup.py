@@ -100,24 +100,8 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         check_mlflow()
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
-    root = DataRoot.of(data_root, case.bertds.data)
-    train = open_train(case, root)
-    valid = open_valid(case, root)
-    subsets = [*train, *valid.values()]
-    warn_of_small_cache(subset.shards for subset in subsets)
-    vocabulary = Vocabulary.of(subsets)
-    _check_data(case, subsets, vocabulary)
-
-    longest = max(subset.shards.index.max_length for subset in subsets)
-    varlen = uses_varlen_attention(case.bertds.model, case.precision)
-    spec = RankBatchSpec(
-        rank=world.rank,
-        world_size=world.world_size,
-        micro_batch_size=split.micro_batch_size,
-        # No longer than the longest sequence: attention costs less in shorter rows.
-        row_length=0 if varlen else longest,
-        pad_id=vocabulary.pad_id,
-    )
+    train, valid, vocabulary = _open_data(case, data_root)
+    spec = _batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
     masker = vocabulary.masker(case.bertds.masking)
     loader = TrainLoader(
         [MaskedDataset(subset, masker, case.bertds.masking) for subset in train],
@@ -145,6 +129,40 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         lengths=lengths,
         pretrained=_open_pretrained(case, run_dir, vocabulary),
         changes=check_unchanged(run_dir, case.resolved),
+    )
+
+
+def _open_data(
+    case: Case, data_root: str | Path
+) -> tuple[list[DatasetSubset], dict[str, DatasetSubset], Vocabulary]:
+    """The training sets, the validation sets by name, and the vocabulary that all share."""
+    root = DataRoot.of(data_root, case.bertds.data)
+    train = open_train(case, root)
+    valid = open_valid(case, root)
+    subsets = [*train, *valid.values()]
+    warn_of_small_cache(subset.shards for subset in subsets)
+    vocabulary = Vocabulary.of(subsets)
+    _check_data(case, subsets, vocabulary)
+    return train, valid, vocabulary
+
+
+def _batch_spec(
+    case: Case,
+    split: BatchSplit,
+    world: World,
+    subsets: list[DatasetSubset],
+    vocabulary: Vocabulary,
+) -> RankBatchSpec:
+    """This rank's part of a training batch, and its layout."""
+    longest = max(subset.shards.index.max_length for subset in subsets)
+    varlen = uses_varlen_attention(case.bertds.model, case.precision)
+    return RankBatchSpec(
+        rank=world.rank,
+        world_size=world.world_size,
+        micro_batch_size=split.micro_batch_size,
+        # No longer than the longest sequence: attention costs less in shorter rows.
+        row_length=0 if varlen else longest,
+        pad_id=vocabulary.pad_id,
     )
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is whole, but not as this version writes it: refused in a sentence, code 4."""
+"""An intact checkpoint of another version is rejected with an error message, code 4."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ CHANGES: dict[str, tuple[Callable[[Saved], Any], str]] = {
 
 
 def rewrite(folder: Path, change: Callable[[Saved], Any]) -> None:
-    """Change what a checkpoint holds, hashes included."""
+    """Change the content of a checkpoint, including its hashes."""
     file, manifest_file = folder / "state.json", folder / "manifest.json"
     saved = json.loads(file.read_text())
     change(saved)
@@ -40,7 +40,7 @@ def rewrite(folder: Path, change: Callable[[Saved], Any]) -> None:
     manifest_file.write_text(json.dumps(manifest | {"sha256": digest}))
 
 
-def test_what_this_version_does_not_know_is_named(
+def test_unknown_or_missing_content_is_named(
     device: torch.device, data_root: Path, tmp_path: Path
 ) -> None:
     settings = "scheduler=null,data.valid={},run.max_steps"

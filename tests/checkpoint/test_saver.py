@@ -41,7 +41,7 @@ NUMEL = 1000
 
 
 def write(run_dir: Path, step: int, cuts: tuple[int, ...] = (400,)) -> Path:
-    """A checkpoint of one parameter, 0 1 2 ..., in pieces of several processes."""
+    """A checkpoint of one parameter, 0 1 2 ..., in fragments of several ranks."""
     folder = checkpoint_path(run_dir, step)
     draft = draft_path(folder)
     draft.mkdir(parents=True)
@@ -71,7 +71,7 @@ def test_ranges_are_read_across_files(tmp_path: Path) -> None:
             assert torch.equal(out, -torch.arange(start, end, dtype=torch.float32))
 
 
-def test_a_hole_is_found(tmp_path: Path) -> None:
+def test_a_missing_range_is_found(tmp_path: Path) -> None:
     pieces = {
         TensorKey("weight", "a", 0): torch.ones(5),
         TensorKey("weight", "a", 7): torch.ones(3),
@@ -85,7 +85,7 @@ def test_a_hole_is_found(tmp_path: Path) -> None:
             reader.read_into("weight", "b", 0, torch.empty(1))
 
 
-def test_weights_are_whole_and_shaped(tmp_path: Path) -> None:
+def test_weights_are_complete_and_shaped(tmp_path: Path) -> None:
     weights = read_weights(write(tmp_path, 1))
     assert torch.equal(weights["a.b"], torch.arange(NUMEL, dtype=torch.float32).view(10, 100))
 
@@ -118,11 +118,11 @@ def test_any_damage_is_found_and_named(tmp_path: Path, name: str) -> None:
 
 
 def is_same_json(name: str, whole: bytes, damaged: bytes) -> bool:
-    """A blank of the manifest may become another kind of blank, which changes nothing."""
+    """White space in the manifest may become other white space without effect."""
     return name == "manifest.json" and whole.split() == damaged.split()
 
 
-def test_nothing_outside_the_folder_is_read(tmp_path: Path) -> None:
+def test_nothing_outside_the_directory_is_read(tmp_path: Path) -> None:
     folder = checkpoint_path(tmp_path, 1)
     draft = draft_path(folder)
     draft.mkdir(parents=True)
@@ -155,7 +155,7 @@ def sealed(run_dir: Path, content: bytes) -> Path:
 
 
 def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path) -> None:
-    """Whoever can write a checkpoint can write its hashes as well: what is read must be harmless."""
+    """An attacker can also write matching hashes, so reading must be harmless."""
     touched = tmp_path / "touched"
     pickled, saved = pickle.dumps(Evil(touched)), io.BytesIO()
     torch.save({"weight|a|0": Evil(touched)}, saved)
@@ -165,17 +165,17 @@ def test_a_malicious_checkpoint_executes_nothing(tmp_path: Path) -> None:
             read_weights(folder)
     assert not touched.exists()
     pickle.loads(pickled)
-    assert touched.exists()  # it would have worked
+    assert touched.exists()  # the attack works where pickles are loaded
 
 
 @pytest.mark.parametrize("key", ["weight", "weight|a", "weight|a|x", "weight|a|0|0", ""])
-def test_a_strange_key_is_refused(key: str, tmp_path: Path) -> None:
+def test_an_unknown_key_is_rejected(key: str, tmp_path: Path) -> None:
     folder = sealed(tmp_path, safetensors.torch.save({key: torch.zeros(3)}))
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_weights(folder)
 
 
-def test_a_step_saved_again_is_replaced(tmp_path: Path) -> None:
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     write(tmp_path, 1, cuts=(10,))
     folder = write(tmp_path, 1, cuts=(10, 20, 30))
     assert open_checkpoint(folder).manifest["world_size"] == 4
@@ -195,20 +195,20 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "step_0000000007", "../checkpoints", "/etc"])
-def test_a_stale_or_strange_name_names_nothing(tmp_path: Path, text: str) -> None:
+def test_a_stale_or_invalid_pointer_resolves_to_nothing(tmp_path: Path, text: str) -> None:
     write(tmp_path, 1)
     (tmp_path / "checkpoints" / "latest").write_text(text)
     assert resolve_pointer(tmp_path, "latest") is None
     assert resolve_pointer(tmp_path, "best") is None
 
 
-def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+def test_no_checkpoint(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path) == []
     assert resolve_pointer(tmp_path, "latest") is None
 
 
 @pytest.mark.dist
-def test_a_fault_in_one_process_is_the_same_in_all(tmp_path: Path) -> None:
+def test_a_fault_on_one_rank_is_raised_on_all(tmp_path: Path) -> None:
     one, other = run(WORKER, 2, "faults", tmp_path / "run", scratch=tmp_path)
     assert one == other
     first, second = "step_0000000001", "step_0000000002"
@@ -228,7 +228,7 @@ def test_a_fault_in_one_process_is_the_same_in_all(tmp_path: Path) -> None:
 
 @pytest.mark.dist
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-def test_a_disk_that_shows_late_is_waited_for_and_one_that_is_not_shared_is_said(
+def test_a_slow_file_system_is_awaited_and_an_unshared_one_is_reported(
     tmp_path: Path,
 ) -> None:
     one, other = run(WORKER, 2, "elsewhere", tmp_path / "run", scratch=tmp_path)
@@ -239,7 +239,7 @@ def test_a_disk_that_shows_late_is_waited_for_and_one_that_is_not_shared_is_said
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000000001"]
 
 
-# What a save does to the disk, as Python's audit events name it.
+# The disk operations of a save, by the names of Python's audit events.
 TOUCHES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink"}
 
 
@@ -252,7 +252,7 @@ def save(run_dir: Path, step: int) -> None:
 
 
 def dies_at(number: int, run_dir: Path, step: int) -> bool:
-    """Whether a process that saves is gone before its so-manieth touch of the disk."""
+    """Whether a process that saves is killed before its disk operation number n."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -261,7 +261,7 @@ def dies_at(number: int, run_dir: Path, step: int) -> bool:
     def die(event: str, arguments: tuple[Any, ...]) -> None:
         if event in TOUCHES and not isinstance(arguments[0], int):
             place = os.fsdecode(arguments[0])
-            # Removing a tree goes by names without a directory.
+            # shutil.rmtree passes names without a directory.
             is_ours = place.startswith(str(run_dir)) or not Path(place).is_absolute()
             if is_ours and next(touches) == number:
                 os._exit(9)
@@ -273,8 +273,8 @@ def dies_at(number: int, run_dir: Path, step: int) -> bool:
         os._exit(0)
 
 
-def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Before each single change of the disk, one after the other."""
+def test_a_save_killed_anywhere_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
+    """Killed before each disk operation, one after the other."""
     save(tmp_path / "before", 1)
     for number in itertools.count(1):
         run_dir = tmp_path / f"{number}"
@@ -285,7 +285,7 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(tmp_path: Path) -> 
         for folder in found:
             open_checkpoint(folder)
         assert resolve_pointer(run_dir, "latest") in found
-        save(run_dir, 3)  # the same command goes on
+        save(run_dir, 3)  # the same command resumes
         assert [folder.name for folder in list_checkpoints(run_dir)] == ["step_0000000003"]
         assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == [
             *("best", "latest", "step_0000000003")
@@ -297,7 +297,7 @@ def test_a_save_that_dies_anywhere_leaves_a_whole_checkpoint(tmp_path: Path) -> 
 
 
 def kill_and_resume(tmp_path: Path, kills: int, stage: int) -> None:
-    """Kills at any moment: what was saved is never lost, and what is resumed is what was saved."""
+    """Killed at any moment: nothing saved is lost, and what is resumed is what was saved."""
     generator = random.Random(stage)
     states: dict[int, str] = {}
     saved = 0
@@ -336,14 +336,14 @@ def test_kills_while_saving_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_many_kills_while_saving_lose_nothing(tmp_path: Path, stage: int) -> None:
-    """A hundred in all."""
+    """A hundred kills in all."""
     kill_and_resume(tmp_path, kills=25, stage=stage)
 
 
-def test_the_best_gets_its_name_back_after_a_kill(
+def test_the_best_pointer_is_restored_after_a_kill(
     data_root: Path, tmp_path: Path, device: torch.device
 ) -> None:
-    """Killed between the checkpoint and its name: no later one may be better, and it is pruned."""
+    """Killed between the rename and the pointer: without it the best checkpoint would be pruned."""
     settings = "scheduler=null,run.keep_last=1,run.max_steps"
     assert train_here(data_root, tmp_path, device, f"{settings}=6") == 0
     run_dir = tmp_path / "case/main"

@@ -1,4 +1,4 @@
-"""Real faults of sockets, memory and compilations, and the sentences for them."""
+"""Real faults of sockets, memory and compilations, and their error messages."""
 
 import os
 import socket
@@ -28,13 +28,13 @@ sys.exit(run("meet", meet, []))
 
 
 def meet(**variables: str) -> tuple[int, list[str]]:
-    """A process at the meeting; its exit code and what it says besides warnings."""
+    """Run a rank that joins; its exit code and its error messages."""
     code, said, _ = met(**variables)
     return code, said
 
 
 def met(**variables: str) -> tuple[int, list[str], str]:
-    """The same, and all of its output."""
+    """The same, with all of its output."""
     ended = subprocess.run(
         [sys.executable, "-c", MEET],
         env=environment() | variables,
@@ -49,7 +49,7 @@ def met(**variables: str) -> tuple[int, list[str], str]:
 
 
 @pytest.mark.dist
-def test_a_port_in_use_is_a_sentence() -> None:
+def test_a_port_in_use_is_an_error_message() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -63,7 +63,7 @@ def test_a_port_in_use_is_a_sentence() -> None:
 
 
 @pytest.mark.dist
-def test_processes_that_do_not_come_are_a_sentence() -> None:
+def test_missing_ranks_are_an_error_message() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -75,8 +75,8 @@ def test_processes_that_do_not_come_are_a_sentence() -> None:
 
 
 @pytest.mark.dist
-def test_a_process_that_is_there_and_does_not_answer_is_a_sentence() -> None:
-    """As process 0 is when it was stopped: its port takes connections, and nobody reads them."""
+def test_an_unresponsive_rank_is_an_error_message() -> None:
+    """Like a rank 0 that was stopped: its port accepts connections, and nobody reads them."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -88,8 +88,8 @@ def test_a_process_that_is_there_and_does_not_answer_is_a_sentence() -> None:
     assert "rank 1 on" in output
 
 
-def test_no_memory_left_names_the_micro_batch(device: torch.device, tmp_path: Path) -> None:
-    """More than any machine has, asked for in the middle of a real step."""
+def test_out_of_memory_names_the_micro_batch(device: torch.device, tmp_path: Path) -> None:
+    """An allocation beyond any machine, in the middle of a real step."""
     engine, _ = build(case_of(tmp_path), device)
 
     def grow(*_: Any) -> None:
@@ -109,7 +109,7 @@ def test_no_memory_left_names_the_micro_batch(device: torch.device, tmp_path: Pa
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_no_memory_left_on_the_device() -> None:
+def test_out_of_memory_on_the_device() -> None:
     with (
         pytest.raises(OutOfMemoryError, match="micro-step of 8"),
         translate_step_errors(World(), 8),
@@ -125,7 +125,7 @@ def test_no_memory_left_on_the_device() -> None:
         "NCCL error in: NCCLUtils.hpp:1, Cuda failure 2 'out of memory'",
     ],
 )
-def test_no_memory_left_in_other_words(words: str) -> None:
+def test_out_of_memory_of_other_libraries(words: str) -> None:
     with (
         pytest.raises(OutOfMemoryError, match="micro-step of 8"),
         translate_step_errors(World(), 8),
@@ -133,7 +133,7 @@ def test_no_memory_left_in_other_words(words: str) -> None:
         raise RuntimeError(words)
 
 
-def test_a_compilation_that_nobody_finishes_is_named(tmp_path: Path) -> None:
+def test_a_stale_compilation_lock_is_named(tmp_path: Path) -> None:
     for name in ("py311_cpu/cpu_adam", "fused_adam", "fused_lion"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "lock").touch()

@@ -38,7 +38,7 @@ def torchrun_command(processes: int, *arguments: str) -> list[str]:
 
 
 @pytest.mark.dist
-def test_torchrun_trains_like_one_process(data_root: Path, tmp_path: Path) -> None:
+def test_torchrun_equals_one_process(data_root: Path, tmp_path: Path) -> None:
     case = tmp_path / "case.json"
     case.write_text(json.dumps(BASE))
     settings = "run.max_steps=6,run.eval_every=6,model.hidden_dropout_prob=0.0"
@@ -52,7 +52,7 @@ def test_torchrun_trains_like_one_process(data_root: Path, tmp_path: Path) -> No
 
 
 def descendants(process: int) -> list[int]:
-    """The processes below one, nearest first."""
+    """The descendants of a process, nearest first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -65,7 +65,7 @@ def descendants(process: int) -> list[int]:
 
 
 def alive(processes: list[int]) -> list[int]:
-    """Those of them that run, zombies not counted."""
+    """Those that run; zombies do not count."""
 
     def runs(process: int) -> bool:
         try:
@@ -82,7 +82,7 @@ import signal, sys, time
 from bertds.distributed import launcher_guard
 from bertds.distributed.world import World
 
-signal.signal(signal.SIGTERM, lambda *_: None)  # it is asked to stop, and hangs all the same
+signal.signal(signal.SIGTERM, lambda *_: None)  # ignores the request to stop
 launcher_guard.GRACE_S = 0.5
 launcher_guard.terminate_with_launcher(World(launcher="torchrun"))
 print("watching", flush=True)
@@ -97,8 +97,8 @@ child.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_an_orphan_that_hangs_is_ended(tmp_path: Path) -> None:
-    """After its grace, by the code that says that the same command goes on."""
+def test_an_orphan_that_hangs_is_terminated(tmp_path: Path) -> None:
+    """After the grace period, with the exit code for resuming."""
     command = [sys.executable, "-c", STARTS, HANGS]
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(
@@ -118,7 +118,7 @@ Launch = Callable[..., tuple[subprocess.Popen[bytes], list[int], Path]]
 
 @pytest.fixture
 def launch(tmp_path: Path, data_root: Path) -> Iterator[Launch]:
-    """Starts a long run of two processes and waits for its first checkpoint."""
+    """Starts a long run on two ranks and waits for its first checkpoint."""
     path, out = tmp_path / "case.json", tmp_path / "out"
     path.write_text(json.dumps(BASE))
     settings = "run.max_steps=100000,run.save_every=5"
@@ -178,7 +178,7 @@ def wait_for_end(processes: list[int], seconds: float) -> None:
         ),
     ],
 )
-def test_a_launcher_that_dies_alone_leaves_a_checkpoint_and_no_orphan(
+def test_a_killed_launcher_leaves_a_checkpoint_and_no_orphan(
     launch: Launch, command: Callable[..., list[str]], depth: int, number: int
 ) -> None:
     process, below, run_dir = launch(command)
@@ -193,9 +193,7 @@ def test_a_launcher_that_dies_alone_leaves_a_checkpoint_and_no_orphan(
 
 @pytest.mark.dist
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
-    launch: Launch, tmp_path: Path
-) -> None:
+def test_a_lost_rank_ends_the_others_with_a_message(launch: Launch, tmp_path: Path) -> None:
     process, below, run_dir = launch(deepspeed_command)
     os.kill(second_of(below), signal.SIGKILL)
     process.wait(timeout=60)
@@ -208,7 +206,7 @@ def test_a_process_that_is_lost_ends_the_others_with_a_sentence(
 
 
 def second_of(below: list[int]) -> int:
-    """Process 1."""
+    """The process of rank 1."""
     return next(
         one for one in below if "--local_rank=1" in Path(f"/proc/{one}/cmdline").read_text()
     )
@@ -216,11 +214,11 @@ def second_of(below: list[int]) -> int:
 
 @pytest.mark.dist
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
+def test_a_second_job_is_rejected_and_a_stopped_rank_ends_the_others(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGSTOP: the collective never returns; nobody hangs, and the one that stands still goes too."""
-    timeout_s = 20  # also of the first meeting
+    """After SIGSTOP the collective never returns. No rank hangs, and the stopped one ends too."""
+    timeout_s = 20  # also of the rendezvous
     settings = f"scheduler=null,run.collective_timeout_s={timeout_s}"
     process, below, run_dir = launch(deepspeed_command, settings)
     monkeypatch.setattr(lock, "PATIENCE_S", 1.0)
@@ -241,7 +239,7 @@ def test_a_second_job_is_refused_and_a_stopped_process_ends_the_others(
 
 
 def node_command(hosts: Path, port: int, node: int, *arguments: str) -> list[str]:
-    """One of two nodes of a process each, started by itself."""
+    """The command of one of two nodes with one process each."""
     deepspeed = deepspeed_command(2)[0]
     place = [f"--hostfile={hosts}", "--no_ssh", f"--node_rank={node}", "--master_addr=127.0.0.1"]
     program = str(ROOT / "launch" / "train.py")
@@ -251,10 +249,8 @@ def node_command(hosts: Path, port: int, node: int, *arguments: str) -> list[str
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_node_that_is_lost_ends_the_other_with_a_sentence_and_it_goes_on_alone(
-    data_root: Path, tmp_path: Path
-) -> None:
-    """SIGKILL to all of node 1 at once; the other is gone within a minute, its checkpoint good."""
+def test_a_lost_node_ends_the_other_which_resumes_alone(data_root: Path, tmp_path: Path) -> None:
+    """After SIGKILL to all of node 1 the other node ends within a minute, with a good checkpoint."""
     case, hosts, port = tmp_path / "case.json", tmp_path / "hostfile", free_port()
     case.write_text(json.dumps(BASE))
     hosts.write_text("localhost slots=1\n127.0.0.1 slots=1\n")

@@ -1,4 +1,4 @@
-"""A process that stands still ends, and says where."""
+"""A process that hangs is ended, and reports where."""
 
 import subprocess
 import sys
@@ -46,8 +46,8 @@ def stand_still(words: Path, how: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("how", ["speaking", "mute"])
-def test_a_hang_is_named_with_its_stack(how: str, tmp_path: Path) -> None:
-    """Also where the last words themselves hang, as on a dead file system."""
+def test_a_hang_is_reported_with_its_stack(how: str, tmp_path: Path) -> None:
+    """Also if the timeout callback itself hangs, as on a dead file system."""
     code, _, said = stand_still(tmp_path / "words", how)
     assert code == 70
     assert "in somewhere_deep" in said
@@ -56,8 +56,8 @@ def test_a_hang_is_named_with_its_stack(how: str, tmp_path: Path) -> None:
     assert (tmp_path / "words").read_text() in said
 
 
-def test_who_moves_is_left_alone(tmp_path: Path) -> None:
-    """1.8 s of steps under a limit of 1.2 s, and as long again after the end."""
+def test_a_live_process_is_left_alone(tmp_path: Path) -> None:
+    """1.8 s of steps under a limit of 1.2 s, and 1.5 s after the end."""
     code, output, said = stand_still(tmp_path / "words", "well")
     assert (code, output) == (0, "went on\n"), said
     assert not (tmp_path / "words").exists()

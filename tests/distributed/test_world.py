@@ -1,5 +1,3 @@
-"""TODO."""
-
 import dataclasses
 import subprocess
 import sys
@@ -10,14 +8,14 @@ import pytest
 from bertds.distributed.world import World
 
 
-def test_without_a_launcher_there_is_one_process():
+def test_without_a_launcher_the_world_has_one_rank():
     world = World.detect({})
     assert world == World()
     assert world.is_main
     assert (world.rank, world.local_rank, world.local_size, world.world_size) == (0, 0, 1, 1)
 
 
-def test_deepspeeds_environment_on_the_second_of_two_machines():
+def test_deepspeed_on_the_second_of_two_hosts():
     environment = {"RANK": "5", "LOCAL_RANK": "1", "LOCAL_SIZE": "4", "WORLD_SIZE": "8"}
     world = World.detect(environment)
     assert world == World(rank=5, local_rank=1, local_size=4, world_size=8)
@@ -25,7 +23,7 @@ def test_deepspeeds_environment_on_the_second_of_two_machines():
     assert World.detect({**environment, "CROSS_SIZE": "2"}).launcher == "deepspeed"
 
 
-def test_torchruns_environment():
+def test_torchrun():
     environment = {"RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}
     assert World.detect(environment).local_size == 2
     assert World.detect({**environment, "TORCHELASTIC_RUN_ID": "none"}).launcher == "torchrun"
@@ -40,23 +38,23 @@ STEP = {
 }
 
 
-def test_a_task_of_a_slurm_step():
+def test_a_slurm_task():
     expected = World(rank=4, local_rank=0, local_size=1, world_size=5, launcher="slurm")
     assert World.detect(STEP) == expected
     assert World.detect({**STEP, "SLURM_PROCID": "3", "SLURM_NODEID": "1"}).local_size == 2
 
 
-def test_a_batch_script_is_no_task_of_a_step():
-    """There SLURM_PROCID and SLURM_NTASKS are set as well."""
+def test_a_slurm_batch_script_is_not_a_task():
+    """It has SLURM_PROCID and SLURM_NTASKS, too."""
     assert World.detect({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == World()
 
 
-def test_a_launcher_inside_a_slurm_step_counts():
+def test_a_launcher_inside_a_slurm_step_wins():
     deepspeed = {"RANK": "1", "WORLD_SIZE": "2", "CROSS_SIZE": "1"}
     assert World.detect({**STEP, **deepspeed}).world_size == 2
 
 
-def test_open_mpis_environment():
+def test_open_mpi():
     environment = {
         "OMPI_COMM_WORLD_RANK": "3",
         "OMPI_COMM_WORLD_SIZE": "4",
@@ -67,7 +65,7 @@ def test_open_mpis_environment():
     assert World.detect(environment) == expected
 
 
-def test_processes_of_one_machine_are_all_processes_if_nothing_else_is_said():
+def test_all_ranks_are_on_one_host_by_default():
     assert World.detect({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}).local_size == 2
 
 
@@ -84,18 +82,18 @@ def test_processes_of_one_machine_are_all_processes_if_nothing_else_is_said():
         ({**STEP, "SLURM_NODEID": "3"}, "SLURM_NODEID=3 and 5 tasks"),
     ],
 )
-def test_an_environment_that_contradicts_itself_is_refused(environment, named):
+def test_a_contradictory_environment_is_rejected(environment, named):
     with pytest.raises(ValueError, match=named) as refused:
         World.detect(environment)
     assert "\n" not in str(refused.value)
 
 
-def test_it_cannot_be_changed():
+def test_a_world_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         World().rank = 1  # type: ignore[misc]
 
 
-def test_it_reads_the_environment_of_the_process():
+def test_detect_reads_the_environment():
     program = "from bertds.distributed.world import World; print(World.detect().rank)"
     done = subprocess.run(
         [sys.executable, "-c", program],

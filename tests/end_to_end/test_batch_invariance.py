@@ -1,4 +1,4 @@
-"""The same losses at any number of processes, accumulation and ZeRO stage, and after changing it."""
+"""The same losses at any world size, accumulation and ZeRO stage, and after changing it."""
 
 import datetime
 import json
@@ -24,12 +24,12 @@ from bertds.runs.status import write_status
 from tests.conftest import CORPUS
 from tests.helpers.launching import ROOT, figures_of, lines_of, run
 
-# fp32: sums of other parts round otherwise, and each step builds on the last.
+# fp32: sums in another order round differently, and the differences accumulate over steps.
 FP32_BOUND, FP32_TYPICAL = 1e-5, 2e-6
 
 
-# bf16 rounds each gradient by up to 2**-9, in every micro-step and sum of processes; over many
-# numbers and tokens that evens out (measured: benchmarks/determinism.md).
+# bf16 rounds each gradient by up to 2**-9, in every micro-step and all-reduce. Over many parameters
+# and tokens the errors average out (measured: benchmarks/results/batch_invariance.md).
 BF16_LOSS_BOUND, BF16_NORM_BOUND = 2**-11, 2**-8
 SOME = [
     REFERENCES["fp32"],
@@ -44,7 +44,7 @@ SOME = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of the first lines of the real corpus, or of a generated one without it."""
+    """Shards of the real corpus's first lines or, without it, of a generated corpus."""
     root = tmp_path_factory.mktemp("sets")
     if (CORPUS / "tiny").is_dir():
         make_data(CORPUS / "tiny", root)
@@ -60,8 +60,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "splits",
     [pytest.param(SOME, id="some"), pytest.param(all_splits(), id="all", marks=pytest.mark.slow)],
 )
-def test_any_split_trains_alike(splits: list[Split], data: Path, tmp_path: Path) -> None:
-    """20 steps of DeepSpeed: losses and norms of one process."""
+def test_every_split_of_a_batch_gives_the_same_losses(
+    splits: list[Split], data: Path, tmp_path: Path
+) -> None:
+    """20 steps of DeepSpeed have the losses and gradient norms of one process."""
     train(splits, data, tmp_path)
     for split in splits:
         found = differences(split, REFERENCES[split.precision], tmp_path)
@@ -97,7 +99,7 @@ def resharding_case(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def halves(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 4 processes at ZeRO 2 to the end, and what is left of it if it dies after half."""
+    """A run of 4 ranks at ZeRO 2, and a copy of it as if killed after half of its steps."""
     root = tmp_path_factory.mktemp("halves")
     resharding_case(root / "case.json")
     code, output = run(4, *flags(root, data_root, root / "whole"), launcher="spawn")
@@ -126,10 +128,10 @@ def flags(root: Path, data: Path, out: Path, settings: str = "") -> list[str]:
         pytest.param(8, 3, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_in_another_world_and_stage(
+def test_resume_at_another_world_size_and_stage(
     world_size: int, stage: int, halves: Path, data_root: Path, tmp_path: Path
 ) -> None:
-    """Four processes at ZeRO 2 began; others finish by the same command, with the same losses."""
+    """Four ranks at ZeRO 2 started it; the same command finishes it elsewhere, with the same losses."""
     shutil.copytree(halves / "half", tmp_path / "out")
     settings = f"zero_optimization.stage={stage}"
     arguments = flags(halves, data_root, tmp_path / "out", settings)
@@ -143,14 +145,14 @@ def test_a_run_goes_on_in_another_world_and_stage(
     reference = [line for line in whole if line["step"] > HALF]
     assert len(after) == WHOLE - HALF + 2  # and two validations
     for one, other in zip(after, reference, strict=True):
-        one.pop("padding", None)  # the rows of smaller micro-batches are filled otherwise
+        one.pop("padding", None)  # smaller micro-batches have other padding
         other.pop("padding", None)
         assert one == pytest.approx(other, rel=FP32_BOUND)
 
 
 @pytest.fixture(scope="module")
 def whole_text(corpus: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All English lines of the real corpus as one set."""
+    """All English lines of the real corpus as one dataset."""
     root = tmp_path_factory.mktemp("whole")
     text, tokenizer = str(corpus / "en.train.txt.gz"), str(data / "tokenizer.json")
     flags = ["--input", text, "--tokenizer", tokenizer, "--out", str(root), "--seq_len", "128"]
@@ -160,8 +162,8 @@ def whole_text(corpus: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_a_resume_at_the_end_of_an_epoch_takes_no_time(whole_text: Path, tmp_path: Path) -> None:
-    """After 300,000 real sentences the first step comes within 5 s of the engine."""
+def test_resume_at_the_end_of_an_epoch_is_immediate(whole_text: Path, tmp_path: Path) -> None:
+    """After 300,000 real sentences the first step is done 5 s after the engine is built."""
     case = json.loads(json.dumps(CASE)) | {"train_batch_size": 8192, "scheduler": None}
     model, block = case["bertds"]["model"], case["bertds"]
     model |= {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

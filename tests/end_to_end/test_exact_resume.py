@@ -1,4 +1,4 @@
-"""Killed at any moment and started again by the same command, a run is the run never killed."""
+"""Killed at any moment and restarted, a run equals the uninterrupted run."""
 
 import contextlib
 import itertools
@@ -56,11 +56,10 @@ CASE: dict[str, Any] = {
     },
 }
 Moment = Callable[[Path, random.Random, float], bool]
-"""Whether the time has come to kill the run in this directory, which was started at a time; asked
-when that start has written to its metrics."""
+"""Whether to kill the run in this directory now. Arguments: directory, generator, start time."""
 
 
-# Fewer steps and micro-steps, shorter validations, and no bf16, which CPUs may have to emulate.
+# Fewer steps and micro-steps, shorter validations, and no bf16, which many CPUs emulate.
 QUICK = (
     "bf16.enabled=false,run.max_steps=45,run.max_micro_batch_size=8,"
     'data.valid={"ko":{"name":"ko","fraction":0.3},"en":{"name":"en","fraction":0.2}}'
@@ -76,7 +75,7 @@ def before_the_first_checkpoint(run_dir: Path, _: random.Random, __: float) -> b
 
 
 def while_a_checkpoint_is_written(run_dir: Path, _: random.Random, began: float) -> bool:
-    """Not what an earlier kill has left."""
+    """A draft of this start, not one that an earlier kill has left."""
     for draft in (run_dir / "checkpoints").glob("step_*.tmp-*"):
         with contextlib.suppress(FileNotFoundError):
             if draft.stat().st_mtime > began:
@@ -85,7 +84,7 @@ def while_a_checkpoint_is_written(run_dir: Path, _: random.Random, began: float)
 
 
 def while_validating(run_dir: Path, _: random.Random, __: float) -> bool:
-    """The training line of a step that is validated is there, the line of the validation is not."""
+    """The training line of a step exists, its validation line does not."""
     last = (written(run_dir) or [{"step": 1}])[-1]
     return last["step"] % EVAL_EVERY == 0 and "loss/train" in last
 
@@ -112,7 +111,7 @@ TEN = [*FOUR, *FOUR[1:], *FOUR[1:]]
 
 
 def kill_at(process: subprocess.Popen[str], run_dir: Path, moment: Moment, seed: int) -> bool:
-    """SIGKILL to all processes at a moment; False if the run ended before it came."""
+    """Kill all processes at a moment; False if the run ended before."""
     chance, give_up = random.Random(seed), time.monotonic() + 300
     began, metrics = time.time(), run_dir / "metrics.jsonl"
 
@@ -139,10 +138,10 @@ def kill_at(process: subprocess.Popen[str], run_dir: Path, moment: Moment, seed:
         pytest.param(TEN, "", STEPS, id="ten", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_is_the_run_never_killed(
+def test_a_killed_run_equals_an_uninterrupted_run(
     moments: list[Moment], settings: str, steps: int, tmp_path: Path, data_root: Path
 ) -> None:
-    """Losses, rates, norms, validation and weights, to the bit; no line is missing or doubled."""
+    """Metrics and weights are bit-exact, and no line is missing or duplicated."""
     path = tmp_path / "case.json"
     path.write_text(json.dumps(CASE))
     command = ["--ds_config", str(path), "--data", str(data_root)]

@@ -1,4 +1,4 @@
-"""A disk that fills up, or is gone, while a run trains: nothing that was whole is lost."""
+"""A disk that fills up, or vanishes, while a run trains: nothing complete is lost."""
 
 import contextlib
 import logging
@@ -36,14 +36,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Take every byte."""
+    """Fill the disk."""
     with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(512))
 
 
 class On(logging.Handler):
-    """Does something the moment the program says something."""
+    """Runs a callback when a message is logged."""
 
     def __init__(self, words: str, work: Callable[[], None]) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ def on(*pairs: tuple[str, Callable[[], None]]) -> Iterator[None]:
             logger.removeHandler(handler)
 
 
-def test_training_goes_on_and_saves_when_there_is_room(
+def test_training_continues_and_saves_when_there_is_room(
     small_disk: Path,
     data_root: Path,
     tmp_path: Path,
     device: torch.device,
     told: pytest.LogCaptureFixture,
 ) -> None:
-    """Full from the validation of step 6 until the save of step 8 has failed: only that is missing."""
+    """The disk is full from step 6 until the save of step 8 has failed. Only that checkpoint is missing."""
     run_dir = small_disk / "case" / "main"
     seen = []
     with on(
@@ -88,7 +88,7 @@ def test_training_goes_on_and_saves_when_there_is_room(
     ):
         settings = "run.keep_last=9,run.eval_every=6"
         assert train_here(data_root, small_disk, device, settings) == 0
-    # That of step 6 was the best, and the first that found no room.
+    # The save of step 6 was the best one, and the first without room.
     said = [m for m in told.messages if "could not be written" in m]
     assert len(said) == 1
     assert "step_0000000006" in said[0]
@@ -108,7 +108,7 @@ def test_training_goes_on_and_saves_when_there_is_room(
 def test_the_last_checkpoint_must_be_written(
     small_disk: Path, data_root: Path, device: torch.device
 ) -> None:
-    """A run is not done, nor pre-empted, without it; started again with room, it ends well."""
+    """Without it a run is neither done nor preempted. Restarted with room, it finishes."""
     run_dir = small_disk / "case" / "main"
     with (
         on(("step 12: validation", lambda: fill(small_disk))),
@@ -123,8 +123,10 @@ def test_the_last_checkpoint_must_be_written(
     assert read_json(run_dir / "status.json")["state"] == "done"
 
 
-def test_lines_wait_for_room(small_disk: Path, told: pytest.LogCaptureFixture) -> None:
-    """Said once, and in the end no line is missing, torn or doubled."""
+def test_metric_lines_are_kept_until_there_is_room(
+    small_disk: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, and in the end no line is missing, torn or duplicated."""
     log = MetricsLog(small_disk, 0)
     for step in range(300):
         if step == 20:
@@ -137,15 +139,15 @@ def test_lines_wait_for_room(small_disk: Path, told: pytest.LogCaptureFixture) -
     assert sum("kept until there is room" in m for m in told.messages) == 1
 
 
-def test_a_directory_that_vanishes_costs_no_more_than_the_final_checkpoint(
+def test_a_vanished_directory_costs_only_the_final_checkpoint(
     data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
 ) -> None:
-    """Away from the validation of step 6 on; when it is back, the same command goes on from 4."""
+    """It is away from step 6 on. When it is back, the same command resumes from step 4."""
     out, away = tmp_path / "mount" / "out", tmp_path / "away"
 
     def vanish() -> None:
         out.parent.rename(away)
-        out.parent.write_bytes(b"")  # nothing can be made there
+        out.parent.write_bytes(b"")  # a file where the directory was
 
     settings = "run.eval_every=6"
     with (

@@ -1,4 +1,4 @@
-"""On a GPU, `make test-gpu`: every precision and stage learns, goes on to the bit, is evaluated alike."""
+"""On a GPU, `make test-gpu`: every precision and stage learns, resumes bit-exact, is evaluated."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ RUNS = [(stage, name) for stage in range(4) for name in PRECISIONS if (stage, na
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("stage", "precision"), RUNS)
-def test_a_run_learns_goes_on_and_is_evaluated(
+def test_a_run_learns_resumes_and_is_evaluated(
     stage: int, precision: str, data_root: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "case.json"

@@ -1,4 +1,4 @@
-"""Where a run may lie, and when it stops: awkward paths, symbolic links, a limit of hours."""
+"""Awkward paths, symbolic links, and a time limit."""
 
 import signal
 import time
@@ -17,10 +17,10 @@ from tests.helpers.weights import read_weights
 
 
 @pytest.mark.parametrize("name", ["두 단어 out", 'a\'b "c" $HOME;x'])
-def test_a_run_lies_behind_a_link_in_a_strange_place(
+def test_a_run_directory_behind_a_symbolic_link(
     name: str, data_root: Path, tmp_path: Path, device: torch.device
 ) -> None:
-    """The link is moved between two starts: what was saved there is found through it."""
+    """The link moves between two starts, and the checkpoint is found through it."""
     places = tmp_path / name, tmp_path / f"{name} moved"
     places[0].mkdir()
     link, data = tmp_path / f"{name} link", tmp_path / f"{name} data"
@@ -39,8 +39,8 @@ def test_a_run_lies_behind_a_link_in_a_strange_place(
     assert write_report(link / "case").record.read_text().startswith("# case")
 
 
-def test_hours_count_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not from that of an arm: a job's time limit knows no arms."""
+def test_max_hours_counts_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the start of an arm: the time limit is that of the job."""
     now = time.monotonic()
     request = PreemptionSignal()
     monkeypatch.setattr(time, "monotonic", lambda: now + 3601)
@@ -50,7 +50,7 @@ def test_hours_count_from_the_start_of_the_program(monkeypatch: pytest.MonkeyPat
     assert request.is_set()
 
 
-def test_a_second_ctrl_c_interrupts_and_what_was_heard_before_is_heard_again() -> None:
+def test_a_second_ctrl_c_interrupts_and_handlers_are_restored() -> None:
     def of_the_caller(*_: object) -> None: ...
 
     before = signal.signal(signal.SIGINT, of_the_caller)
@@ -60,7 +60,7 @@ def test_a_second_ctrl_c_interrupts_and_what_was_heard_before_is_heard_again() -
             assert not request.is_set()
             signal.raise_signal(signal.SIGINT)
             assert request.is_set()
-            signal.raise_signal(signal.SIGTERM)  # a scheduler's, after it
+            signal.raise_signal(signal.SIGTERM)  # as a scheduler sends it
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is of_the_caller
@@ -68,10 +68,10 @@ def test_a_second_ctrl_c_interrupts_and_what_was_heard_before_is_heard_again() -
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_run_stops_at_its_hours_and_goes_on(
+def test_a_run_stops_at_max_hours_and_resumes(
     data_root: Path, tmp_path: Path, device: torch.device
 ) -> None:
-    """Saved at the step it reached, code 75; started again until it is done, it has missed nothing."""
+    """It saves at the step it reached, code 75. Restarted until it is done, it misses nothing."""
     codes, settings = [], "run.max_hours=1e-9"
     run_dir = tmp_path / "out" / "case" / "main"
     while not codes or codes[-1] == 75:

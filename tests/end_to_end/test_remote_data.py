@@ -1,4 +1,4 @@
-"""Training from a server over HTTP: the run from the local disk, or code 3 and one sentence."""
+"""Training over HTTP equals training from the local disk; a missing shard is code 3."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.helpers.http_server import serving
 from tests.helpers.in_process_training import BASE, train_here
 from tests.helpers.launching import assert_trained_alike, run
 
-# Dropout's bits depend on the number of processes.
+# Dropout depends on the world size.
 SAME = "model.hidden_dropout_prob=0,run.max_steps=6,run.save_every=6"
 
 
@@ -41,7 +41,7 @@ def test_two_ranks_share_a_cache(tmp_path: Path, data_root: Path, device: torch.
 
 
 @pytest.mark.dist
-def test_a_shard_that_is_not_there_ends_the_run(tmp_path: Path, data_root: Path) -> None:
+def test_a_missing_remote_shard_ends_the_run(tmp_path: Path, data_root: Path) -> None:
     with serving(data_root) as server:
         server.faults["en/shard-000001.tar"] = ["404"] * 20
         code, output = run(0, *arguments(tmp_path, server.url))

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data that `make train` makes, by the same commands."""
+    """The data of `make train`, made by the same commands."""
     root = tmp_path_factory.mktemp("data")
     binaries = Path(sys.executable).parent
     target = ["make", "sample-data", f"DATA={root}", f"BIN={binaries}", "--assume-old=install"]
@@ -43,7 +43,7 @@ def sets_of(case: Case, root: Path) -> tuple[DatasetSubset, MaskedDataset, Vocab
 
 
 def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) -> None:
-    """By ten points of accuracy on the same masks; all beat a guess without context or position."""
+    """By ten points of accuracy on the same masks; all beat the unigram baseline."""
     path = ROOT / "ds_configs" / "sample.json"
     code, output = run(
         2, "--ds_config", str(path), "--data", str(sample), "--out", str(tmp_path), timeout=900
@@ -65,7 +65,7 @@ def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) 
 
 
 def neighbour_accuracy(train: DatasetSubset, valid: MaskedDataset) -> float:
-    """The most frequent token between two neighbours, backing off to one and to none."""
+    """Predict the most frequent token between two neighbours, with back-off to one and to none."""
     counts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for block in range(train.shards.num_blocks):
         content = train.shards.read_block(block)
@@ -87,7 +87,7 @@ def neighbour_accuracy(train: DatasetSubset, valid: MaskedDataset) -> float:
 
 
 def masked_rows(valid: MaskedDataset) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Masked inputs, masked places and labels of each validation sequence."""
+    """Masked inputs, masked positions and labels of each validation sequence."""
     for block in range(valid.subset.shards.num_blocks):
         rows = valid.read(block, 0)
         for start, stop in zip(rows.ends[:-1], rows.ends[1:], strict=True):
@@ -126,7 +126,7 @@ def self_attending_accuracy(
 
 
 def alone(pack: PackedBatch) -> DeviceBatch:
-    """A pack whose tokens see nothing but themselves (and their own position)."""
+    """A packed batch whose tokens attend only to themselves."""
     size = pack.inputs.size
     arrays = [pack.inputs, pack.positions, np.arange(size), np.arange(size + 1, dtype=np.int32)]
     tensors = [torch.from_numpy(array) for array in [*arrays, pack.masked, pack.labels]]

@@ -1,4 +1,4 @@
-"""A step of the engine is what torch's own optimizers would do with the mean over masked tokens."""
+"""A step of the engine equals torch's own optimizers on the mean over masked tokens."""
 
 import copy
 import json
@@ -65,7 +65,7 @@ def packs(step: int, count: int) -> list[PackedBatch]:
 
 
 def build(case: Case, device: torch.device) -> tuple[Engine, MaskedLanguageModel]:
-    """The engine, and a twin of its model that torch alone trains."""
+    """The engine, and a copy of its model that torch alone trains."""
     torch.manual_seed(0)
     model = MaskedLanguageModel(case.bertds.model, VOCAB_SIZE, 0)
     twin = copy.deepcopy(model)
@@ -92,8 +92,8 @@ def same_weights(engine: Engine, twin: MaskedLanguageModel) -> None:
         torch.testing.assert_close(ours[name], theirs, rtol=1e-5, atol=1e-6, msg=name)
 
 
-# Attention does not depend on the keys' bias: its gradient is rounding noise, which Adam would blow
-# up to full steps with a smaller epsilon.
+# Attention does not depend on the key bias. Its gradient is rounding noise, which Adam would scale to
+# full steps with a smaller epsilon.
 EPS = 1e-4
 OPTIMIZERS = {
     "coupled": (
@@ -119,9 +119,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_steps_are_those_of_torch(
-    name: str, stage: int, device: torch.device, tmp_path: Path
-) -> None:
+def test_steps_equal_torch(name: str, stage: int, device: torch.device, tmp_path: Path) -> None:
     """Coupled L2 and decoupled decay, two micro-steps with unequal numbers of masked tokens."""
     block, torch_optimizer = OPTIMIZERS[name]
     case = case_of(tmp_path, optimizer=block, zero_optimization={"stage": stage})
@@ -158,10 +156,10 @@ def test_clipping_limits_the_norm(device: torch.device, tmp_path: Path) -> None:
     engine.close()
 
 
-def test_dropout_differs_in_every_step_process_and_micro_step_and_is_the_same_again(
+def test_dropout_depends_on_step_rank_and_micro_step_only(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a function of the place: no generator's state has to be kept."""
+    """It is derived from the position, so no generator state has to be saved."""
     drawn: list[int] = []
     engine, _ = build(case_of(tmp_path), device)
 
@@ -183,8 +181,8 @@ def test_dropout_differs_in_every_step_process_and_micro_step_and_is_the_same_ag
     engine.close()
 
 
-def test_logged_rate_is_the_one_that_was_used(device: torch.device, tmp_path: Path) -> None:
-    """DeepSpeed's warm-up makes its first two updates at rate 0, and the log says so."""
+def test_the_logged_learning_rate_is_the_one_used(device: torch.device, tmp_path: Path) -> None:
+    """DeepSpeed's warm-up makes its first two updates at rate 0, and the log shows it."""
     scheduler = {"type": "WarmupLR", "params": {"warmup_num_steps": 4, "warmup_type": "linear"}}
     case = case_of(tmp_path, scheduler=scheduler)
     engine, _ = build(case, device)
@@ -200,7 +198,9 @@ def test_logged_rate_is_the_one_that_was_used(device: torch.device, tmp_path: Pa
     engine.close()
 
 
-def test_our_schedule_is_used_from_the_first_step(device: torch.device, tmp_path: Path) -> None:
+def test_a_custom_schedule_applies_from_the_first_step(
+    device: torch.device, tmp_path: Path
+) -> None:
     scheduler = {"type": "WarmupLinearLR", "params": {"warmup_num_steps": 2}}
     engine, _ = build(case_of(tmp_path, scheduler=scheduler), device)
     rates = []
@@ -211,8 +211,8 @@ def test_our_schedule_is_used_from_the_first_step(device: torch.device, tmp_path
     engine.close()
 
 
-def test_bf16_starts_without_a_step_of_its_own(device: torch.device, tmp_path: Path) -> None:
-    """At stage 0 DeepSpeed's wrapper steps once on zero gradients; coupled decay would show it."""
+def test_bf16_starts_without_an_extra_step(device: torch.device, tmp_path: Path) -> None:
+    """At stage 0 DeepSpeed's wrapper steps once on zero gradients; coupled decay would reveal it."""
     block = {"type": "Adam", "params": {"lr": 1e-2, "weight_decay": 0.1, "adam_w_mode": False}}
     losses = []
     for stage in (0, 1):
@@ -229,8 +229,8 @@ def test_bf16_starts_without_a_step_of_its_own(device: torch.device, tmp_path: P
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_evaluation_does_not_depend_on_the_cut(device: torch.device, tmp_path: Path) -> None:
-    """Sums are sums, and dropout is off."""
+def test_evaluation_does_not_depend_on_batching(device: torch.device, tmp_path: Path) -> None:
+    """The sums are additive, and dropout is off."""
     case = case_of(tmp_path, "model.hidden_dropout_prob=0.5")
     engine, _ = build(case, device)
     parts = [packs(step, 2) for step in range(3)]
@@ -250,15 +250,17 @@ def test_evaluation_does_not_depend_on_the_cut(device: torch.device, tmp_path: P
         ({"bertds": BASE["bertds"] | {"run": {"max_steps": 1, "device": "cuda"}}}, "no GPU on"),
     ],
 )
-def test_what_a_cpu_cannot_do_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_a_cpu_cannot_run_is_rejected(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=words):
         check_device(case_of(tmp_path, **changes), World())
 
 
-def test_fewer_gpus_than_processes_are_said(
+def test_fewer_gpus_than_processes_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One alone may be another one for each process, as `srun --gpus-per-task=1` shows them."""
+    """A single visible GPU may differ for each process, as with `srun --gpus-per-task=1`."""
     case, world = case_of(tmp_path), World(world_size=8, local_size=4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for count in (1, 4, 8):

@@ -1,4 +1,4 @@
-"""DeepSpeed's own monitors, where the case file asks for one, get the figures of the run."""
+"""DeepSpeed's monitors and MLflow get the metrics of the run."""
 
 import csv
 import errno
@@ -17,13 +17,11 @@ from bertds.optim.lr_schedules import ScheduleLengths
 from tests.helpers.in_process_training import BASE, train_here
 
 
-def test_csv_has_what_the_metrics_have(
-    device: torch.device, data_root: Path, tmp_path: Path
-) -> None:
+def test_csv_equals_metrics(device: torch.device, data_root: Path, tmp_path: Path) -> None:
     where = f"csv_monitor.output_path={tmp_path / 'csv'}"
     assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
     run_dir = tmp_path / "case" / "main"
-    assert not list((tmp_path / "csv").rglob("Train_*"))  # DeepSpeed's own, by samples
+    assert not list((tmp_path / "csv").rglob("Train_*"))  # DeepSpeed's own metrics, by samples
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for key in ("loss/train", "loss/valid", "lr", "tokens"):
         path = tmp_path / "csv" / "case" / "main" / f"{key.replace('/', '_')}.csv"
@@ -33,7 +31,7 @@ def test_csv_has_what_the_metrics_have(
         ]
 
 
-def test_a_monitor_that_fails_does_not_end_the_training(
+def test_a_failing_monitor_does_not_end_training(
     device: torch.device,
     data_root: Path,
     tmp_path: Path,
@@ -58,9 +56,7 @@ def test_a_monitor_that_fails_does_not_end_the_training(
         ({"enabled": True, "job_name": "mine"}, "mine/fast"),
     ],
 )
-def test_no_two_arms_write_into_one_place(
-    tmp_path: Path, given: dict[str, object], wanted: str
-) -> None:
+def test_no_two_arms_share_an_output(tmp_path: Path, given: dict[str, object], wanted: str) -> None:
     path = tmp_path / "case.json"
     monitors = {"csv_monitor": given, "wandb": {"enabled": True}, "comet": {}}
     bertds = {**BASE["bertds"], "arms": {"fast": {}, "slow": {}}}
@@ -74,7 +70,7 @@ def test_no_two_arms_write_into_one_place(
     assert set(config) & set(MONITORS) == set(monitors)
 
 
-def test_a_secret_is_refused_and_not_repeated(tmp_path: Path) -> None:
+def test_a_secret_is_rejected_and_not_printed(tmp_path: Path) -> None:
     path = tmp_path / "case.json"
     path.write_text(json.dumps(BASE))
     with pytest.raises(ConfigError, match="COMET_API_KEY") as refused:
@@ -82,7 +78,7 @@ def test_a_secret_is_refused_and_not_repeated(tmp_path: Path) -> None:
     assert "s3cret" not in str(refused.value)
 
 
-def test_mlflow_is_refused_where_it_is_not_installed(
+def test_mlflow_is_rejected_where_it_is_not_installed(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -91,7 +87,7 @@ def test_mlflow_is_refused_where_it_is_not_installed(
     assert not (tmp_path / "case" / "main").exists()
 
 
-def test_a_user_in_mlflows_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+def test_credentials_in_the_mlflow_address_are_rejected_and_not_printed(tmp_path: Path) -> None:
     path = tmp_path / "case.json"
     path.write_text(json.dumps(BASE))
     where = 'run.mlflow={"tracking_uri":"https://me:s3cret@host/"}'
@@ -100,7 +96,7 @@ def test_a_user_in_mlflows_address_is_refused_and_not_repeated(tmp_path: Path) -
     assert "s3cret" not in str(refused.value)
 
 
-def test_a_server_of_mlflow_that_is_not_there_costs_no_training(
+def test_an_unreachable_mlflow_server_does_not_end_training(
     device: torch.device, data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("mlflow")
@@ -109,7 +105,7 @@ def test_a_server_of_mlflow_that_is_not_there_costs_no_training(
     assert told.text.count("MLflow does not take the figures") == 1
 
 
-def test_mlflow_has_what_the_metrics_have_and_goes_on_in_one_run(
+def test_mlflow_equals_metrics_and_resumes_in_one_run(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = pytest.importorskip("mlflow")

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: no process applies the step, and nothing else changes."""
+"""A non-finite loss or gradient: no rank applies the step, and nothing else changes."""
 
 import contextlib
 import itertools
@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.dist
-def test_the_batch_might_as_well_not_have_been(results: list[dict[str, Any]]) -> None:
+def test_a_non_finite_batch_has_no_effect(results: list[dict[str, Any]]) -> None:
     """At each stage and precision, in either micro-step, with either kind of schedule."""
     compared = [result for result in results if "skips" in result]
     assert len(compared) == 2 * (7 + len(FAULTS))
@@ -51,7 +51,7 @@ def test_the_batch_might_as_well_not_have_been(results: list[dict[str, Any]]) ->
 
 
 @pytest.mark.dist
-def test_weights_that_are_not_finite_are_never_saved(results: list[dict[str, Any]]) -> None:
+def test_non_finite_weights_are_never_saved(results: list[dict[str, Any]]) -> None:
     saves = [result for result in results if "said" in result]
     assert len(saves) == 4
     for result in saves:
@@ -61,7 +61,7 @@ def test_weights_that_are_not_finite_are_never_saved(results: list[dict[str, Any
 
 @contextlib.contextmanager
 def spoilt(monkeypatch: pytest.MonkeyPatch, steps: set[int], scale: float) -> Iterator[None]:
-    """The model's loss in the second micro-step of some steps times a number."""
+    """Multiply the loss of the second micro-step of some steps by a factor."""
     train_step, forward = Engine.train_step, MaskedLanguageModel.forward
     calls: Iterator[int] = itertools.count()
     now = -1
@@ -86,14 +86,14 @@ def bad_lines(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_training_goes_on_and_says_what_was_in_the_batch(
+def test_training_continues_and_lists_the_skipped_sequences(
     stage: int,
     device: torch.device,
     data_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped in between by an error and started again, it is the run that was never stopped."""
+    """Also when stopped by an error in between and resumed."""
     settings = f"zero_optimization.stage={stage},run.max_bad_steps=3"
     with spoilt(monkeypatch, {2, 5, 6}, math.nan):
         assert train_here(data_root, tmp_path / "straight", device, settings) == 0
@@ -118,10 +118,10 @@ def test_training_goes_on_and_says_what_was_in_the_batch(
     assert all(ours[name].equal(reference[name]) for name in reference)
 
 
-def test_a_run_of_bad_steps_ends_with_the_last_good_weights(
+def test_too_many_skipped_steps_end_the_run_with_good_weights(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The count goes on over a checkpoint and a restart, and begins anew after a good step."""
+    """The count survives a checkpoint and a restart, and is reset by a good step."""
     settings = "run.max_bad_steps=4,run.eval_every=12"
     every = set(range(3, 12))
     with (
@@ -141,8 +141,8 @@ def test_a_run_of_bad_steps_ends_with_the_last_good_weights(
         train_here(data_root, tmp_path, device, settings)
 
 
-def test_origins_name_the_sequences_of_the_batch(data_root: Path) -> None:
-    """Read again by set and ordinal, they are the tokens of the batch, with its masks."""
+def test_origins_identify_the_sequences_of_a_batch(data_root: Path) -> None:
+    """Read by dataset and sequence index, they give the tokens and masks of the batch."""
     sets = ({"name": "ko", "weight": 2}, {"name": "en", "fraction": 0.7})
     loader = loader_of(data_root, sets=sets)
     by_name = {masked_set.subset.name: masked_set for masked_set, _ in loader._entries}
@@ -159,8 +159,8 @@ def test_origins_name_the_sequences_of_the_batch(data_root: Path) -> None:
         assert found == Counter((one.tokens, one.inputs) for one in batch)
 
 
-def test_the_floor_of_the_loss_scale_is_a_sentence() -> None:
-    """DeepSpeed's own scaler, driven down to where it gives up."""
+def test_the_minimum_loss_scale_is_an_error_message() -> None:
+    """DeepSpeed's own scaler, driven down to its minimum."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
     scaler = DynamicLossScaler(4, 1000, 1, delayed_shift=1, consecutive_hysteresis=False)

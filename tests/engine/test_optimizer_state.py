@@ -1,4 +1,4 @@
-"""Weights and moments pass between ZeRO stages, precisions and numbers of processes to the bit."""
+"""Weights and moments move between ZeRO stages, precisions and world sizes bit-exact."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.dist
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of each stage and precision, written by two processes."""
+    """A checkpoint of each stage and precision, written by two ranks."""
     scratch = tmp_path_factory.mktemp("saved")
     run(WORKER, 2, "save_all", scratch / "runs", scratch=scratch)
     return scratch / "runs"
 
 
 def check(result: dict[str, Any]) -> None:
-    """After loading all is equal to the bit; so is the next step, within rounding."""
+    """After loading everything is bit-exact, and the next step is equal within rounding."""
     assert result["loaded"] == 0.0, result
     assert result["fresh"], result
     assert result["rates"], result
@@ -34,7 +34,7 @@ def check(result: dict[str, Any]) -> None:
         assert result["after"] < 5e-4, result
 
 
-def test_every_stage_into_every_other(saved: Path, tmp_path: Path) -> None:
+def test_every_stage_loads_into_every_other(saved: Path, tmp_path: Path) -> None:
     results = run(WORKER, 2, "load_stages", saved, scratch=tmp_path)
     for result in results:
         check(result)
@@ -45,9 +45,7 @@ def test_every_stage_into_every_other(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_other_numbers_of_processes_and_precisions(
-    saved: Path, tmp_path: Path, world_size: int
-) -> None:
+def test_other_world_sizes_and_precisions(saved: Path, tmp_path: Path, world_size: int) -> None:
     results = run(WORKER, world_size, "load_some", saved, scratch=tmp_path)
     for result in results:
         check(result)
@@ -56,7 +54,7 @@ def test_other_numbers_of_processes_and_precisions(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_all_of_all_into_all_of_all(tmp_path: Path) -> None:
+def test_all_combinations(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for world_size in (1, 2, 3):
         run(WORKER, world_size, "save_all", runs, scratch=tmp_path)
@@ -70,7 +68,7 @@ def test_all_of_all_into_all_of_all(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What several scenarios emit, in one start of two processes."""
+    """The results of several scenarios in one start of two ranks."""
     scratch = tmp_path_factory.mktemp("told")
     scenarios = "pairs+settings+start+refusals"
     return run(WORKER, 2, scenarios, scratch / "runs", scratch=scratch)
@@ -87,7 +85,7 @@ def test_options_optimizers_schedules_and_fp16(told: list[dict[str, Any]]) -> No
     assert len(results) >= 20
 
 
-def test_a_changed_case_file_keeps_only_the_place(told: list[dict[str, Any]]) -> None:
+def test_a_changed_case_keeps_only_the_position(told: list[dict[str, Any]]) -> None:
     (result,) = of("settings", told)
     # WarmupLR after 3 updates: linear, 2 of 4 steps of the new warm-up to the new rate.
     assert result["rates"] == [0.002, 0.002]
@@ -96,13 +94,13 @@ def test_a_changed_case_file_keeps_only_the_place(told: list[dict[str, Any]]) ->
     assert (result["global_steps"], result["micro_steps"]) == (3, 3)
 
 
-def test_the_step_on_start_up_is_undone(told: list[dict[str, Any]]) -> None:
+def test_the_initial_step_is_undone(told: list[dict[str, Any]]) -> None:
     (result,) = of("start", told)
     stage_0, stage_1 = result["losses"]
     assert stage_0 == pytest.approx(stage_1, rel=1e-5)
 
 
-def test_what_cannot_be_saved_is_refused_at_the_start(told: list[dict[str, Any]]) -> None:
+def test_unsavable_optimizers_are_rejected_at_the_start(told: list[dict[str, Any]]) -> None:
     (said,) = of("refusals", told)
     assert "Muon" in said["Muon"]
     assert "Adafactor" in said["Adafactor"]

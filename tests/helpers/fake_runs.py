@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, without the training."""
+"""Run directories as training writes them, without training."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Real processes with gloo on this machine, for tests; none outlives the test."""
+"""Real gloo processes on this machine; none outlives the test."""
 
 import json
 import os
@@ -13,20 +13,20 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 _RESULT = "RESULT "
-_HUNG_S = 600.0  # a machine that does other things as well may take minutes; a hang takes for ever
+_HUNG_S = 600.0  # a busy machine may take minutes
 
 
 def emit(**values: Any) -> None:
-    """A result of a worker; it comes out of `Workers.results`."""
+    """Emit a result of a worker, which `Workers.results` returns."""
     print(_RESULT + json.dumps(values), flush=True)
 
 
 class Workers:
-    """Processes that run one script as ranks 0 ... world_size - 1; to be used in a `with`."""
+    """A context manager: processes that run one script as ranks 0 ... world_size - 1."""
 
     def __init__(self, script: Path, world_size: int, *arguments: object, scratch: Path) -> None:
         self._logs = [scratch / f"{uuid.uuid4().hex}.log" for _ in range(world_size)]
-        # A file instead of a port to meet at: nothing to collide with.
+        # Rendezvous by a file instead of a port, so that nothing collides.
         meeting = scratch / f"{uuid.uuid4().hex}.meeting"
         command = [sys.executable, str(script), *map(str, arguments)]
         self.processes = []
@@ -58,18 +58,18 @@ class Workers:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to all."""
+        """Kill all."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
 
     def results(self, timeout: float = _HUNG_S) -> list[dict[str, Any]]:
-        """What the workers emitted, after all have ended well."""
+        """The results of all workers, after all have exited with 0."""
         give_up = time.monotonic() + timeout
         while any(process.poll() is None for process in self.processes):
             if any(process.poll() for process in self.processes) or time.monotonic() > give_up:
-                time.sleep(0.5)  # the others may say more
+                time.sleep(0.5)  # the other workers may print more
                 break
             time.sleep(0.02)
         codes = [process.poll() for process in self.processes]
@@ -80,8 +80,8 @@ class Workers:
         return self.emitted()
 
     def emitted(self) -> list[dict[str, Any]]:
-        """What the workers have emitted so far, those of rank 0 first."""
-        # A line without its end is one that a kill has cut.
+        """The results so far, those of rank 0 first."""
+        # A line without its end was cut by a kill.
         lines = [line for text in self._texts() for line in text.splitlines(keepends=True)]
         whole = [line for line in lines if line.startswith(_RESULT) and line.endswith("\n")]
         return [json.loads(line.removeprefix(_RESULT)) for line in whole]
@@ -93,6 +93,6 @@ class Workers:
 def run(
     script: Path, world_size: int, *arguments: object, scratch: Path, timeout: float = _HUNG_S
 ) -> list[dict[str, Any]]:
-    """Run a worker script to its end in `world_size` processes; returns what it emitted."""
+    """Run a worker script on `world_size` ranks; returns what it emitted."""
     with Workers(script, world_size, *arguments, scratch=scratch) as workers:
         return workers.results(timeout)

@@ -1,4 +1,4 @@
-"""Whole runs inside the process of the tests: files, engine, loop, checkpoints, without a launcher."""
+"""Whole runs in the process of the tests, without a launcher."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ BASE: dict[str, Any] = {
 
 
 def train_here(data: Path, out: Path, device: torch.device, settings: str = "") -> int:
-    """Train the base case into out/case/main; the exit code it would end with, or its error."""
+    """Train the base case into out/case/main; returns the exit code, or raises."""
     path = out / "case.json"
     out.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(BASE))

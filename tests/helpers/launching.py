@@ -1,4 +1,4 @@
-"""Starting the real programs from tests."""
+"""Starts the real programs from tests."""
 
 import contextlib
 import itertools
@@ -17,14 +17,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# Below the ports that Linux hands out by itself: one of those may be taken again before a program
-# that has yet to import torch binds it. Each of the processes that run tests has its own.
+# Below Linux's ephemeral ports, which may be taken before a program has imported torch and binds it.
+# Each process that runs tests has a range of its own.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9")[2:])
 _PORTS = itertools.count(15_000 + 1_000 * _WORKER + os.getpid() % 800)
 
 
 def free_port() -> int:
-    """A port that nothing is bound to, and none that was given before."""
+    """A port that nothing is bound to, and that was not returned before."""
     for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, so that several share two cores; nothing of this process's own group."""
+    """One thread per process, and no variables of this process's own group."""
     ours = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -49,7 +49,7 @@ def command(
     program: str = "launch/train.py",
     launcher: Launcher = "deepspeed",
 ) -> list[str]:
-    """`launch/train.py` by the deepspeed launcher or `spawn.py`, or (0 processes) by plain python."""
+    """`launch/train.py` under the deepspeed launcher or `spawn.py`, or (0 ranks) plain python."""
     program_line = [str(ROOT / program), *arguments]
     if processes == 0:
         return [sys.executable, *program_line]
@@ -68,7 +68,7 @@ def start(
     program: str = "launch/train.py",
     launcher: Launcher = "deepspeed",
 ) -> subprocess.Popen[str]:
-    """In a process group of its own, which `kill_group` ends as a whole."""
+    """Start it in a new process group, which `kill_group` ends."""
     return subprocess.Popen(
         command(processes, *arguments, program=program, launcher=launcher),
         stdout=subprocess.PIPE,
@@ -90,7 +90,7 @@ def run(
     program: str = "launch/train.py",
     launcher: Launcher = "deepspeed",
 ) -> tuple[int, str]:
-    """The exit code and all output; nothing outlives the time-out."""
+    """Run it; the exit code and all output. Nothing outlives the timeout."""
     process = start(processes, *arguments, program=program, launcher=launcher)
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -106,14 +106,14 @@ def lines_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def figures_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines without what depends on the clock."""
+    """The lines without values that depend on the clock."""
     timed = {"seconds", "tokens_per_s", "data_wait", "mfu", "peak_memory"}
     timed |= {"forward", "backward", "update"}
     return [{k: v for k, v in line.items() if k not in timed} for line in lines_of(run_dir)]
 
 
 def assert_trained_alike(run_dir: Path, reference_dir: Path) -> None:
-    """Losses, norms and validation to 1e-5; rows of other micro-batches are filled otherwise."""
+    """Losses, norms and validation agree to 1e-5; padding differs with the micro-batch."""
     ours, reference = (
         [{k: v for k, v in line.items() if k != "padding"} for line in figures_of(each)]
         for each in (run_dir, reference_dir)

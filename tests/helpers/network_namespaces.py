@@ -29,7 +29,7 @@ PrintMotd no
 """
 
 
-# A host that falls silent must not hold its ssh session, and with it the launcher, for ever.
+# An unresponsive host must not hold its ssh session, and so the launcher, for ever.
 _SSH = """\
 Host *
   IdentityFile {root}/key
@@ -42,7 +42,7 @@ Host *
 
 
 def missing() -> str:
-    """Why there can be none here; empty if there can."""
+    """Why it cannot run here; empty if it can."""
     if os.geteuid() != 0:
         return "needs root"
     path = environment()["PATH"] + ":/usr/sbin"
@@ -51,7 +51,7 @@ def missing() -> str:
 
 
 class Hosts:
-    """To be used in a `with`; namespaces and all processes in them end with it."""
+    """A context manager; namespaces and all processes in them end with it."""
 
     def __init__(self, root: Path, number: int) -> None:
         self.root = root
@@ -67,7 +67,7 @@ class Hosts:
         shutil.copy(ROOT / "launch" / "deepspeed_env.example", root / ".deepspeed_env")
 
     def own_data(self, host: int) -> Path:
-        """What a host sees as `data`."""
+        """The directory that a host sees as `data`."""
         path = self.root / f"data-of-{host}"
         path.mkdir(exist_ok=True)
         return path
@@ -109,7 +109,7 @@ class Hosts:
         _ip("netns", "del", f"{self._tag}-switch")
 
     def start(self, host: int, *command: str) -> subprocess.Popen[bytes]:
-        """A program on a host; its output goes to `output-of-HOST` in the root directory."""
+        """Start a program on a host; its output goes to `output-of-HOST` in the root directory."""
         mounts = [
             "set -e",
             f"hostname h{host}",
@@ -130,22 +130,22 @@ class Hosts:
             )
 
     def output(self) -> str:
-        """What was printed on host 0, where deepspeed is started."""
+        """The output of host 0, where deepspeed is started."""
         return (self.root / "output-of-0").read_text(errors="replace")
 
     def deepspeed(self, hosts: int, *arguments: str) -> subprocess.Popen[bytes]:
-        """`launch/train.py` with a process on each of the first hosts, started on host 0."""
+        """Start `launch/train.py` with one rank on each of the first hosts, from host 0."""
         hostfile = self.root / f"hostfile-{hosts}"
         hostfile.write_text("".join(f"{a} slots=1\n" for a in self.addresses[:hosts]))
         deepspeed = shutil.which("deepspeed", path=environment()["PATH"])
         assert deepspeed is not None
         place = (f"--master_addr={self.addresses[0]}", f"--master_port={free_port()}")
         program = (str(ROOT / "launch" / "train.py"), *arguments)
-        # --force_multi: over ssh, and with .deepspeed_env, also where one host is left.
+        # --force_multi: use ssh and .deepspeed_env also with a single host.
         return self.start(0, deepspeed, "--force_multi", f"--hostfile={hostfile}", *place, *program)
 
     def lose(self, host: int) -> None:
-        """A host as after a power cut: no packet comes from it any more, and nothing runs."""
+        """Cut a host off, as in a power failure: no packet leaves it, and nothing runs."""
         _ip("-n", self._namespace(host), "link", "set", "eth0", "down")
         self._kill(host)
 
@@ -158,12 +158,12 @@ class Hosts:
             time.sleep(0.2)
 
     def processes(self, host: int) -> list[int]:
-        """All that run there, the sshd among them."""
+        """All processes of a host, including its sshd."""
         text = _ip("netns", "pids", self._namespace(host))
         return [int(word) for word in text.split() if _runs(int(word))]
 
     def trainers(self, host: int) -> list[int]:
-        """What belongs to a training there: launchers and their processes."""
+        """The launchers and workers of a training on a host."""
         found = []
         for process in self.processes(host):
             try:

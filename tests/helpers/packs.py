@@ -1,4 +1,4 @@
-"""What a pack holds, told without its layout."""
+"""The content of a packed batch, without its layout."""
 
 import itertools
 from typing import NamedTuple

@@ -39,13 +39,13 @@ SlurmdParameters=config_overrides
 """
 
 
-# Addresses as names: the list of hosts that tasks see can be reached without any name service.
+# Addresses as host names: tasks reach their node list without a name service.
 _NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=4\n"
 _NODES = ("127.0.0.1", "127.0.0.2")
 
 
 def missing() -> str:
-    """Why it cannot be started here; empty if it can."""
+    """Why it cannot run here; empty if it can."""
     if os.geteuid() != 0:
         return "needs root"
     path = environment()["PATH"] + ":/usr/sbin"
@@ -54,7 +54,7 @@ def missing() -> str:
 
 
 class SlurmCluster:
-    """To be used in a `with`; the daemons and all jobs end with it."""
+    """A context manager; the daemons and all jobs end with it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -123,19 +123,19 @@ class SlurmCluster:
             time.sleep(0.2)
 
     def logs(self) -> str:
-        """What the daemons said last."""
+        """The last lines of the daemons' logs."""
         texts = [path.read_text(errors="replace") for path in self.root.glob("daemon-*.log")]
         return "\n".join(text[-2000:] for text in texts)
 
     def ask(self, *command: str) -> str:
-        """The output of a Slurm command; empty while the controller does not answer."""
+        """Run a Slurm command; its output, or empty while the controller does not answer."""
         done = subprocess.run(
             command, check=False, env=self.environment, capture_output=True, text=True
         )
         return done.stdout if done.returncode == 0 else ""
 
     def submit(self, *arguments: str) -> str:
-        """The id of a job, submitted from the repository's root."""
+        """Submit a job from the repository's root; its id."""
         done = subprocess.run(
             ["sbatch", "--parsable", *arguments],
             check=False,
@@ -148,7 +148,7 @@ class SlurmCluster:
         return done.stdout.strip()
 
     def wait_for_job(self, job: str, seconds: float = 900) -> None:
-        """Until it is out of the queue, all of it."""
+        """Wait until all of the job has left the queue."""
         self._wait(lambda: self._is_over(job), seconds)
 
     def _is_over(self, job: str) -> bool:
@@ -157,7 +157,7 @@ class SlurmCluster:
         return not going & set(states)
 
     def facts(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` says of a job."""
+        """The output of `scontrol show job`, by key."""
         text = self.ask("scontrol", "show", "job", job)
         pairs = [word.partition("=") for word in text.split() if "=" in word]
         return {key: value for key, _, value in pairs}

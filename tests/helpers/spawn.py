@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 
-PATIENCE_S = 60.0  # of those that are asked to end
+PATIENCE_S = 60.0  # for workers to exit after SIGTERM
 
 
 def main() -> int:
-    """What the arguments ask for."""
+    """Run the program on the ranks that the arguments name."""
     size, port, *program = sys.argv[1:]
     shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = []

@@ -1,4 +1,4 @@
-"""What the job files ask: which arm, and whether to go back to the queue."""
+"""What the job files ask: which arm, and whether to requeue."""
 
 import inspect
 import subprocess
@@ -30,7 +30,7 @@ def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("done", 0, "ended"),
     ],
 )
-def test_a_run_is_resumable_if_the_same_command_would_go_on(
+def test_resumable_means_the_same_command_resumes(
     state: State, code: int, answer: str, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "case11" / "batch64_cosine"
@@ -40,7 +40,7 @@ def test_a_run_is_resumable_if_the_same_command_would_go_on(
     assert done.stdout.split() == [answer, "40"]
 
 
-def test_the_steps_of_all_arms_count_where_none_is_named(tmp_path: Path) -> None:
+def test_steps_of_all_arms_are_summed(tmp_path: Path) -> None:
     for arm, state, code in (("case10/lr5e-4", "done", 0), ("case11/batch64_cosine", "failed", 70)):
         (tmp_path / arm).mkdir(parents=True)
         write_status(tmp_path / arm, state, code, "a sentence", 30)
@@ -48,21 +48,23 @@ def test_the_steps_of_all_arms_count_where_none_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("code", "answer"), [(0, "resumable"), (71, "ended")])
-def test_arms_that_have_not_begun_are_left_to_do(code: int, answer: str, tmp_path: Path) -> None:
-    """After a signal between two arms; not where an arm failed for good, which would fail again."""
+def test_arms_that_have_not_started_are_resumable_work(
+    code: int, answer: str, tmp_path: Path
+) -> None:
+    """After a signal between two arms. Not if an arm failed with a code that a restart cannot fix."""
     run_dir = tmp_path / "case10" / "lr5e-4"
     run_dir.mkdir(parents=True)
     write_status(run_dir, "failed" if code else "done", code, "a sentence", 30)
     assert ask("steps", *CASE, "--out", str(tmp_path)).stdout.split() == [answer, "30"]
 
 
-def test_job_files_may_hand_on_all_that_the_training_takes() -> None:
+def test_all_flags_of_train_are_accepted() -> None:
     wanted = inspect.signature(train.main).parameters.keys()
     for question in (job_status.arm, job_status.steps):
         assert wanted - {"arm"} <= inspect.signature(question).parameters.keys()
 
 
-def test_a_task_of_an_array_has_an_arm_or_a_sentence() -> None:
+def test_an_array_task_gets_an_arm_or_an_error_message() -> None:
     assert ask("arm", "3", *CASE).stdout.strip() == "batch64_cosine"
     refused = ask("arm", "5", *CASE)
     assert refused.returncode == 2

@@ -1,4 +1,4 @@
-"""The Kubernetes files: their schemas, and what their containers run, as two nodes of torchrun."""
+"""The Kubernetes files: their schemas, and their containers' scripts as two torchrun nodes."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def documents(name: str) -> dict[str, Any]:
 
 
 def unknown_keys(given: Any, known: Any, path: str = "") -> list[str]:
-    """Keys that the schema's model did not keep."""
+    """The keys that the schema's model dropped."""
     if isinstance(given, dict):
         lost = [f"{path}.{key}" for key in given if key not in known]
         inner = [unknown_keys(given[k], known[k], f"{path}.{k}") for k in given if k in known]
@@ -54,11 +54,11 @@ def assert_valid(document: dict[str, Any]) -> None:
         ("data_prep.yaml", "Job"),
     ],
 )
-def test_a_manifest_is_of_its_published_schema(name: str, kind: str) -> None:
+def test_a_manifest_matches_its_published_schema(name: str, kind: str) -> None:
     assert_valid(documents(name)[kind])
 
 
-def test_a_misspelt_key_or_a_wrong_type_is_found() -> None:
+def test_the_schema_check_finds_misspelt_keys_and_wrong_types() -> None:
     job = documents("train.yaml")["TrainJob"]
     trainer = job["spec"]["trainer"]
     with pytest.raises(AssertionError, match="numNode"):
@@ -67,14 +67,14 @@ def test_a_misspelt_key_or_a_wrong_type_is_found() -> None:
         assert_valid({**job, "spec": {**job["spec"], "trainer": {**trainer, "numNodes": "4"}}})
 
 
-def test_the_parts_name_one_another() -> None:
+def test_manifests_refer_to_one_another() -> None:
     found = documents("train.yaml")
     runtime, job = found["TrainingRuntime"], found["TrainJob"]
     assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
     (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    # Names that Kubeflow's torch policy looks for.
+    # Kubeflow's torch policy looks for these names.
     assert (replicated["name"], container["name"]) == ("node", "node")
     (code_rule, _) = replicated["template"]["spec"]["podFailurePolicy"]["rules"]
     assert code_rule["onExitCodes"]["containerName"] == "node"
@@ -85,7 +85,7 @@ def test_the_parts_name_one_another() -> None:
     assert (ROOT / job["spec"]["trainer"]["args"][0].partition("=")[2]).is_file()
 
 
-def test_the_workers_of_data_prep_find_pod_0() -> None:
+def test_data_prep_workers_find_pod_0() -> None:
     found = documents("data_prep.yaml")
     service, job = found["Service"], found["Job"]
     pod = job["spec"]["template"]
@@ -96,7 +96,7 @@ def test_the_workers_of_data_prep_find_pod_0() -> None:
     assert host == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
 
 
-def test_the_image_has_what_it_copies_and_runs() -> None:
+def test_the_image_contains_what_it_copies_and_runs() -> None:
     lines = (FILES / "Dockerfile").read_text().splitlines()
     copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
     assert all((ROOT / name).exists() for name in copied)
@@ -104,7 +104,7 @@ def test_the_image_has_what_it_copies_and_runs() -> None:
 
 
 def node(rank: int, port: int, *words: str) -> subprocess.Popen[bytes]:
-    """A pod's container as Kubeflow's torch policy starts it."""
+    """Start a pod's container as Kubeflow's torch policy does."""
     variables = {
         "PET_NNODES": "2",
         "PET_NPROC_PER_NODE": "1",
@@ -120,7 +120,7 @@ def node(rank: int, port: int, *words: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_nodes_train_like_one_process_and_go_on_after_an_eviction(
+def test_two_nodes_equal_one_process_and_resume_after_an_eviction(
     data_root: Path, tmp_path: Path
 ) -> None:
     case = tmp_path / "case.json"
@@ -130,7 +130,7 @@ def test_two_nodes_train_like_one_process_and_go_on_after_an_eviction(
     run_dir, port = tmp_path / "two" / "case" / "main", free_port()
     nodes = [node(rank, port, *words) for rank in range(2)]
     wait_for_line(run_dir / "metrics.jsonl")
-    nodes[1].send_signal(signal.SIGTERM)  # the pod that is evicted; the first process gets it
+    nodes[1].send_signal(signal.SIGTERM)  # as in an eviction: the container's first process gets it
     assert [each.wait(timeout=300) for each in nodes] == [75, 75]
     assert read_json(run_dir / "status.json")["state"] == "pre-empted"
     port = free_port()
@@ -142,7 +142,7 @@ def test_two_nodes_train_like_one_process_and_go_on_after_an_eviction(
 
 
 @pytest.mark.dist
-def test_what_another_start_would_not_mend_is_no_75(tmp_path: Path) -> None:
+def test_a_failure_that_a_restart_cannot_fix_is_not_75(tmp_path: Path) -> None:
     alone = environment() | {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "1"}
     done = subprocess.run(
         ["/bin/bash", "launch/k8s/train.sh", "--ds_config=nowhere.json", f"--out={tmp_path}"],
@@ -158,7 +158,7 @@ def test_what_another_start_would_not_mend_is_no_75(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pods_prepare_the_data_that_one_machine_does(tmp_path: Path) -> None:
+def test_pods_prepare_the_same_shards_as_one_machine(tmp_path: Path) -> None:
     text, tokenizer, port = tmp_path / "text.txt", tmp_path / "tokenizer.json", free_port()
     data_prep = [sys.executable, "-m", "data_prep"]
     subprocess.run([*data_prep, "sample", f"--out={tmp_path}", "--sentences=2000"], check=True)
@@ -188,7 +188,7 @@ def test_pods_prepare_the_data_that_one_machine_does(tmp_path: Path) -> None:
     pods = [pod(index) for index in (1, 0)]  # the worker waits for the scheduler
     try:
         time.sleep(10)
-        os.killpg(pods[1].pid, signal.SIGKILL)  # as an eviction; another comes in its place
+        os.killpg(pods[1].pid, signal.SIGKILL)  # as in an eviction; another pod replaces it
         pods[1].wait()
         pods[1] = pod(0)
         assert pods[1].wait(timeout=300) == 0

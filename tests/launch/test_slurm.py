@@ -21,7 +21,7 @@ pytestmark = [
 JOB = str(ROOT / "launch" / "slurm" / "train.sbatch")
 
 
-# This machine instead of one with GPUs.
+# Options for this machine, which has no GPU.
 SMALL = ("--gpus-per-node=0", "--cpus-per-task=1")
 
 
@@ -46,7 +46,7 @@ def submit(slurm: SlurmCluster, directory: Path, options: list[str], train: list
     return slurm.submit(*SMALL, f"--output={directory}/job-%j.log", *options, JOB, *train)
 
 
-def test_a_job_on_two_nodes_trains_like_one_process(
+def test_a_job_on_two_nodes_equals_one_process(
     slurm: SlurmCluster, case: Path, data_root: Path, tmp_path: Path
 ) -> None:
     settings = "model.hidden_dropout_prob=0.0,run.max_steps=8,run.eval_every=8"
@@ -61,7 +61,7 @@ def test_a_job_on_two_nodes_trains_like_one_process(
     assert_trained_alike(run_dir, tmp_path / "alone" / "case" / "main")
 
 
-def test_a_signal_saves_and_the_job_goes_on_from_the_queue(
+def test_a_signal_saves_and_the_job_is_requeued(
     slurm: SlurmCluster, case: Path, data_root: Path, tmp_path: Path
 ) -> None:
     settings = "run.max_steps=1500,run.eval_every=1500,run.save_every=300"
@@ -80,10 +80,10 @@ def test_a_signal_saves_and_the_job_goes_on_from_the_queue(
     assert steps == list(range(1, 1501))
 
 
-def test_the_time_limit_saves_and_the_job_goes_on_from_the_queue(
+def test_the_time_limit_saves_and_the_job_is_requeued(
     slurm: SlurmCluster, case: Path, data_root: Path, tmp_path: Path
 ) -> None:
-    """Slurm may send the signal up to a minute too early, so there must be time to start."""
+    """Slurm may send the signal a minute early, so the limit leaves time to start."""
     settings = "run.max_steps=1000000,scheduler=null,run.save_every=1000000,run.eval_every=1000000"
     limit = ["--nodes=2", "--ntasks-per-node=1", "--time=3", "--signal=USR1@50"]
     job = submit(slurm, tmp_path, limit, arguments(case, data_root, tmp_path / "out", settings))
@@ -96,7 +96,7 @@ def test_the_time_limit_saves_and_the_job_goes_on_from_the_queue(
     slurm.wait_for_job(job)
 
 
-def test_an_array_trains_the_arms_of_case_11_side_by_side(
+def test_an_array_trains_the_arms_of_case_11_in_parallel(
     slurm: SlurmCluster, data_root: Path, tmp_path: Path
 ) -> None:
     data = link_sets(data_root, tmp_path / "data")
@@ -118,7 +118,7 @@ def test_an_array_trains_the_arms_of_case_11_side_by_side(
     assert (case_dir / "case11_loss.png").stat().st_size > 10_000
 
 
-def test_data_prep_makes_the_bytes_of_one_machine(
+def test_data_prep_writes_the_same_bytes_as_one_machine(
     slurm: SlurmCluster, lines: dict[str, list[str]], tmp_path: Path
 ) -> None:
     text, vocabulary = tmp_path / "text.txt", tmp_path / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""DeepSpeed's own launcher over ssh: hosts that share nothing but the output directory."""
+"""DeepSpeed's launcher over ssh: hosts that share only the output directory."""
 
 import gzip
 import itertools
@@ -26,7 +26,7 @@ TIMEOUT_S = 20
 
 @pytest.fixture(scope="module")
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sets `ko` and `en` of some thousand lines of the real corpus."""
+    """The datasets `ko` and `en` from a few thousand lines of the real corpus."""
     root = tmp_path_factory.mktemp("shards")
     texts = []
     for language in ("ko", "en"):
@@ -57,9 +57,7 @@ def give_each_its_data(hosts: Hosts, shards: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_hosts_with_a_process_each_train_like_one_process(
-    number: int, shards: Path, tmp_path: Path
-) -> None:
+def test_two_hosts_equal_one_process(number: int, shards: Path, tmp_path: Path) -> None:
     case = tmp_path / "case.json"
     case.write_text(json.dumps(BASE))
     settings = "model.hidden_dropout_prob=0.0,run.max_steps=8,run.eval_every=8"
@@ -70,7 +68,7 @@ def test_hosts_with_a_process_each_train_like_one_process(
         process.wait(timeout=600)
         assert process.returncode == 0, hosts.output()
         assert all(f"{address}:" in hosts.output() for address in hosts.addresses)
-        assert not any(hosts.data.iterdir())  # nothing but the mounts of the hosts
+        assert not any(hosts.data.iterdir())  # only the mounts of the hosts
     run_dir = tmp_path / "out" / "case" / "main"
     assert read_json(run_dir / "case.json")["resolved"]["world_size"] == number
     code, output = run(0, *arguments(case, shards, tmp_path / "alone", settings))
@@ -78,7 +76,7 @@ def test_hosts_with_a_process_each_train_like_one_process(
     assert_trained_alike(run_dir, tmp_path / "alone" / "case" / "main")
 
 
-def test_a_lost_host_ends_the_others_and_what_is_left_goes_on(shards: Path, tmp_path: Path) -> None:
+def test_a_lost_host_ends_the_others_which_resume(shards: Path, tmp_path: Path) -> None:
     case = tmp_path / "case.json"
     case.write_text(json.dumps(BASE))
     endless = f"run.collective_timeout_s={TIMEOUT_S},run.save_every=20,scheduler=null"

@@ -1,4 +1,4 @@
-"""The real program: launcher, processes, arms, signals, refusals."""
+"""The real program: launcher, ranks, arms, signals, rejected input."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ TINY = (
 
 @pytest.fixture
 def train(tmp_path: Path, data_root: Path) -> Callable[..., tuple[int, str]]:
-    """Runs the base case in `processes`, with changes by --set, into out/case/main."""
+    """Runs the base case on some ranks, with changes by --set, into out/case/main."""
     path = tmp_path / "case.json"
     path.write_text(json.dumps(BASE))
 
@@ -66,10 +66,10 @@ def arguments(path: Path, data: Path, out: Path, settings: str = "") -> list[str
 
 
 @pytest.mark.dist
-def test_a_stopped_run_goes_on_to_the_bit(
+def test_a_preempted_run_resumes_bit_exact(
     train: Callable[..., tuple[int, str]], tmp_path: Path, data_root: Path
 ) -> None:
-    """SIGTERM: saved, code 75, pre-empted; again: figures and weights of the run never stopped.
+    """After SIGTERM: saved, code 75, preempted. Resumed, it equals the uninterrupted run.
 
     Nothing is left in /dev/shm, where DeepSpeed's own collectives would leave 66 MB a process.
     """
@@ -111,7 +111,7 @@ def wait_for_line(path: Path, seconds: float = 300) -> None:
 
 
 def wait_for_state(run_dir: Path, state: str, seconds: float = 300) -> dict[str, Any]:
-    """The launcher may end before its processes do."""
+    """The launcher may exit before its workers."""
     end = time.monotonic() + seconds
     while (status := read_json(run_dir / "status.json")).get("state") != state:
         assert time.monotonic() < end, status
@@ -120,7 +120,7 @@ def wait_for_state(run_dir: Path, state: str, seconds: float = 300) -> dict[str,
 
 
 @pytest.mark.dist
-def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
+def test_a_finished_run_is_left_alone_and_a_longer_one_resumes(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     settings = "scheduler=null,run.max_steps=4"
@@ -147,8 +147,8 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(
 
 
 @pytest.mark.dist
-def test_a_profiled_run_says_where_its_time_went(tmp_path: Path, data_root: Path) -> None:
-    """A trace of steps 5 to 7, and the parts of a step among its figures."""
+def test_a_profiled_run_writes_a_trace(tmp_path: Path, data_root: Path) -> None:
+    """It has a trace of steps 5 to 7, and the metrics have the phases of a step."""
     path = tmp_path / "case.json"
     path.write_text(json.dumps(BASE))
     settings = f"{TINY},run.max_steps=8,run.log_every=4"
@@ -168,8 +168,8 @@ def test_a_profiled_run_says_where_its_time_went(tmp_path: Path, data_root: Path
 
 
 @pytest.mark.dist
-def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """`required` never starts from step 0, `never` never goes on, a fixed key never changes."""
+def test_run_resume_is_honoured(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """`required` never starts from step 0, `never` never resumes, a fixed key never changes."""
     short = "scheduler=null,run.max_steps"
     code, output = train(0, "out", f"run.resume=required,{short}=2")
     assert code == 2, output
@@ -186,8 +186,8 @@ def test_resume_is_as_the_case_says(train: Callable[..., tuple[int, str]], tmp_p
 
 
 @pytest.mark.dist
-def test_a_run_goes_on_with_its_own_shards_only(data_root: Path, tmp_path: Path) -> None:
-    """Other shards under the same names are noticed, not trained on."""
+def test_resume_rejects_other_training_shards(data_root: Path, tmp_path: Path) -> None:
+    """Other shards under the same names are detected."""
     path, data = tmp_path / "case.json", tmp_path / "data"
     path.write_text(json.dumps(BASE))
     shutil.copytree(data_root / "ko", data / "ko")
@@ -203,8 +203,8 @@ def test_a_run_goes_on_with_its_own_shards_only(data_root: Path, tmp_path: Path)
 
 
 @pytest.mark.dist
-def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_path: Path) -> None:
-    """Where training goes on but the figures before and after would be of two texts."""
+def test_resume_rejects_other_validation_shards(data_root: Path, tmp_path: Path) -> None:
+    """Otherwise the validation metrics before and after would be of two texts."""
     valid = {"one": {"name": "valid"}}
     data = tmp_path / "data"
     (tmp_path / "case.json").write_text(json.dumps(BASE))
@@ -226,10 +226,8 @@ def test_a_run_goes_on_with_its_own_validation_shards_only(data_root: Path, tmp_
 
 
 @pytest.mark.dist
-def test_an_arm_that_fails_is_recorded_and_the_next_one_is_tried(
-    data_root: Path, tmp_path: Path
-) -> None:
-    """Its numbers are not finite from the second step on; what it saved is."""
+def test_a_failed_arm_is_recorded_and_the_next_is_tried(data_root: Path, tmp_path: Path) -> None:
+    """It is non-finite from the second step on; its checkpoint is good."""
     arms = {"bad": {"optimizer": {"params": {"lr": 1e30}}}, "good": {}}
     case = {**BASE, "scheduler": None, "bertds": {**BASE["bertds"], "arms": arms}}
     (tmp_path / "case.json").write_text(json.dumps(case))
@@ -259,7 +257,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_sentence_and_touches_nothing(name: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_message_and_writes_nothing(name: str, tmp_path: Path) -> None:
     flags, words = WRONG[name]
     flags = [str(ROOT / f) if f.startswith("ds_configs") else f for f in flags]
     code, output = run(0, *flags, "--out", str(tmp_path / "out"))
@@ -271,7 +269,7 @@ def test_a_mistake_is_one_sentence_and_touches_nothing(name: str, tmp_path: Path
 
 
 def link_sets(data_root: Path, root: Path) -> Path:
-    """The names of shard sets in the case files, all leading to the small ones."""
+    """All names of shard sets in the case files, as links to the small ones."""
     for merges in ("50k", "30k", "20k", "10k", "5k"):
         for language in ("ko", "en"):
             for split in ("train", "valid"):
@@ -282,8 +280,8 @@ def link_sets(data_root: Path, root: Path) -> Path:
 
 
 @pytest.mark.dist
-def test_a_case_trains_its_arms_and_draws_them(data_root: Path, tmp_path: Path) -> None:
-    """Case 11 with two processes: five arms, one of them another case's run, one record."""
+def test_a_case_trains_its_arms_and_writes_a_report(data_root: Path, tmp_path: Path) -> None:
+    """Case 11 on two ranks: five arms, one of them a run of another case, one report."""
     data = link_sets(data_root, tmp_path / "data")
     settings = f'{TINY},data.train=[{{"name":"5k/en/train"}}]'
     path = ROOT / "ds_configs" / "case11.json"

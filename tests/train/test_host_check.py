@@ -1,4 +1,4 @@
-"""What one process alone sees, of several that might be on several hosts."""
+"""Hosts that see different shards or another directory are rejected on all ranks."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def data(
     tokenizer: Tokenizer,
     write_shards: Callable[..., ShardSet],
 ) -> Path:
-    """The sets, and beside them those of another host, whose `en` is an older one."""
+    """The datasets, and a copy of another host with an older `en`."""
     older = tmp_path / f"data{ANOTHER}"
     older.mkdir()
     (older / "ko").symlink_to(data_root / "ko")
@@ -39,7 +39,7 @@ def data(
 
 
 def train(what: str, data: Path, tmp_path: Path, **block: Any) -> tuple[int, str]:
-    """The case in two processes, with something that is otherwise in the second one."""
+    """Train the case on two ranks, the second of which differs in something."""
     path = tmp_path / "case.json"
     path.write_text(json.dumps({**BASE, "scheduler": None, "bertds": {**BASE["bertds"], **block}}))
     flags = arguments(path, data, tmp_path / "out", TINY)
@@ -53,10 +53,10 @@ def train(what: str, data: Path, tmp_path: Path, **block: Any) -> tuple[int, str
         ("out", "--out must be on a file system that all hosts share"),
     ],
 )
-def test_hosts_that_differ_are_refused_together(
+def test_differing_hosts_are_rejected_on_all_ranks(
     what: str, sentence: str, data: Path, tmp_path: Path
 ) -> None:
-    """Before the first step, in all processes at once: none waits for another."""
+    """Before the first step, on all ranks at once: no rank waits for another."""
     code, output = train(what, data, tmp_path)
     assert code != 0
     assert sentence in output, output
@@ -68,9 +68,7 @@ def test_hosts_that_differ_are_refused_together(
     assert not list(run_dir.glob(".seen-*"))
 
 
-def test_a_signal_between_two_arms_leaves_the_second_to_the_next_start(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_signal_between_two_arms_ends_before_the_second(data: Path, tmp_path: Path) -> None:
     code, output = train("signal", data, tmp_path, arms={"first": {}, "second": {}})
     assert code == 75, output
     out = tmp_path / "out" / "case"
@@ -81,20 +79,18 @@ def test_a_signal_between_two_arms_leaves_the_second_to_the_next_start(
     assert lines_of(out / "second")
 
 
-def test_the_status_says_what_ended_the_process_that_others_lost(
-    data: Path, tmp_path: Path
-) -> None:
+def test_status_names_the_fault_of_the_failed_rank(data: Path, tmp_path: Path) -> None:
     code, output = train("shard", data, tmp_path)
-    assert code in (3, 70), output  # 70 where the other process came first
+    assert code in (3, 70), output  # 70 if the other rank ended first
     status = read_json(tmp_path / "out" / "case" / "main" / "status.json")
     assert (status["state"], status["code"]) == ("failed", 3), output
     assert status["message"] == "here/000001.tar is cut"
 
 
-def test_one_process_of_each_host_says_what_is_wrong_there(
+def test_one_rank_per_host_reports_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The others give it the time to."""
+    """The other ranks wait, so that it can print."""
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     with pytest.raises(ValueError, match="missing"):

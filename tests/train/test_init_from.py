@@ -1,4 +1,4 @@
-"""A run begins with the weights of an export at any ZeRO stage, and goes on with its own."""
+"""A run starts from the weights of an export at any ZeRO stage, and resumes from its own."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.helpers.trained_runs import BF16, CASE, arm
 pytestmark = pytest.mark.dist
 
 
-# Too small a rate to move a weight, so that the first checkpoint tells what the run began with.
+# The learning rate is too small to change a weight: the first checkpoint holds the initial weights.
 STILL = {"optimizer": {"params": {"lr": 1e-30, "weight_decay": 0}}}
 ARMS = {
     "stage0": arm("bert-prenorm", 0, **STILL),
@@ -30,7 +30,7 @@ ARMS = {
 
 
 def write_case(path: Path, directory: Path, arms: list[str]) -> Path:
-    """A case of one still step that begins with the weights of a directory."""
+    """A case of one step that starts from the weights of a directory and does not change them."""
     block = CASE["bertds"]
     changes = {"init_from": str(directory), "max_steps": 1, "eval_every": 1, "seed": 99}
     content = {"arms": {name: ARMS[name] for name in arms}, "run": block["run"] | changes}
@@ -45,10 +45,10 @@ def write_case(path: Path, directory: Path, arms: list[str]) -> Path:
         pytest.param(2, list(ARMS), marks=pytest.mark.slow),
     ],
 )
-def test_weights_are_those_of_the_directory_then_those_of_the_run(
+def test_training_starts_from_the_directory_and_resumes_from_checkpoints(
     run_dirs, data_root, tmp_path, processes, arms
 ):
-    """In 16 bits as well: the fp32 weights are not those that DeepSpeed rounds."""
+    """Also in bf16: the fp32 weights are not the ones that DeepSpeed rounds."""
     source, directory = TrainedRun.open(run_dirs["prenorm_of_two"], "latest"), tmp_path / "exported"
     export(source, directory)
     path = write_case(tmp_path / "case.json", directory, arms)
@@ -61,7 +61,7 @@ def test_weights_are_those_of_the_directory_then_those_of_the_run(
         model = TrainedRun.open(tmp_path / "out" / "case" / name, "latest").model()
         for key, weight in model.named_parameters():
             torch.testing.assert_close(weight, expected[key], rtol=0, atol=1e-25)
-    # The same run goes on, and needs the directory no more.
+    # A resumed run no longer needs the directory.
     shutil.rmtree(directory)
     code, output = run(0, *flags, "--arm", arms[0], "--set", "run.max_steps=2")
     assert code == 0, output
@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_directory_then_those_of_the_run(
     assert "initial weights" not in output
 
 
-def test_what_does_not_fit_is_said_before_anything_starts(run_dirs, data_root, tmp_path):
+def test_mismatches_are_rejected_before_anything_starts(run_dirs, data_root, tmp_path):
     directory = tmp_path / "exported"
     export(TrainedRun.open(run_dirs["bert"], "latest"), directory)
     path = write_case(tmp_path / "case.json", directory, ["stage0"])

@@ -1,4 +1,4 @@
-"""What a run says of the machine at its start."""
+"""What a run reports about the machine at its start."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from bertds.metrics.device import emulated_bf16
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_bf16_without_instructions_is_told_what_it_costs(monkeypatch, supported):
+def test_emulated_bf16_is_warned_of(monkeypatch, supported):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
     cpu = torch.device("cpu")
     assert ("set bf16.enabled=false" in emulated_bf16("bf16", cpu)) != supported
@@ -15,5 +15,5 @@ def test_bf16_without_instructions_is_told_what_it_costs(monkeypatch, supported)
     assert emulated_bf16("bf16", torch.device("cuda")) == ""
 
 
-def test_torch_still_says_whether_it_has_bf16():
+def test_torch_reports_bf16_support():
     assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)

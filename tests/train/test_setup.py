@@ -1,4 +1,4 @@
-"""What does not fit together is said before a process group exists, and nothing is written."""
+"""Mismatches are reported before a process group exists, and nothing is written."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.helpers.in_process_training import BASE
 
 
 def refusal(data: Path, out: Path, settings: str = "", world_size: int = 1) -> str:
-    """What is said; one sentence, and no directory is made."""
+    """The error message, which is one line; no directory is made."""
     path = data.parent / f"{out.name}.json"
     path.write_text(json.dumps(BASE))
     with pytest.raises((ConfigError, ShardError, ValueError)) as refused:
@@ -28,7 +28,7 @@ def refusal(data: Path, out: Path, settings: str = "", world_size: int = 1) -> s
     return str(refused.value)
 
 
-def test_another_vocabulary_than_the_models(
+def test_a_different_vocabulary_is_rejected(
     data_root: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     said = refusal(data_root, tmp_path / "out", "model.vocab_size=30522")
@@ -37,16 +37,16 @@ def test_another_vocabulary_than_the_models(
     assert "leave the key out" in said
 
 
-def test_longer_sequences_than_the_case_takes(data_root: Path, tmp_path: Path) -> None:
+def test_sequences_longer_than_seq_len_are_rejected(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", "data.seq_len=4")
     assert "data.seq_len is 4" in said
     assert "raise it, or make shards with --seq_len 4" in said
 
 
-def test_shards_that_were_cut_shorter_than_the_case_takes(
+def test_shards_cut_shorter_than_seq_len_are_warned_of(
     data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
 ) -> None:
-    """Training goes on as it must, but the length that is asked for is nowhere."""
+    """Training works, but no sequence has the length that the case asks for."""
     path, data = tmp_path / "cut.json", tmp_path / "data"
     path.write_text(json.dumps(BASE))
     for name in ("ko", "en"):
@@ -60,7 +60,7 @@ def test_shards_that_were_cut_shorter_than_the_case_takes(
     assert told.text.count("were cut") == 1
 
 
-def test_fewer_steps_than_a_run_has_made(data_root: Path, tmp_path: Path) -> None:
+def test_fewer_steps_than_the_checkpoint_has_are_rejected(data_root: Path, tmp_path: Path) -> None:
     path, run_dir = tmp_path / "case.json", tmp_path / "out"
     path.write_text(json.dumps(BASE))
     (run_dir / "checkpoints" / "step_0000000008").mkdir(parents=True)
@@ -74,19 +74,21 @@ def test_fewer_steps_than_a_run_has_made(data_root: Path, tmp_path: Path) -> Non
     assert prepare_run(case, data_root, run_dir, World()).is_finished()
 
 
-def test_fewer_sequences_than_a_batch(data_root: Path, tmp_path: Path) -> None:
+def test_fewer_sequences_than_a_batch_are_rejected(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", "train_batch_size=100000")
     assert "fewer than one batch of 100000: lower train_batch_size or add text" in said
     said = refusal(data_root, tmp_path / "out", 'data.train=[{"name":"ko","fraction":0.0001}]')
     assert "is none: raise it" in said
 
 
-def test_processes_that_do_not_divide_the_batch(data_root: Path, tmp_path: Path) -> None:
+def test_a_world_size_that_does_not_divide_the_batch_is_rejected(
+    data_root: Path, tmp_path: Path
+) -> None:
     said = refusal(data_root, tmp_path / "out", world_size=3)
     assert "train_batch_size 32 cannot be divided among 3 processes: start 2 or 4" in said
 
 
-def test_a_set_that_is_not_there(data_root: Path, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_rejected(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", 'data.train=[{"name":"nowhere"}]')
     assert "nowhere is no finished shard set" in said
 
@@ -96,8 +98,10 @@ def change_index(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_sets_of_two_tokenizers_of_one_size(data_root: Path, tmp_path: Path) -> None:
-    """The ids are in range and mean something else."""
+def test_datasets_of_two_tokenizers_of_equal_size_are_rejected(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """The ids are in range, but mean other tokens."""
     for name in ("ko", "en"):
         shutil.copytree(data_root / name, tmp_path / "data" / name)
     change_index(tmp_path / "data" / "en", tokenizer="0" * 64)
@@ -106,7 +110,9 @@ def test_sets_of_two_tokenizers_of_one_size(data_root: Path, tmp_path: Path) -> 
     assert "shard both with the same tokenizer.json" in said
 
 
-def test_sets_of_framed_and_of_bare_sequences(data_root: Path, tmp_path: Path) -> None:
+def test_datasets_with_and_without_special_tokens_are_rejected(
+    data_root: Path, tmp_path: Path
+) -> None:
     for name in ("ko", "en"):
         shutil.copytree(data_root / name, tmp_path / "data" / name)
     change_index(tmp_path / "data" / "en", special_tokens=True)
@@ -114,7 +120,7 @@ def test_sets_of_framed_and_of_bare_sequences(data_root: Path, tmp_path: Path) -
     assert "shard both with --special_tokens, or neither" in said
 
 
-def test_an_index_of_another_version(data_root: Path, tmp_path: Path) -> None:
+def test_an_index_of_another_version_is_rejected(data_root: Path, tmp_path: Path) -> None:
     for name in ("ko", "en"):
         shutil.copytree(data_root / name, tmp_path / "data" / name)
     change_index(tmp_path / "data" / "en", version=2)

@@ -1,4 +1,4 @@
-"""A loss that jumps: back to the last checkpoint, and past the batches around it."""
+"""Loss spikes: back to the last checkpoint, and past the batches around the spike."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tests.helpers.launching import figures_of, kill_group, run, start
 from tests.helpers.weights import read_weights
 from tests.launch.test_train import BASE, arguments, wait_for_line
 
-# Twelve steps of a loss near 6, saved at 4 and 8; a spike at step 7 spoils steps 6 to 8.
+# Twelve steps of a loss near 6, saved at 4 and 8; a spike at step 7 skips steps 6 to 8.
 GUARD = "run.spike_sigmas=20,run.spike_window=3,run.spike_skip=1,run.eval_every=12"
 
 
@@ -29,14 +29,14 @@ def weights_of(out: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same(ours: Path, reference: Path) -> None:
-    """Figures, and weights to the bit."""
+    """Equal metrics, and weights bit-exact."""
     assert figures_of(ours / "case" / "main") == figures_of(reference / "case" / "main")
     weights, expected = weights_of(ours), weights_of(reference)
     assert all(weights[name].equal(expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_batches_around_a_spike_might_as_well_not_have_been(
+def test_batches_around_a_spike_have_no_effect(
     stage: int,
     device: torch.device,
     data_root: Path,
@@ -44,7 +44,7 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     monkeypatch: pytest.MonkeyPatch,
     told: pytest.LogCaptureFixture,
 ) -> None:
-    """The run is that in which these very steps were not applied, since they were not finite."""
+    """The run equals one in which the same steps were skipped because they were non-finite."""
     setting = f"zero_optimization.stage={stage}"
     ours, reference = tmp_path / "spike", tmp_path / "nan"
     with spoilt(monkeypatch, {6}, 1000.0):
@@ -71,10 +71,10 @@ def test_the_batches_around_a_spike_might_as_well_not_have_been(
     assert "going back to a checkpoint; of steps 6 to 8" in said
 
 
-def test_a_line_after_steps_that_were_all_passed_over_has_no_rate_of_zero(
+def test_a_line_after_skipped_steps_only_has_no_learning_rate(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Back to step 4, whose line would be at 6, and past 5 to 7: that line has a loss alone."""
+    """The run goes back to step 4 and skips 5 to 7. The line of step 6 then has a loss only."""
     settings = f"{GUARD},run.log_every=3"
     with spoilt(monkeypatch, {5}, 1000.0):
         assert train_here(data_root, tmp_path, device, settings) == 0
@@ -86,10 +86,10 @@ def test_a_line_after_steps_that_were_all_passed_over_has_no_rate_of_zero(
         assert line.get("lr", 1.0) > 0
 
 
-def test_a_checkpoint_amid_the_suspected_steps_is_not_gone_back_to(
+def test_a_checkpoint_within_the_skipped_steps_is_not_used(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 8 is saved with the weights that its update wrecked; the loss jumps at step 9."""
+    """Step 8 is saved with weights that its update ruined; the loss spike is at step 9."""
     train_step: Any = Engine.train_step
     setting = "zero_optimization.stage=0"
 
@@ -113,13 +113,13 @@ def test_a_checkpoint_amid_the_suspected_steps_is_not_gone_back_to(
 
 
 class KilledError(Exception):
-    """What a test ends a run with."""
+    """Ends a run in the middle of a test."""
 
 
-def test_a_run_that_dies_after_going_back_goes_on_as_if_it_had_not(
+def test_a_run_killed_after_going_back_resumes_exactly(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the next checkpoint (the spike is met again), at it, and after it (it knows)."""
+    """Killed before the next checkpoint (the spike recurs), at it, and after it (the skip is saved)."""
     with spoilt(monkeypatch, {6}, 1000.0):
         assert train_here(data_root, tmp_path / "straight", device, GUARD) == 0
     train_step: Any = Engine.train_step
@@ -146,7 +146,7 @@ def test_a_run_that_dies_after_going_back_goes_on_as_if_it_had_not(
     assert bad_lines(tmp_path / "killed") == bad_lines(tmp_path / "straight")
 
 
-def test_without_a_checkpoint_it_is_said_and_training_goes_on(
+def test_without_a_checkpoint_a_spike_is_warned_of_and_training_continues(
     device: torch.device,
     data_root: Path,
     tmp_path: Path,
@@ -173,7 +173,7 @@ def test_too_many_spikes_end_the_run(
     assert [line["step"] for line in bad_lines(tmp_path)] == [6, 7]
 
 
-def test_the_guard_waits_for_its_window_and_remembers_no_spike() -> None:
+def test_the_guard_fills_its_window_first_and_ignores_spikes() -> None:
     settings = RunConfig(max_steps=9, spike_sigmas=6.0, spike_window=4, spike_skip=2)
     losses: list[float] = []
     for step, loss in enumerate((9.0, 5.0, 5.2, 5.1, 4.9, 5.0), 1):
@@ -190,10 +190,10 @@ def test_the_guard_waits_for_its_window_and_remembers_no_spike() -> None:
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_processes_go_back_together_and_go_on_after_a_kill(
+def test_two_ranks_go_back_together_and_resume_after_a_kill(
     data_root: Path, tmp_path: Path
 ) -> None:
-    """Spikes of the data's own, since the guard is made nervous; SIGKILL in the middle of it."""
+    """Real spikes under a sensitive guard, and a SIGKILL in between."""
     case = tmp_path / "case.json"
     case.write_text(json.dumps(BASE))
     nervous = "run.spike_sigmas=1.5,run.spike_window=8,run.spike_skip=1,run.max_spikes=999"

@@ -65,7 +65,7 @@ class Tiny(nn.Module):
 
 
 def build(stage: int, precision: str, *, seed: int = 0, width: int = 10, **changes: Any) -> Engine:
-    """A fresh engine, its starting step undone; `changes` are DeepSpeed keys or `client`."""
+    """A fresh engine with its initial step undone; `changes` are DeepSpeed keys or `client`."""
     torch.manual_seed(seed)
     model = Tiny(width)
     config: dict[str, Any] = {
@@ -99,12 +99,12 @@ def engine_of(stage: int, precision: str, **changes: Any) -> Iterator[Engine]:
         yield engine
     finally:
         engine.deepspeed.destroy()
-        # ZeRO 3 leaves its own in place, which rounds otherwise in bf16.
+        # ZeRO 3 leaves its own function in place, which rounds differently in bf16.
         torch.nn.functional.linear = plain_linear
 
 
 def train_step(engine: Engine) -> float:
-    """One step; its batch depends on the number of steps done. Returns the mean loss."""
+    """Make one step, whose batch depends on the step number. Returns the mean loss."""
     ds_engine = engine.deepspeed
     generator = torch.Generator().manual_seed(ds_engine.global_steps)
     ids = torch.randint(0, 37, (BATCH, 7), generator=generator)
@@ -119,7 +119,7 @@ def train_step(engine: Engine) -> float:
 
 
 def whole_state(engine: Engine) -> dict[str, torch.Tensor]:
-    """Weights and moments of all processes put together; every element from exactly one."""
+    """Weights and moments of all ranks together; every element comes from exactly one rank."""
     parts: list[Any] = [None] * WORLD.world_size
     dist.all_gather_object(parts, optimizer_state.fragments(engine.deepspeed))
     sizes = {
@@ -157,7 +157,7 @@ def in_use_is_fresh(engine: Engine) -> bool:
 def train_and_save(
     run_dir: Path, stage: int, precision: str, *, steps: int = 3, **changes: Any
 ) -> None:
-    """Train, save, and keep what the next step makes."""
+    """Train, save, and return the result of the next step."""
     with engine_of(stage, precision, **changes) as engine:
         losses = [train_step(engine) for _ in range(steps)]
         saver.save(engine, run_dir, {"losses": losses}, keep_last=1, best=False)
@@ -172,7 +172,7 @@ def train_and_save(
 
 
 def load_and_compare(run_dir: Path, stage: int, precision: str, **changes: Any) -> dict[str, Any]:
-    """Load into an engine of other weights, and make the step that the old world has made."""
+    """Load into an engine with other weights, and make the same next step."""
     kept = torch.load(run_dir / "kept.pt")
     with engine_of(stage, precision, seed=99, **changes) as engine:
         check_supported(engine.deepspeed)
@@ -293,8 +293,8 @@ PAIRS = {
 
 
 def pairs(root: Path) -> None:
-    """Options of DeepSpeed that move the numbers elsewhere, other optimizers, schedules, fp16."""
-    # On CPU DeepSpeed refuses fp16 for its speed; it works.
+    """Options of DeepSpeed that change the layout, other optimizers, schedules, fp16."""
+    # DeepSpeed rejects fp16 on CPU because it is slow; it works.
     get_accelerator().is_fp16_supported = lambda: True
     for name, pair in PAIRS.items():
         run_dir = root / name
@@ -305,7 +305,7 @@ def pairs(root: Path) -> None:
 
 
 def settings(root: Path) -> None:
-    """What a changed case file changes on resume: all but the place in the schedule."""
+    """A changed case file takes effect on resume, except for the position in the schedule."""
     warm = schedule("WarmupLR", warmup_max_lr=0.01, **LINEAR)
     run_dir = root / "settings"
     train_and_save(run_dir, 1, "fp32", **warm)
@@ -328,7 +328,7 @@ def settings(root: Path) -> None:
 
 
 def start(_: Path) -> None:
-    """DeepSpeed's step on start-up at stage 0 in bf16, and its undoing."""
+    """DeepSpeed's initial step at stage 0 in bf16, and its undoing."""
     losses = {}
     for stage in (0, 1):
         with engine_of(stage, "bf16", **COUPLED) as engine:
@@ -353,7 +353,7 @@ def damage(file: Path, position: float = 0.5) -> None:
 
 
 def faults(root: Path) -> None:
-    """One process fails, or one file: all say the same, and nothing older is harmed."""
+    """One rank or one file fails: all ranks raise the same error, and older checkpoints are unharmed."""
     said = {}
     with engine_of(1, "fp32", width=64) as engine:
         folders = []
@@ -397,7 +397,7 @@ def found(engine: Engine, root: Path) -> list[str]:
 def save_with_little_room(engine: Engine, root: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     if not WORLD.is_main:
-        # Less than its part, more than the log that this process prints to.
+        # Less than its part, more than the log of this process.
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         saver.save(engine, root, {}, keep_last=1, best=True)
@@ -406,14 +406,14 @@ def save_with_little_room(engine: Engine, root: Path) -> None:
 
 
 def elsewhere(root: Path) -> None:
-    """Process 1 sees the directory a second late, as over NFS, and then no more."""
+    """Rank 1 sees the directory a second late, as over NFS, and then not at all."""
     said = {}
     root.mkdir(exist_ok=True)
     with engine_of(1, "fp32") as engine:
         train_step(engine)
         dist.barrier()
         if not WORLD.is_main:
-            assert ctypes.CDLL(None).unshare(0x20000) == 0  # a mount namespace of its own
+            assert ctypes.CDLL(None).unshare(0x20000) == 0  # a new mount namespace
             subprocess.run(["mount", "--make-rprivate", "/"], check=True)
             hide(root)
             late = subprocess.Popen(["sh", "-c", f"sleep 1; umount '{root}'"])
@@ -433,7 +433,7 @@ def hide(root: Path) -> None:
 
 
 def endless(root: Path, stage: str) -> None:
-    """Resume, then train and save until killed; tells each step's weights before saving them."""
+    """Resume, then train and save until killed; emits the weights of each step before saving them."""
     with engine_of(int(stage), "fp32") as engine:
         newest = saver.find_newest(engine, root)
         if newest is not None:
@@ -454,8 +454,8 @@ def tell(engine: Engine, what: str) -> None:
 
 
 def refusals(_: Path) -> None:
-    """Optimizers that no checkpoint can hold are refused before the first step."""
-    # For what Muon leaves out DeepSpeed would compile an Adam of its own, for minutes.
+    """Optimizers that a checkpoint cannot hold are rejected before the first step."""
+    # For the parameters that Muon leaves out, DeepSpeed would compile its own Adam for minutes.
     sys.modules["deepspeed.ops.adam"].FusedAdam = lambda groups, **_: torch.optim.AdamW(groups)
     said = {}
     for name, stage, changes in (
@@ -472,8 +472,8 @@ def refusals(_: Path) -> None:
 if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    # As the engine does on CPU: no shared memory is left behind, nothing is compiled.
-    torch._dynamo.config.disable = True  # Muon would compile, for minutes on a busy machine
+    # As the engine does on CPU, so that no shared memory is left and nothing is compiled.
+    torch._dynamo.config.disable = True  # Muon would compile for minutes on a busy machine
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     dist.init_process_group(
         "gloo",

@@ -21,7 +21,7 @@ from tests.helpers.gloo import emit
 
 
 def resident(key: str) -> int:
-    """Bytes of this process that lie in memory: now (VmRSS), or at most so far (VmHWM)."""
+    """Resident bytes of this process: now (VmRSS), or the peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 

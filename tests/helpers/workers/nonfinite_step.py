@@ -68,13 +68,13 @@ def build(scratch: Path, stage: int, precision: str, schedule: dict[str, Any]) -
 
 
 def step(engine: Engine, number: int) -> float:
-    """One step of this process's own packs; the processes that skipped it."""
+    """Make one step with this rank's batches; returns the ranks that skipped it."""
     mine = packs(number * WORLD.world_size + WORLD.rank, 2)
     return engine.train_step(mine, number, stop=False).sums().skips
 
 
 def bad_step(engine: Engine, number: int, fault: Fault, micro_step: int) -> float:
-    """The same with a fault in one micro-step of the last process."""
+    """The same with a fault in one micro-step of the last rank."""
     counter = itertools.count()
 
     def spoil(_: Any, __: Any, outputs: tuple[torch.Tensor, torch.Tensor]) -> Any:
@@ -97,7 +97,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def compare(scratch: Path, stage: int, precision: str, fault: Fault, micro_step: int) -> None:
-    """With a bad batch in between, and without that batch: the same weights, to the bit."""
+    """With a bad batch in between, and without it: the weights are bit-exact."""
     schedule = SCHEDULE if micro_step else DEEPSPEEDS
     engine = build(scratch, stage, precision, schedule)
     skips = [step(engine, 0), step(engine, 1)]
@@ -125,7 +125,7 @@ def compare(scratch: Path, stage: int, precision: str, fault: Fault, micro_step:
 
 
 def refuse(scratch: Path, stage: int) -> None:
-    """A weight of one process is spoilt: no process writes, and all say the same."""
+    """A weight of one rank is NaN: no rank writes, and all raise the same error."""
     engine = build(scratch, stage, "fp32", SCHEDULE)
     step(engine, 0)
     saver.save(engine, scratch / f"run{stage}", {}, keep_last=1, best=False)

@@ -43,7 +43,7 @@ if what in ("data", "out") and is_odd:
     arguments[arguments.index(f"--{what}") + 1] += "-of-another-host"
 
 
-if what == "out":  # no wait for what will never be seen
+if what == "out":  # do not wait for a file that never becomes visible
     saver.VISIBLE_WITHIN_S = host_check.VISIBLE_WITHIN_S = 1.0
 
 
