@@ -5,9 +5,11 @@
 
 A part of a page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced; the text around
 it is written by hand. Keys, types, defaults and meanings come from the pydantic models in
-`bertds/config`. Commands and flags come from the signatures and docstrings of the programs.
+`bertds/config`, and for keys that only DeepSpeed describes, from DeepSpeed's models. Commands and
+flags come from the signatures and docstrings of the programs.
 """
 
+import ast
 import importlib
 import inspect
 import json
@@ -19,7 +21,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from deepspeed.comm.config import CommsLoggerConfig  # noqa: TID251
+from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig  # noqa: TID251
+from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config  # noqa: TID251
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # noqa: TID251
+from deepspeed.runtime.zero.offload_config import (  # noqa: TID251
+    DeepSpeedZeroOffloadOptimizerConfig,
+    DeepSpeedZeroOffloadParamConfig,
+)
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bertds import errors
@@ -56,6 +67,26 @@ DEEPSPEED_BLOCKS: dict[str, type[BaseModel]] = {
     "comet": deepspeed_schema.Comet,
     "aio": deepspeed_schema.Aio,
 }
+DEEPSPEED_MODELS: dict[str, type[BaseModel]] = {
+    "bf16": DeepSpeedBF16Config,
+    "fp16": DeepSpeedFP16Config,
+    "zero_optimization": DeepSpeedZeroConfig,
+    "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+    "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+    "comms_logger": CommsLoggerConfig,
+    "tensorboard": TensorBoardConfig,
+    "csv_monitor": CSVConfig,
+    "wandb": WandbConfig,
+    "comet": CometConfig,
+}
+MEANINGS = {
+    "comms_logger.enabled": "Log collectives.",
+    "comms_logger.prof_all": "Log all operations.",
+    "comms_logger.prof_ops": 'With `prof_all` false: the operations to log, such as "all_reduce".',
+    "comms_logger.verbose": "Log each call at once.",
+    "comms_logger.debug": "Add the name of the calling function.",
+}
+"""Keys that have no docstring in DeepSpeed."""
 PROGRAMS = {
     "python -m data_prep": "data_prep.__main__",
     "python -m bertds": "bertds.__main__",
@@ -131,33 +162,61 @@ def schedulers() -> str:
 
 def block_section(title: str, path: str, block: type[BaseModel]) -> str:
     """A heading, the docstring and the table of keys of one block."""
-    properties = block.model_json_schema()["properties"]
+    described = deepspeed_fields(DEEPSPEED_MODELS[path]) if path in DEEPSPEED_MODELS else {}
     rows = []
     for name, field in block.model_fields.items():
-        unit = f", {UNITS[name]}" if name in UNITS else ""
-        meaning = field.description or nested_docstring(field.annotation)
         key = f"{path}.{name}" if path else name
-        rows.append([f"`{key}`", type_of(properties[name]) + unit, default_of(field), meaning])
+        deepspeed_field, deepspeed_docstring = described.get(name, (field, ""))
+        shown = deepspeed_field if field.annotation is Any else field
+        unit = f", {UNITS[name]}" if name in UNITS else ""
+        meaning = (
+            field.description
+            or deepspeed_docstring
+            or nested_docstring(field.annotation)
+            or MEANINGS.get(key, "")
+        )
+        rows.append([f"`{key}`", type_of(shown) + unit, default_of(shown), meaning])
     keys = table(["Key", "Type", "Default", "Meaning"], rows)
     return f"### `{title}`\n\n{inspect.getdoc(block)}\n\n{keys}"
 
 
-def type_of(property_schema: dict[str, Any]) -> str:
-    """The type of a key and its bounds, from its JSON schema."""
-    options = property_schema.get("anyOf", [property_schema])
+def deepspeed_fields(model: type[BaseModel]) -> dict[str, tuple[FieldInfo, str]]:
+    """The fields of a model of DeepSpeed by key, with the docstrings under them."""
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    docstrings = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            text = inspect.cleandoc(ast.literal_eval(following.value))
+            docstrings[ast.unparse(statement.target)] = re.sub(r":any:|`(?=`)", "", text)
+    return {
+        field.alias or name: (field, docstrings.get(name, ""))
+        for name, field in model.model_fields.items()
+    }
+
+
+def type_of(field: FieldInfo) -> str:
+    """The type of a key and its bounds."""
+    schema = TypeAdapter(field.rebuild_annotation()).json_schema()
+    return type_name({"": schema} | schema.get("$defs", {}), schema)
+
+
+def type_name(definitions: dict[str, Any], schema: dict[str, Any]) -> str:
+    """The type that a JSON schema describes."""
+    options = schema.get("anyOf", [schema])
     (kind,) = [option for option in options if option.get("type") != "null"]
+    if "$ref" in kind:
+        kind = definitions[kind["$ref"].rpartition("/")[2]]
     if "enum" in kind:
         return " or ".join(f"`{json.dumps(value)}`" for value in kind["enum"])
     if kind.get("type") == "array":
         if "prefixItems" in kind:
             return f"list of {kind['maxItems']} numbers"
-        item = type_of(kind["items"])
+        item = type_name(definitions, kind["items"] or {"type": "string"})
         return f"list of {item if ' or ' in item else f'{item}s'}"
     if kind.get("type") in ("integer", "number"):
         name = "integer" if kind.get("multipleOf") == 1 else kind["type"]
         return " ".join([name, *bounds_of(name, kind)])
-    if "$ref" in kind:
-        return "block"
     if "type" not in kind:  # checked by a function, which no JSON schema describes
         return "interval"
     return {"boolean": "true or false", "string": "text", "object": "block"}[kind["type"]]
@@ -176,13 +235,14 @@ def bounds_of(name: str, kind: dict[str, Any]) -> Iterator[str]:
         yield f"and ≤ {kind['maximum']}"
 
 
-def default_of(field: Any) -> str:
+def default_of(field: FieldInfo) -> str:
     """A default as a case file writes it."""
     if field.default is PydanticUndefined:
         return "required"
     if isinstance(field.default, BaseModel):
         return "its defaults"
-    if isinstance(field.default, float) and field.default >= 1e5:
+    is_large = isinstance(field.default, int | float) and 1e5 <= field.default < 1e18
+    if is_large and float(f"{field.default:.0e}") == field.default:
         return f"`{field.default:.0e}`".replace("e+0", "e")
     return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
 
