@@ -82,6 +82,19 @@ def test_relative_links_lead_somewhere_and_json_is_json(path):
             json.loads(block)
 
 
+@pytest.mark.parametrize("folder", ["reference", "internals", "development"])
+def test_files_and_names_of_the_code_exist(folder):
+    """A page names a file as `bertds/...`, and a definition as `name` in `bertds/...`."""
+    for page in (ROOT / "docs" / folder).glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        paths = re.findall(r"`((?:bertds|benchmarks|data_prep|launch|tests)/[\w./-]+)`", text)
+        assert not [path for path in paths if not (ROOT / path).exists()], page
+        for name, path in re.findall(r"`([\w.]+)`\s+in\s+`(bertds/\w[\w/]*\.py)`", text):
+            definition = rf"^\s*(def |class ){name.split('.')[-1]}\b|^{name}\b.*="
+            code = (ROOT / path).read_text(encoding="utf-8")
+            assert re.search(definition, code, re.MULTILINE), f"{page}: {name} in {path}"
+
+
 def links_in(text: str) -> list[str]:
     """The targets of links and images, without URLs and code."""
     plain = re.sub(r"`[^`\n]*`", "", CODE_BLOCK.sub("", text))
