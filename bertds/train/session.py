@@ -1,6 +1,6 @@
 """The one way through a run: what launch/train.py, `bertds.train`, benchmarks and tests share.
 
-    prepare_run (files) -> open_session: lock, process group -> Session.train -> Trainer -> TrainLoop
+    prepare_run (files) -> open_session: lock, process group -> Session.train -> Trainer -> TrainLoop.run_steps
 
 The process group stays joined when a session closes: DeepSpeed can join one only once a process, and
 a program may still have to write its report. Leave it with `destroy_process_group`, on all ranks

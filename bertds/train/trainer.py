@@ -1,8 +1,8 @@
 """One run: build, resume, loop, stop.
 
-    prepare_run (files only) -> build_engine -> resume -> TrainLoop.run -> done, or preempted
+    prepare_run (files only) -> build_engine -> resume -> TrainLoop.run_steps -> done, or preempted
 
-`TrainLoop.run` is the place to read first.
+`TrainLoop.run_steps` is the place to read first.
 """
 
 import contextlib
