@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bertds.metrics.device import emulated_bf16
+from bertds.train.run_info import emulated_bf16
 
 
 @pytest.mark.parametrize("supported", [True, False])
@@ -13,7 +13,3 @@ def test_emulated_bf16_is_warned_of(monkeypatch, supported):
     assert ("set bf16.enabled=false" in emulated_bf16("bf16", cpu)) != supported
     assert emulated_bf16("fp32", cpu) == ""
     assert emulated_bf16("bf16", torch.device("cuda")) == ""
-
-
-def test_torch_reports_bf16_support():
-    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
