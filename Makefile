@@ -63,26 +63,26 @@ test-cluster: install
 test-gpu: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m gpu
 
-# CORPUS: a directory with {ko,en}.train.txt.gz. Hours; each line may be run alone.
+# CORPUS: a directory with {ko,en}.train.txt.gz. Takes hours; each line can be run alone.
 CORPUS ?= $(BERTDS_CORPUS)
-BENCH = $(BIN)/python benchmarks/$(1).py --corpus $(CORPUS) --data $(DATA)/bench
+BENCH = $(BIN)/python -m benchmarks.performance.$(1) --corpus $(CORPUS) --data $(DATA)/bench
 
 bench: install
-	$(call BENCH,shard)
-	$(call BENCH,loader)
-	$(call BENCH,engine)
-	$(call BENCH,step)
-	$(call BENCH,memory)
+	$(call BENCH,sharding)
+	$(call BENCH,dataloader)
+	$(call BENCH,engine_overhead)
+	$(call BENCH,train_step)
+	$(call BENCH,sharding_memory)
 
-# Draws docs/record again from the metrics that are committed there; fails on a difference.
+# Regenerates docs/reproduction from the committed metrics; fails if a file differs.
 record-check: install
-	$(BIN)/python benchmarks/record_publish.py --check
+	$(BIN)/python -m benchmarks.reproduction.publish --check
 
-# An hour: random faults, and the run that had none beside it. As root, for a disk that fills up.
+# Takes an hour: random faults, then a run without faults. Needs root to fill a small disk.
 SOAK_MINUTES ?= 45
 
 soak: install
-	$(BIN)/python benchmarks/soak.py --work $(DATA)/soak --minutes $(SOAK_MINUTES)
+	$(BIN)/python -m benchmarks.fault_injection.soak --work $(DATA)/soak --minutes $(SOAK_MINUTES)
 
 # Any bytes into the readers of shards and indexes; what fails is written to found-…
 FUZZ_MINUTES ?= 20

@@ -1,5 +1,6 @@
-"""What all contestants read: vocabularies of two sizes, and the same sequences in two forms."""
+"""Inputs that all compared programs share: shards at two vocabulary sizes, and their plain arrays."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -11,20 +12,30 @@ from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
 
 SIZES = (7_458, 52_458)
-"""The record's vocabularies: of 5,000 and 50,000 merges and 2,458 characters."""
+"""Vocabulary sizes of the reference experiments: 5,000 and 50,000 merges plus 2,458 characters."""
 
 
-def add_options(parser: "object") -> None:
-    """The options that all benchmarks share."""
-    add = parser.add_argument  # type: ignore[attr-defined]
-    add("--corpus", type=Path, default=Path(os.environ.get("BERTDS_CORPUS", "corpus")))
-    add("--data", type=Path, default=Path("data/bench"))
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that the benchmarks share: `--corpus` and `--data`."""
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        default=Path(os.environ.get("BERTDS_CORPUS", "corpus")),
+        help="directory with {ko,en}.train.txt.gz (default: $BERTDS_CORPUS)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data/bench"),
+        help="where tokenizers and shards are made and kept",
+    )
 
 
-def shards_of(size: int, corpus: Path, data: Path) -> Path:
-    """English shards under a vocabulary of exactly so many ids, made from both languages.
+def make_shards(size: int, corpus: Path, data: Path) -> Path:
+    """Make English shards with a vocabulary of exactly `size` ids, learned from both languages.
 
-    The texts' characters are another number than the record's, so the merges make up for it.
+    The corpus has a different number of characters than the reference corpus. The number of merges
+    compensates for the difference. Finished files are kept.
     """
     directory = data / str(size)
     both = ",".join(str(corpus / f"{language}.train.txt.gz") for language in ("ko", "en"))
@@ -44,13 +55,13 @@ def _data_prep(command: str, **options: object) -> None:
     subprocess.run([sys.executable, "-m", "data_prep", command, *flags], check=True)
 
 
-def plain_arrays_of(shards: Path) -> Path:
-    """The same sequences as two .npy files, for programs that know nothing of shards."""
+def make_plain_arrays(shards: Path) -> Path:
+    """Write the sequences of a shard set as `tokens.npy` and `lengths.npy`, for the peers."""
     directory = shards.parent / "plain"
     if not (directory / "lengths.npy").exists():
         directory.mkdir(exist_ok=True)
-        opened = ShardSet.open(shards)
-        blocks = [opened.read_block(number) for number in range(opened.num_blocks)]
+        shard_set = ShardSet.open(shards)
+        blocks = [shard_set.read_block(number) for number in range(shard_set.num_blocks)]
         np.save(directory / "tokens.npy", np.concatenate([block.tokens for block in blocks]))
         np.save(directory / "lengths.npy", np.concatenate([block.lengths for block in blocks]))
     return directory

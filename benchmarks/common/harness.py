@@ -1,7 +1,7 @@
-"""Contestants in processes of their own that take turns, so that noise falls on all alike.
+"""Compares programs in separate processes that take turns, so that noise affects all of them alike.
 
-A worker reads a line, does a turn, and answers with one JSON line; nobody else works meanwhile. The
-figure of a round is the ratio of rates of its turns; the result is their median, least and most.
+A worker reads a line, runs one turn and answers with one JSON line. Only one worker runs at a time.
+Each round gives a ratio of two rates. The result is the median of the ratios with their range.
 """
 
 import json
@@ -10,28 +10,30 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
+Turn = Callable[[], dict[str, float]]
 
 
 @dataclass(slots=True)
 class Contestant:
-    """A worker program and what its turns gave."""
+    """A worker program and the results of its turns."""
 
     name: str
     command: list[str]
+    """`PYTHON -m MODULE ARGUMENT…`; modules of this repository can be imported."""
     threads: int
     rates: list[float] = field(default_factory=list)
-    """Real tokens a second, turn by turn."""
+    """Non-padding tokens/s of each turn."""
     cpu_rates: list[float] = field(default_factory=list)
-    """Real tokens a second of processor time, which other programs on the machine disturb less."""
+    """Non-padding tokens per second of processor time: less sensitive to other load."""
     answers: list[dict[str, float]] = field(default_factory=list)
-    """All that the worker told of each turn."""
-    facts: dict[str, str] = field(default_factory=dict)
-    """What the worker says of itself, once."""
+    """The complete answer to each turn."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the worker reports about itself at startup."""
     _process: "subprocess.Popen[str] | None" = None
 
     def start(self) -> None:
@@ -39,22 +41,22 @@ class Contestant:
         environment = os.environ | {
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # its pool would read the orders
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # its process pool would read our stdin
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        self.facts = self._answer()
+        self.metadata = self._read_answer()
 
-    def turn(self) -> None:
-        """One turn; its rates are kept."""
+    def run_turn(self) -> None:
+        """Run one turn and store its rates."""
         assert self._process is not None and self._process.stdin is not None
         print("turn", file=self._process.stdin, flush=True)
-        done = self._answer()
-        self.answers.append(done)
-        self.rates.append(done["tokens"] / done["seconds"])
-        self.cpu_rates.append(done["tokens"] / done["cpu_seconds"])
+        answer = self._read_answer()
+        self.answers.append(answer)
+        self.rates.append(answer["tokens"] / answer["seconds"])
+        self.cpu_rates.append(answer["tokens"] / answer["cpu_seconds"])
 
     def stop(self) -> None:
         """End the worker."""
@@ -63,86 +65,81 @@ class Contestant:
             self._process.wait()
             self._process = None
 
-    def _answer(self) -> dict:
+    def _read_answer(self) -> dict:
         assert self._process is not None and self._process.stdout is not None
-        line = "-"
-        while line and not line.startswith("{"):  # what libraries print while they are imported
-            line = self._process.stdout.readline()
-        if not line:
-            raise ChildProcessError(f"{self.name} ended with {self._process.wait()}")
-        return json.loads(line)
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries print other lines during import
+                return json.loads(line)
+        code = self._process.wait()
+        raise ChildProcessError(f"{self.name} exited with code {code}: see its output above")
 
 
-def take_turns(contestants: list[Contestant], rounds: int) -> None:
-    """All start, then all take their turns, in changing order."""
+def run_rounds(contestants: list[Contestant], rounds: int) -> None:
+    """Start all workers, then give each one turn per round, in alternating order."""
     try:
-        for one in contestants:
-            one.start()
+        for contestant in contestants:
+            contestant.start()
         for number in range(rounds):
-            for one in contestants if number % 2 else reversed(contestants):
-                one.turn()
-                print(f"  {one.name}: {one.rates[-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
+            for contestant in contestants if number % 2 else reversed(contestants):
+                contestant.run_turn()
+                rate = f"{contestant.name}: {contestant.rates[-1]:,.0f} tokens/s"
+                print(f"  {rate}", file=sys.stderr, flush=True)
     finally:
-        for one in contestants:
-            one.stop()
+        for contestant in contestants:
+            contestant.stop()
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, least and most of the rounds."""
+    """Median, minimum and maximum over the rounds."""
 
     median: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        """Of these values."""
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Summarize values."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.least:.2f}-{self.most:.2f})"
+        return f"{self.median:.2f} ({self.minimum:.2f}-{self.maximum:.2f})"
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Spread:
-    """Ours over theirs, round by round."""
+    """Divide our rates by theirs, round by round."""
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 class Stopwatch:
-    """Seconds and processor seconds (of all threads) of what stands in its `with` blocks."""
+    """Adds up wall time and processor time (all threads) spent in its `with` blocks."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu_seconds = 0.0
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter(), time.process_time()
+        self._start = time.perf_counter(), time.process_time()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._began[0]
-        self.cpu_seconds += time.process_time() - self._began[1]
+        self.seconds += time.perf_counter() - self._start[0]
+        self.cpu_seconds += time.process_time() - self._start[1]
+
+    def answer(self, tokens: float) -> dict[str, float]:
+        """Return the answer to a turn that processed `tokens` non-padding tokens."""
+        return {"tokens": tokens, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
 
-def serve(prepare: Callable[[], tuple[dict[str, str], Callable[[], dict[str, float]]]]) -> None:
-    """The worker's side.
+def serve(prepare: Callable[[], tuple[dict[str, str], Turn]]) -> None:
+    """Run the worker's side: warm up with one turn, then answer one turn per line of stdin.
 
     Args:
-        prepare: Gives what the worker says of itself, and its turn: what one call does is told as
-            `tokens`, `seconds` and `cpu_seconds`.
+        prepare: Returns the metadata of the worker, and its turn. A turn returns `tokens`,
+            `seconds` and `cpu_seconds`.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print, too
-    facts, turn = prepare()
-    turn()
-    print(json.dumps(facts), file=answers, flush=True)
+    os.dup2(2, 1)  # libraries print to stdout; send that to stderr
+    metadata, run_turn = prepare()
+    run_turn()
+    print(json.dumps(metadata), file=answers, flush=True)
     for _ in sys.stdin:
-        print(json.dumps(turn()), file=answers, flush=True)
-
-
-def figures(tokens: float, watch: Stopwatch, factor: float = 1.0) -> dict[str, float]:
-    """What a turn gives back; `factor` weighs the time."""
-    return {
-        "tokens": tokens,
-        "seconds": watch.seconds * factor,
-        "cpu_seconds": watch.cpu_seconds * factor,
-    }
+        print(json.dumps(run_turn()), file=answers, flush=True)

@@ -1,14 +1,14 @@
-"""The corpus's tokenizer as the peers use it."""
+"""The tokenizer of the corpus as the peers load it; imported only in their environments."""
 
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 
-def tokenizer_of(directory: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that lies beside a directory of plain arrays."""
+def load_tokenizer(arrays: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer beside a directory of plain arrays."""
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(directory.parent / "tokenizer.json"),
+        tokenizer_file=str(arrays.parent / "tokenizer.json"),
         pad_token="[PAD]",
         mask_token="[MASK]",
         cls_token="[CLS]",

@@ -1,7 +1,7 @@
-"""The faults of `soak.py`: each is real, happens at a random moment, and is over by itself.
+"""Faults for `soak.py`: real ones, at random moments, which end by themselves.
 
-Processes of the run are found by a variable in their environment, which the launcher hands on, so
-that none of them can hide, whoever its parent has become.
+Processes of the run are found by a variable in their environment, which the launcher passes on. No
+process can escape, even if its parent has changed.
 """
 
 import contextlib
@@ -14,127 +14,121 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "BERTDS_SOAK"
-HEALED_AFTER_S = (4.0, 12.0)
-"""How long a disk is full or a shard is cut."""
-Healing = Callable[[], None]
+NO_TARGET = "no process to strike"
+REPAIR_AFTER_S = (4.0, 12.0)
+"""How long a disk is full or a shard is truncated."""
 
 
-def processes_of(mark: str) -> dict[int, str]:
-    """Live processes that carry the mark, with their command lines."""
-    wanted, found = f"{MARK}={mark}".encode(), {}
+def marked_processes(mark: str) -> dict[int, str]:
+    """Return the live processes that carry the mark, with their command lines."""
+    variable, processes = f"{MARK}={mark}".encode(), {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-    return found
+            if variable in (entry / "environ").read_bytes().split(b"\0"):
+                processes[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+    return processes
 
 
-def ranks_of(mark: str) -> list[int]:
-    """Those of them that train."""
-    return [pid for pid, line in processes_of(mark).items() if "train.py --local_rank=" in line]
+def marked_ranks(mark: str) -> list[int]:
+    """Return the marked processes that train."""
+    return [pid for pid, line in marked_processes(mark).items() if "train.py --local_rank=" in line]
 
 
-def memory_of(process: int) -> int:
-    """Bytes of a process, what it shares divided among the sharers; 0 if it has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def total_memory(mark: str) -> int:
+    """Return the bytes of all marked ranks (PSS: shared pages are divided among the processes)."""
+    total = 0
+    for pid in marked_ranks(mark):
+        with contextlib.suppress(OSError):  # it has just exited
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
 
 
 class Faults:
-    """Makes faults, and ends those that have to be ended."""
+    """Injects faults, and repairs those that do not end by themselves."""
 
     def __init__(self, mark: str, disk: Path | None, shards: Path, seed: int) -> None:
-        """Nothing happens yet.
+        """Repair what an interrupted soak left behind. No fault is injected yet.
 
         Args:
-            mark: Of the run's processes.
-            disk: The small file system that the run writes to, if one could be mounted.
-            shards: The directory of the set that it trains on.
-            seed: Of the choices.
+            mark: Mark of the run's processes.
+            disk: The small file system that the run writes to, if it could be mounted.
+            shards: Directory of the training set.
+            seed: Seed of the random choices.
         """
         self._mark, self._disk, self._shards = mark, disk, shards
-        self._chance = random.Random(seed)
-        self._healings: list[tuple[float, Healing]] = []
-        self.heal_all()
+        self._copies = shards.with_name(f"{shards.name}.whole")
+        self._random = random.Random(seed)
+        self._repairs: list[tuple[float, Callable[[], None]]] = []
+        self.repair_all()
 
-    def gap(self, mean_s: float) -> float:
-        """Seconds to the next fault: no moment is safer than another."""
-        return self._chance.expovariate(1 / mean_s)
+    def next_gap(self, mean_s: float) -> float:
+        """Return the seconds to the next fault, exponentially distributed."""
+        return self._random.expovariate(1 / mean_s)
 
     def choose(self) -> str:
-        """One of the kinds, all alike."""
+        """Choose one of the kinds with equal probability."""
         kinds = ["kill", "stop", "full disk", "cut shard"]
-        return self._chance.choice(kinds if self._disk else [k for k in kinds if k != "full disk"])
+        return self._random.choice(kinds if self._disk else [k for k in kinds if k != "full disk"])
 
-    def make(self, kind: str) -> str:
-        """Make a fault; says what became of it."""
+    def inject(self, kind: str) -> str:
+        """Inject a fault and return its effect."""
         if kind in ("kill", "stop"):
-            return self._signal(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
-        heal = self._fill() if kind == "full disk" else self._cut()
-        seconds = self._chance.uniform(*HEALED_AFTER_S)
-        self._healings.append((time.monotonic() + seconds, heal))
+            ranks = marked_ranks(self._mark)
+            if not ranks:
+                return NO_TARGET
+            with contextlib.suppress(ProcessLookupError):
+                number = signal.SIGKILL if kind == "kill" else signal.SIGSTOP
+                os.kill(self._random.choice(ranks), number)
+            return "a rank"
+        repair = self._fill_disk() if kind == "full disk" else self._cut_shard()
+        seconds = self._random.uniform(*REPAIR_AFTER_S)
+        self._repairs.append((time.monotonic() + seconds, repair))
         return f"for {seconds:.1f} s"
 
-    def heal(self) -> None:
-        """End what is due."""
+    def repair_due(self) -> None:
+        """Repair the faults whose time is over."""
         now = time.monotonic()
-        for due, work in self._healings:
+        for due, repair in self._repairs:
             if due <= now:
-                work()
-        self._healings = [(due, work) for due, work in self._healings if due > now]
+                repair()
+        self._repairs = [(due, repair) for due, repair in self._repairs if due > now]
 
-    def heal_all(self) -> None:
-        """End everything, also what a soak that was itself killed has left."""
-        self._healings = []
-        self._free()
-        self._restore()
+    def repair_all(self) -> None:
+        """Repair everything."""
+        self._repairs = []
+        self._free_disk()
+        self._restore_shards()
 
-    def _signal(self, number: signal.Signals) -> str:
-        ranks = ranks_of(self._mark)
-        if not ranks:
-            return "nobody was there"
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._chance.choice(ranks), number)
-        return "a rank"
-
-    @property
-    def _filler(self) -> Path:
+    def _fill_disk(self) -> Callable[[], None]:
+        """Take every free byte of the disk."""
         assert self._disk is not None
-        return self._disk / "filler"
-
-    def _fill(self) -> Healing:
-        """Take every byte of the disk."""
-        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        path = self._disk / "filler"
+        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             for size in (1 << 16, 1):
                 with contextlib.suppress(OSError):
                     while True:
                         file.write(bytes(size))
-        return self._free
+        return self._free_disk
 
-    def _free(self) -> None:
+    def _free_disk(self) -> None:
         if self._disk is not None:
-            self._filler.unlink(missing_ok=True)
+            (self._disk / "filler").unlink(missing_ok=True)
 
-    def _cut(self) -> Healing:
-        """Cut a shard somewhere in the second half, in place: who has it open sees it as well."""
-        shard = self._chance.choice(sorted(self._shards.glob("*.tar")))
-        whole = self._copies / shard.name
-        if not whole.exists():
+    def _cut_shard(self) -> Callable[[], None]:
+        """Truncate a shard within its second half, in place, so that open readers are affected too."""
+        shard = self._random.choice(sorted(self._shards.glob("*.tar")))
+        copy = self._copies / shard.name
+        if not copy.exists():
             self._copies.mkdir(exist_ok=True)
-            shutil.copyfile(shard, whole)
-        size = whole.stat().st_size
-        os.truncate(shard, self._chance.randrange(size // 2, size))
-        return self._restore
+            shutil.copyfile(shard, copy)
+        size = copy.stat().st_size
+        os.truncate(shard, self._random.randrange(size // 2, size))
+        return self._restore_shards
 
-    @property
-    def _copies(self) -> Path:
-        return self._shards.with_name(f"{self._shards.name}.whole")
-
-    def _restore(self) -> None:
-        for whole in self._copies.glob("*.tar") if self._copies.is_dir() else ():
-            shutil.copyfile(whole, self._shards / whole.name)
+    def _restore_shards(self) -> None:
+        for copy in self._copies.glob("*.tar"):
+            shutil.copyfile(copy, self._shards / copy.name)

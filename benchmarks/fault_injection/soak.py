@@ -1,18 +1,19 @@
-"""Faults at random moments for most of an hour, and then the weights of the run that had none.
+"""Soak test: random faults for most of an hour, then a comparison with a run without faults.
 
-    python benchmarks/soak.py --work DIR [--minutes 45] [--every 20] [--seed 0]
+    python -m benchmarks.fault_injection.soak --work DIR [--minutes 45] [--every 20] [--seed 0]
 
-Two processes train on the generated corpus, into a file system of 32 MB. About every `--every`
-seconds (exponentially distributed) one of the faults of `soak_faults.py` strikes. A supervisor does
-one thing: when the launcher ends, it starts the same command again. After `--minutes` the faults
-stop, the run is asked to end, and an undisturbed run of as many steps is trained beside it. Weights
-and moments must be the same bytes, the figures the same lines, no process may be left, memory be
-flat. A soak that is itself interrupted goes on where it was; `soak.md` is its report.
+Two processes train on the generated corpus and write to a file system of 32 MB. Every `--every` seconds
+on average (exponentially distributed), one of the faults of `faults.py` strikes. A supervisor starts the
+same command again whenever the launcher exits. After `--minutes` the faults stop and the run is asked to
+end. Then an undisturbed run trains the same number of steps. Weights and moments must be bit-exact and
+the metrics equal. No process may be left over, and memory must be constant. An interrupted soak resumes
+from its events. The report is `results/soak.md`.
 """
 
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,13 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soak_faults import MARK, Faults, memory_of, processes_of, ranks_of
-from soak_report import write_report
+from benchmarks.fault_injection.faults import (
+    MARK,
+    Faults,
+    marked_processes,
+    marked_ranks,
+    total_memory,
+)
+from benchmarks.fault_injection.soak_report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 DISK_MB = 32
 PERIOD_S = 0.5
-LONGEST_END_S = 300.0
+END_TIMEOUT_S = 300.0
 CASE: dict[str, Any] = {
     "train_batch_size": 32,
     "gradient_clipping": 1.0,
@@ -37,7 +44,7 @@ CASE: dict[str, Any] = {
         "type": "AdamW",
         "params": {"lr": 1e-3, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.01},
     },
-    # A schedule that does not know how long the run will be.
+    # A schedule that does not depend on the length of the run.
     "scheduler": {"type": "CosineAnnealingWarmRestarts", "params": {"T_0_epochs": 1}},
     "bf16": {"enabled": True},
     "zero_optimization": {"stage": 2},
@@ -55,7 +62,7 @@ CASE: dict[str, Any] = {
             "train": [{"name": "shards/train"}],
             "valid": {"sample": {"name": "shards/valid", "fraction": 0.05}},
             "seq_len": 64,
-            # Few blocks at a time, so that shards are read all the while.
+            # Few blocks at a time, so that shards are read continuously.
             "lanes": 8,
             "window": 1,
         },
@@ -72,83 +79,78 @@ CASE: dict[str, Any] = {
 
 
 def make_data(work: Path) -> None:
-    """A generated corpus in many small shards; made once."""
-    text, vocabulary = work / "text", work / "tokenizer.json"
+    """Generate a corpus and write it as many small shards; finished files are kept."""
+    text, tokenizer = work / "text", work / "tokenizer.json"
     files = f"{text / 'ko.txt'},{text / 'en.txt'}"
     for command in (
         ["sample", "--sentences", "60000", "--out", str(text)],
-        ["tokenizer", "--input", files, "--merges", "600", "--out", str(vocabulary)],
-        ["shard", "--input", files, "--tokenizer", str(vocabulary), "--seq_len", "64"]
+        ["tokenizer", "--input", files, "--merges", "600", "--out", str(tokenizer)],
+        ["shard", "--input", files, "--tokenizer", str(tokenizer), "--seq_len", "64"]
         + ["--out", str(work / "shards")],
     ):
         subprocess.run([sys.executable, "-m", "data_prep", *command], cwd=ROOT, check=True)
 
 
-def small_disk(place: Path) -> Path | None:
-    """A small file system of its own, unless this user may not mount one."""
-    place.mkdir(exist_ok=True)
-    if not place.is_mount():
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(place)]
+def mount_small_disk(path: Path) -> Path | None:
+    """Mount a file system of `DISK_MB`, or return None if this user may not mount one."""
+    path.mkdir(exist_ok=True)
+    if not path.is_mount():
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(path)]
         if subprocess.run(command, check=False, capture_output=True).returncode:
             return None
-    return place
+    return path
 
 
 @dataclass(slots=True)
-class Supervised:
-    """The same command, started again whenever it has ended; and what was seen of it."""
+class SupervisedCommand:
+    """A command that can be started again each time it has exited, with what was observed."""
 
     command: list[str]
     mark: str
     output: Path
-    lives: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    """For each attempt its seconds `s`, its exit `code`, and its peak `memory` in bytes."""
     longest_leftover_s: float = 0.0
-    """How long a process outlived its launcher at most."""
+    """The longest time that a process outlived its launcher."""
     _process: "subprocess.Popen[bytes] | None" = None
-    _began: float = 0.0
+    _start: float = 0.0
     _memory: int = 0
-    _ended: list[float] = field(default_factory=list)
-    _life_of: dict[int, int] = field(default_factory=dict)
-
-    def tend(self) -> bool:
-        """Look at it; whether the launcher has ended since the last look."""
-        self._look()
-        if self._process is not None and self._process.poll() is None:
-            return False
-        ended = self._process is not None
-        if self._process is not None:
-            life = {"s": time.monotonic() - self._began, "code": self._process.returncode}
-            self.lives.append({**life, "memory": self._memory})
-            self._ended.append(time.monotonic())
-            self._process = None
-        return ended
+    _ends: list[float] = field(default_factory=list)
+    _attempt_of: dict[int, int] = field(default_factory=dict)
 
     def start(self) -> None:
-        """The command, once more."""
-        self._began, self._memory = time.monotonic(), 0
+        """Start the command."""
+        self._start, self._memory = time.monotonic(), 0
+        environment = {"OMP_NUM_THREADS": "1", MARK: self.mark, "TQDM_MININTERVAL": "60"}
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command,
-                env=os.environ
-                | {"OMP_NUM_THREADS": "1", MARK: self.mark, "TQDM_MININTERVAL": "60"},
+                env=os.environ | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 start_new_session=True,
             )
 
-    def _look(self) -> None:
-        """Memory of those that train, and processes of lives that are over."""
-        now, current = time.monotonic(), len(self._ended)
-        for pid in processes_of(self.mark):
-            life = self._life_of.setdefault(pid, current)
-            if life < current:
-                self.longest_leftover_s = max(self.longest_leftover_s, now - self._ended[life])
-        self._memory = max(self._memory, sum(map(memory_of, ranks_of(self.mark))))
+    def poll(self) -> bool:
+        """Sample memory and leftover processes. Return whether the launcher has just exited."""
+        now, current = time.monotonic(), len(self._ends)
+        for pid in marked_processes(self.mark):
+            attempt = self._attempt_of.setdefault(pid, current)
+            if attempt < current:
+                self.longest_leftover_s = max(self.longest_leftover_s, now - self._ends[attempt])
+        self._memory = max(self._memory, total_memory(self.mark))
+        if self._process is None or self._process.poll() is None:
+            return False
+        seconds, code = time.monotonic() - self._start, self._process.returncode
+        self.attempts.append({"s": seconds, "code": code, "memory": self._memory})
+        self._ends.append(time.monotonic())
+        self._process = None
+        return True
 
 
-def command_of(work: Path, out: Path, *settings: str) -> list[str]:
-    """The command that is given again and again: the same port, the same directory."""
+def make_command(work: Path, out: Path, *settings: str) -> list[str]:
+    """Return the command of a run: always the same port and directory."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -161,134 +163,136 @@ def command_of(work: Path, out: Path, *settings: str) -> list[str]:
     ]
 
 
-def status_of(run_dir: Path) -> dict[str, Any]:
-    """What a supervisor can know of it."""
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """Return the status of the run, or an empty object before its first status."""
     path = run_dir / "status.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 class Soak:
-    """The disturbed run: events go to a file, from which an interrupted soak goes on."""
+    """The disturbed run. Its events are written to a file, from which an interrupted soak resumes."""
 
     def __init__(self, work: Path, disk: Path | None, options: argparse.Namespace) -> None:
-        """Read what an earlier soak in this directory has done."""
+        """Read the events of an earlier soak in this directory."""
         self.run_dir = (disk or work / "disk") / "soak" / "main"
         self._path, self._options = work / "events.jsonl", options
         lines = self._path.read_text().splitlines() if self._path.is_file() else []
         self.events: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self._before = self.events[-1]["t"] if self.events else 0.0
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         mark = uuid.uuid4().hex
         seed = options.seed + len(self.events)
         self.faults = Faults(mark, disk, work / "shards" / "train", seed)
-        command = command_of(work, self.run_dir.parents[1])
-        self.run = Supervised(command, mark, work / "output.log")
+        command = make_command(work, self.run_dir.parents[1])
+        self.run = SupervisedCommand(command, mark, work / "output.log")
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the soak, former ones in this directory included."""
-        return self._before + time.monotonic() - self._began
+        """Seconds of the soak, including earlier ones in this directory."""
+        return self._before + time.monotonic() - self._start
 
-    def note(self, what: str, **facts: Any) -> None:
-        """Write one event."""
-        status = status_of(self.run_dir)
-        place = {"step": status.get("step", 0), "said": status.get("code")}
-        self.events.append({"t": round(self.elapsed, 1), "what": what, **facts, **place})
+    def log_event(self, what: str, **details: Any) -> None:
+        """Append one event to the file."""
+        status = read_status(self.run_dir)
+        position = {"step": status.get("step", 0), "said": status.get("code")}
+        self.events.append({"t": round(self.elapsed, 1), "what": what, **details, **position})
         with self._path.open("a") as file:
             file.write(json.dumps(self.events[-1]) + "\n")
 
     def disturb(self) -> None:
-        """Faults and restarts, until the time is over."""
-        due = self.elapsed + self.faults.gap(self._options.every)
+        """Inject faults and restart the command until the time is over."""
+        due = self.elapsed + self.faults.next_gap(self._options.every)
         self.run.start()
         while self.elapsed < 60 * self._options.minutes:
-            self._tend()
-            self.faults.heal()
+            self._supervise()
+            self.faults.repair_due()
             if self.elapsed >= due:
                 kind = self.faults.choose()
-                self.note("fault", kind=kind, effect=self.faults.make(kind))
-                due = self.elapsed + self.faults.gap(self._options.every)
+                self.log_event("fault", kind=kind, effect=self.faults.inject(kind))
+                due = self.elapsed + self.faults.next_gap(self._options.every)
             time.sleep(PERIOD_S)
-        self.faults.heal_all()
-        self.note("faults are over")
+        self.faults.repair_all()
+        self.log_event("faults are over")
 
     def end(self) -> int:
-        """Let it come to itself, ask it to end, and wait; its last step."""
-        start = status_of(self.run_dir).get("step", 0)
-        self._wait(lambda: status_of(self.run_dir).get("step", 0) > start)
-        for one in ranks_of(self.run.mark)[:1]:
-            os.kill(one, 15)
-        self._wait(lambda: status_of(self.run_dir).get("state") == "pre-empted", again=False)
-        self._wait(lambda: not processes_of(self.run.mark), again=False)
-        self.run.tend()
-        self.note("end")
-        return int(status_of(self.run_dir)["step"])
+        """Let the run recover, send SIGTERM to one rank, and wait. Return the last step."""
+        first = read_status(self.run_dir).get("step", 0)
+        self._wait(lambda: read_status(self.run_dir).get("step", 0) > first)
+        for pid in marked_ranks(self.run.mark)[:1]:
+            os.kill(pid, signal.SIGTERM)
+        self._wait(lambda: read_status(self.run_dir).get("state") == "pre-empted", restart=False)
+        self._wait(lambda: not marked_processes(self.run.mark), restart=False)
+        self.run.poll()
+        self.log_event("end")
+        return int(read_status(self.run_dir)["step"])
 
-    def _tend(self, *, again: bool = True) -> None:
-        if self.run.tend():
-            self.note("life", **self.run.lives[-1])
-            if again:
+    def _supervise(self, *, restart: bool = True) -> None:
+        if self.run.poll():
+            self.log_event("life", **self.run.attempts[-1])
+            if restart:
                 self.run.start()
 
-    def _wait(self, done: Callable[[], bool], *, again: bool = True) -> None:
-        give_up = time.monotonic() + LONGEST_END_S
+    def _wait(self, done: Callable[[], bool], *, restart: bool = True) -> None:
+        deadline = time.monotonic() + END_TIMEOUT_S
         while not done():
-            self._tend(again=again)
-            if time.monotonic() > give_up:
-                raise SystemExit(f"{self.run_dir} does not come to an end: see {self._path}")
+            self._supervise(restart=restart)
+            if time.monotonic() > deadline:
+                raise SystemExit(
+                    f"{self.run_dir} did not end within {END_TIMEOUT_S:g} s: see {self._path}"
+                )
             time.sleep(PERIOD_S)
 
 
-def undisturbed(work: Path, steps: int) -> tuple[Path, list[int]]:
-    """As many steps without a fault: its directory, and samples of its memory."""
-    out = work / "undisturbed"
-    settings = ("--set", f"run.max_steps={steps}")
-    run = Supervised(command_of(work, out, *settings), uuid.uuid4().hex, work / "undisturbed.log")
+def run_undisturbed(work: Path, steps: int) -> tuple[Path, list[int]]:
+    """Train the same number of steps without faults. Return the run directory and memory samples."""
+    out, log = work / "undisturbed", work / "undisturbed.log"
+    command = make_command(work, out, "--set", f"run.max_steps={steps}")
+    run = SupervisedCommand(command, uuid.uuid4().hex, log)
     memory = []
     run.start()
-    while not run.tend():
-        memory.append(sum(map(memory_of, ranks_of(run.mark))))
+    while not run.poll():
+        memory.append(total_memory(run.mark))
         time.sleep(5 * PERIOD_S)
-    if run.lives[-1]["code"]:
-        raise SystemExit(f"the undisturbed run failed: see {work / 'undisturbed.log'}")
+    if run.attempts[-1]["code"]:
+        raise SystemExit(f"the undisturbed run failed: see {log}")
     return out / "soak" / "main", memory
 
 
 def main() -> None:
-    """Soak, compare, report."""
+    """Run the soak, compare, and report. Exit with code 1 if a comparison fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--every", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=20.0, help="mean seconds between faults")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser.add_argument("--report", type=Path, default=ROOT / "benchmarks/results/soak.md")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     make_data(work)
-    disk = small_disk(work / "disk")
+    disk = mount_small_disk(work / "disk")
     shared = shared_memory()
     soak = Soak(work, disk, options)
     soak.disturb()
     steps = soak.end()
-    left = list(processes_of(soak.run.mark).values())
-    straight, memory = undisturbed(work, steps)
-    facts = {
+    leftover = list(marked_processes(soak.run.mark).values())
+    reference, memory = run_undisturbed(work, steps)
+    summary = {
         "minutes": options.minutes,
         "every": options.every,
         "steps": steps,
-        "left": left,
-        "longest leftover": soak.run.longest_leftover_s,
-        "shared memory": shared_memory() - shared,
+        "leftover": leftover,
+        "longest_leftover_s": soak.run.longest_leftover_s,
+        "shared_memory": shared_memory() - shared,
     }
-    good = write_report(options.report, facts, soak.events, soak.run_dir, straight, memory)
-    sys.exit(0 if good else 1)
+    passed = write_report(options.report, summary, soak.events, soak.run_dir, reference, memory)
+    sys.exit(0 if passed else 1)
 
 
 def shared_memory() -> int:
-    """Bytes that DeepSpeed and torch hold in /dev/shm."""
-    places = [*Path("/dev/shm").glob("deepspeed*"), *Path("/dev/shm").glob("torch*")]
-    return sum(path.stat().st_size for path in places)
+    """Return the bytes that DeepSpeed and torch hold in /dev/shm."""
+    paths = [*Path("/dev/shm").glob("deepspeed*"), *Path("/dev/shm").glob("torch*")]
+    return sum(path.stat().st_size for path in paths)
 
 
 if __name__ == "__main__":

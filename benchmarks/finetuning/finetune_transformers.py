@@ -1,9 +1,11 @@
-"""A worker: transformers' own Trainer on an exported model; knows nothing of this project.
+"""Worker: fine-tunes an exported model with the Trainer of transformers, without using this project.
 
-python finetune_peer.py MODEL TRAIN TEST CONFIG, with a Hugging Face directory, two tab-separated
-files of texts and labels, and a JSON object of `Config`. Prints one JSON object: for the model as it
-is and for one of the same config with random weights, the learning rate that did best on a tenth of
-TRAIN, and the accuracy on TEST with each seed.
+python benchmarks/finetuning/finetune_transformers.py MODEL TRAIN TEST CONFIG
+
+MODEL is a Hugging Face directory, TRAIN and TEST are tab-separated files of texts and labels, and CONFIG
+is a JSON object of `Config`. Prints one JSON object for the model as exported and for a model of the same
+config with random weights: the learning rate that did best on a tenth of TRAIN, and the accuracy on TEST
+for each seed.
 """
 
 import json
@@ -27,7 +29,7 @@ from transformers import (
 
 KINDS = ("pre-trained", "random weights")
 HEAD = ("classifier", "pooler", "head")
-"""What a masked-language model does not have and classification begins anew."""
+"""Modules that a masked language model lacks and that are initialized for classification."""
 Rows = list[dict[str, object]]
 
 
@@ -38,15 +40,15 @@ class Config:
     epochs: float = 4.0
     batch: int = 32
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    """Learning rates tried with the first seed; one that is given alone is taken."""
+    """Learning rates to try with the first seed. A single one is used without trying."""
     seeds: tuple[int, ...] = (0, 1, 2)
     max_steps: int = -1
-    """Ends a run early, for tests."""
+    """Stop early, for tests; -1 trains all epochs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """A model and a task; `num_labels` are those of training and test together."""
+class Experiment:
+    """A model and a task. `num_labels` counts the labels of training and test set together."""
 
     directory: Path
     tokenizer: transformers.PreTrainedTokenizerBase
@@ -55,89 +57,94 @@ class Contest:
 
 
 def main() -> None:
-    """What the arguments ask for."""
+    """Fine-tune both kinds of weights and print the results."""
     directory, train, test = map(Path, sys.argv[1:4])
     config = Config(**json.loads(sys.argv[4]))
     tokenizer = AutoTokenizer.from_pretrained(directory)
     texts = {"train": read(train), "test": read(test)}
     labels = sorted({label for rows in texts.values() for _, label in rows})
     rows = {name: encode(tokenizer, part, labels) for name, part in texts.items()}
-    contest = Contest(directory, tokenizer, len(labels), config)
+    experiment = Experiment(directory, tokenizer, len(labels), config)
     found = {}
     for kind in KINDS:
-        rate = best_rate(contest, kind, rows["train"])
+        rate = choose_rate(experiment, kind, rows["train"])
         accuracies = [
-            accuracy(contest, kind, rows["train"], rows["test"], rate, seed)
+            measure_accuracy(experiment, kind, rows["train"], rows["test"], rate, seed)
             for seed in config.seeds
         ]
         found[kind] = {"rate": rate, "accuracies": accuracies}
     most_frequent = max(sum(row["labels"] == n for row in rows["test"]) for n in range(len(labels)))
-    facts = {
+    answer = {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "sizes": {name: len(part) for name, part in rows.items()},
         "most_frequent": most_frequent / len(rows["test"]),
         "config": asdict(config),
+        "found": found,
     }
-    print(json.dumps({**facts, "found": found}), flush=True)
+    print(json.dumps(answer), flush=True)
 
 
 def read(path: Path) -> list[tuple[str, str]]:
-    """Texts and labels of a tab-separated file.
+    """Read texts and labels from a tab-separated file.
 
     Raises:
-        SystemExit: A line is not a text, a tab and a label.
+        SystemExit: The file is empty, or a line is not a text, a tab and a label.
     """
     rows = [line.rsplit("\t", 1) for line in path.read_text(encoding="utf-8").splitlines()]
     if not rows or any(len(row) != 2 for row in rows):
-        raise SystemExit(f"{path}: each line must be a text, a tab and a label")
+        raise SystemExit(f"{path}: expected a text, a tab and a label on each line")
     return [(text, label) for text, label in rows]
 
 
 def encode(
     tokenizer: transformers.PreTrainedTokenizerBase, rows: list[tuple[str, str]], labels: list[str]
 ) -> Rows:
-    """What the Trainer takes."""
+    """Tokenize the texts and number the labels, as the Trainer expects them."""
     ids = tokenizer([text for text, _ in rows], truncation=True)["input_ids"]
     return [
-        {"input_ids": one, "labels": labels.index(label)}
-        for one, (_, label) in zip(ids, rows, strict=True)
+        {"input_ids": row, "labels": labels.index(label)}
+        for row, (_, label) in zip(ids, rows, strict=True)
     ]
 
 
 def make_model(directory: Path, kind: str, num_labels: int, seed: int) -> PreTrainedModel:
-    """The model with a head for classification.
+    """Load or initialize the model, with a classification head.
 
     Raises:
-        SystemExit: The directory lacks weights of the encoder, which would be random in silence.
+        SystemExit: Weights of the encoder are missing; transformers would use random ones.
     """
     set_seed(seed)
     config = AutoConfig.from_pretrained(directory, num_labels=num_labels)
     if kind != KINDS[0]:
         return AutoModelForSequenceClassification.from_config(config)
-    model, said = AutoModelForSequenceClassification.from_pretrained(
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
         directory, config=config, output_loading_info=True
     )
-    anew = [name for name in said["missing_keys"] if not set(HEAD) & set(name.split("."))]
-    if anew:
-        raise SystemExit(f"{directory} lacks {', '.join(anew)}: is it an exported model?")
+    missing = [key for key in loading["missing_keys"] if not set(HEAD) & set(key.split("."))]
+    if missing:
+        raise SystemExit(f"{directory} lacks {', '.join(missing)}: is it an exported model?")
     return model
 
 
-def best_rate(contest: Contest, kind: str, rows: Rows) -> float:
-    """The learning rate that does best on a tenth of the training rows, with the first seed."""
-    rates, seed = contest.config.rates, contest.config.seeds[0]
+def choose_rate(experiment: Experiment, kind: str, rows: Rows) -> float:
+    """Return the learning rate with the best accuracy on a tenth of the training rows."""
+    rates, seed = experiment.config.rates, experiment.config.seeds[0]
     if len(rates) == 1:
         return rates[0]
-    tenth = len(rows) // 10
-    held, rest = rows[:tenth], rows[tenth:]
-    return max(rates, key=lambda rate: accuracy(contest, kind, rest, held, rate, seed))
+    held_out, rest = rows[: len(rows) // 10], rows[len(rows) // 10 :]
+    return max(
+        rates,
+        key=lambda rate: measure_accuracy(experiment, kind, rest, held_out, rate, seed),
+    )
 
 
-def accuracy(contest: Contest, kind: str, train: Rows, test: Rows, rate: float, seed: int) -> float:
-    """Share of `test` that is right after training on `train`; the last weights are taken."""
-    config = contest.config
-    model = make_model(contest.directory, kind, contest.num_labels, seed)
+def measure_accuracy(
+    experiment: Experiment, kind: str, train: Rows, test: Rows, rate: float, seed: int
+) -> float:
+    """Fine-tune on `train` and return the accuracy of the last weights on `test`."""
+    config = experiment.config
+    model = make_model(experiment.directory, kind, experiment.num_labels, seed)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -160,15 +167,15 @@ def accuracy(contest: Contest, kind: str, train: Rows, test: Rows, rate: float, 
             args=arguments,
             train_dataset=train,
             eval_dataset=test,
-            data_collator=DataCollatorWithPadding(contest.tokenizer),
-            compute_metrics=lambda found: {
-                "right": float((found.predictions.argmax(-1) == found.label_ids).mean())
+            data_collator=DataCollatorWithPadding(experiment.tokenizer),
+            compute_metrics=lambda outputs: {
+                "accuracy": float((outputs.predictions.argmax(-1) == outputs.label_ids).mean())
             },
         )
         trainer.train()
-        right = float(trainer.evaluate()["eval_right"])
-    print(f"{kind}, rate {rate:g}, seed {seed}: {right:.2%}", file=sys.stderr, flush=True)
-    return right
+        accuracy = float(trainer.evaluate()["eval_accuracy"])
+    print(f"{kind}, rate {rate:g}, seed {seed}: {accuracy:.2%}", file=sys.stderr, flush=True)
+    return accuracy
 
 
 if __name__ == "__main__":

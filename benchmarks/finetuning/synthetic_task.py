@@ -1,14 +1,14 @@
-"""Makes a task for `finetune.py` out of plain text: is this sentence as it was written?
+"""Makes a classification task for `finetune.py` from plain text: was this sentence altered?
 
-python benchmarks/finetune_task.py --input F[,F…] --out DIR [--task swapped] [--train 8000]
-    [--test 4000] [--seed 0] [--without F[,F…]]
+python -m benchmarks.finetuning.synthetic_task --input F[,F…] --out DIR [--task swapped]
+    [--train 8000] [--test 4000] [--seed 0] [--without F[,F…]]
 
-Writes `train.tsv` and `test.tsv`: a text, a tab, a label; `1` where the text was altered, which half
-of them are. `swapped` exchanges two neighbouring words, `replaced` puts a word of another sentence
-in the place of one. No word of a sentence gives its label away by itself: it takes its order, or its
-company. A sentence is in one of the files, once, either altered or not; only words within it are
-touched, letters alone, since capitals and full stops would tell. What is written depends on the
-lines, the task, the numbers and the seed alone.
+Writes `train.tsv` and `test.tsv`: per line a text, a tab and a label, `1` for an altered text. Half of the
+texts are altered. `swapped` exchanges two neighbouring words. `replaced` replaces a word by a word of
+another sentence. No single word reveals the label: it takes word order, or context. Each sentence is in one
+file only, once, either altered or not. Only words inside the sentence change, and only words of letters,
+because capitals and full stops would reveal the change. The output depends only on the lines, the task, the
+counts and the seed.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TASKS = ("swapped", "replaced")
-SHORTEST, LONGEST = 6, 40  # words
+MIN_WORDS, MAX_WORDS = 6, 40
 Sentence = list[str]
 
 
-def lines_of(paths: list[Path]) -> Iterator[str]:
-    """The lines of texts, plain or gzipped."""
+def read_lines(paths: list[Path]) -> Iterator[str]:
+    """Yield the lines of texts, plain or gzipped."""
     for path in paths:
         with (
             gzip.open(path, "rt", encoding="utf-8")
@@ -34,8 +34,8 @@ def lines_of(paths: list[Path]) -> Iterator[str]:
             yield from text
 
 
-def places(sentence: Sentence) -> list[int]:
-    """Where a word and the next one are of letters alone, differ, and are within the sentence."""
+def alterable_positions(sentence: Sentence) -> list[int]:
+    """Return where two neighbouring words inside the sentence are of letters only and differ."""
     return [
         at
         for at in range(1, len(sentence) - 2)
@@ -44,102 +44,96 @@ def places(sentence: Sentence) -> list[int]:
     ]
 
 
-def usable(paths: list[Path], without: list[Path]) -> list[Sentence]:
-    """Sentences that either task can alter, each once, those of the texts `without` left out."""
-    seen = {line.strip() for line in lines_of(without)}
-    found = []
-    for line in lines_of(paths):
+def select_sentences(paths: list[Path], without: list[Path]) -> list[Sentence]:
+    """Return distinct sentences that both tasks can alter, without those of the texts `without`."""
+    seen = {line.strip() for line in read_lines(without)}
+    selected = []
+    for line in read_lines(paths):
         text, sentence = line.strip(), line.split()
-        if text in seen or not SHORTEST <= len(sentence) <= LONGEST or not places(sentence):
+        if text in seen or not MIN_WORDS <= len(sentence) <= MAX_WORDS:
             continue
-        seen.add(text)
-        found.append(sentence)
-    return found
+        if alterable_positions(sentence):
+            seen.add(text)
+            selected.append(sentence)
+    return selected
 
 
-def swapped(sentence: Sentence, generator: random.Random) -> Sentence:
-    """Two neighbouring words exchanged."""
-    at = generator.choice(places(sentence))
-    return [*sentence[:at], sentence[at + 1], sentence[at], *sentence[at + 2 :]]
+def alter(sentence: Sentence, other: Sentence, task: str, generator: random.Random) -> Sentence:
+    """Exchange two neighbouring words, or replace a word by a random word of another sentence.
 
-
-def replaced(sentence: Sentence, other: Sentence, generator: random.Random) -> Sentence:
-    """One word replaced by one of another sentence, so as often by a frequent one as it was one."""
-    at = generator.choice(places(sentence))
-    words = [other[place] for place in places(other)]
+    Replacements are drawn from running text, so frequent words are as frequent as in the original.
+    """
+    at = generator.choice(alterable_positions(sentence))
+    if task == "swapped":
+        return [*sentence[:at], sentence[at + 1], sentence[at], *sentence[at + 2 :]]
+    words = [other[position] for position in alterable_positions(other)]
     foreign = [word for word in words if word.lower() != sentence[at].lower()]
-    # A sentence that has no other word gives the neighbour, which the place makes another one.
+    # If the other sentence has no different word, the right neighbour differs by construction.
     word = generator.choice(foreign or [sentence[at + 1]])
     return [*sentence[:at], word, *sentence[at + 1 :]]
 
 
-def examples(
+def make_examples(
     sentences: list[Sentence], task: str, count: int, generator: random.Random
 ) -> list[tuple[str, int]]:
-    """Texts and labels, half of them altered, in random order.
+    """Return texts and labels, half of them altered, in random order.
 
     Args:
-        sentences: What is drawn from, each at most once.
+        sentences: The sentences to draw from, each at most once.
         task: One of `TASKS`.
-        count: Of examples; even.
-        generator: Draws.
+        count: Number of examples; even.
+        generator: Source of randomness.
 
     Raises:
-        ValueError: There are too few sentences, the count is odd, or there is no such task.
+        ValueError: There are too few sentences, the count is odd, or the task is unknown.
     """
     if task not in TASKS:
-        raise ValueError(f"--task is {task!r}: give {' or '.join(TASKS)}")
+        raise ValueError(f"--task is {task!r}: expected {' or '.join(TASKS)}")
     if count % 2 or count > len(sentences):
         raise ValueError(
-            f"{count} examples are asked for, but they are to be an even number of at most "
-            f"{len(sentences)} sentences: give other --train and --test, or more text"
+            f"the number of examples is {count}: expected an even number of at most "
+            f"{len(sentences)} usable sentences; change --train and --test, or give more text"
         )
     chosen = generator.sample(sentences, count)
-    made = []
+    examples = []
     for number, sentence in enumerate(chosen):
-        words = sentence
-        if number % 2 and task == "swapped":
-            words = swapped(sentence, generator)
-        elif number % 2:
-            words = replaced(sentence, chosen[number - 1], generator)
-        made.append((" ".join(words), number % 2))
-    generator.shuffle(made)
-    return made
+        words, is_altered = sentence, number % 2
+        if is_altered:
+            words = alter(sentence, chosen[number - 1], task, generator)
+        examples.append((" ".join(words), is_altered))
+    generator.shuffle(examples)
+    return examples
 
 
-def write(path: Path, rows: list[tuple[str, int]]) -> None:
-    """Write a tab-separated file."""
-    path.write_text("".join(f"{text}\t{label}\n" for text, label in rows), encoding="utf-8")
-
-
-def make(options: argparse.Namespace) -> None:
-    """Both files."""
+def write_task(options: argparse.Namespace) -> None:
+    """Select sentences, make the examples and write both files."""
     paths = [Path(name) for name in options.input.split(",")]
     without = [Path(name) for name in options.without.split(",") if name]
     generator = random.Random(options.seed)
-    sentences = usable(paths, without)
+    sentences = select_sentences(paths, without)
     generator.shuffle(sentences)
-    test = examples(sentences[: options.test], options.task, options.test, generator)
-    train = examples(sentences[options.test :], options.task, options.train, generator)
+    test = make_examples(sentences[: options.test], options.task, options.test, generator)
+    train = make_examples(sentences[options.test :], options.task, options.train, generator)
     options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / "train.tsv", train)
-    write(options.out / "test.tsv", test)
+    for name, examples in (("train", train), ("test", test)):
+        lines = "".join(f"{text}\t{label}\n" for text, label in examples)
+        (options.out / f"{name}.tsv").write_text(lines, encoding="utf-8")
     print(f"{options.out}: {len(train)} and {len(test)} of {len(sentences)} usable sentences")
 
 
 def main() -> None:
-    """What the options say."""
+    """Parse the options and write the task. Exit with code 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", required=True)
+    parser.add_argument("--input", required=True, help="texts, comma-separated")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--task", default=TASKS[0])
-    parser.add_argument("--train", type=int, default=8000)
-    parser.add_argument("--test", type=int, default=4000)
+    parser.add_argument("--task", default=TASKS[0], help=" or ".join(TASKS))
+    parser.add_argument("--train", type=int, default=8000, help="number of training examples")
+    parser.add_argument("--test", type=int, default=4000, help="number of test examples")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--without", default="")
+    parser.add_argument("--without", default="", help="texts whose sentences are left out")
     options = parser.parse_args()
     try:
-        make(options)
+        write_task(options)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
 

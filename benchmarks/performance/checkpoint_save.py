@@ -1,17 +1,15 @@
-"""What saving costs the training loop; `results/saving.md`.
+"""How long the training loop waits while a checkpoint is saved; writes `results/saving.md`.
 
-    python benchmarks/saving.py --work DIR [--saves 7]
+    python -m benchmarks.performance.checkpoint_save --work DIR [--saves 7]
 
-One process, a model of 40 million parameters under AdamW, so a checkpoint of half a gigabyte: steps
-and saves in turns, and beside them the same numbers by `torch.save` and fsync, which writes no hash
-and no manifest. The loop stands still while a checkpoint is written; the table says for how long.
+One process trains a model of 40 million parameters with AdamW, so a checkpoint has half a gigabyte.
+Steps and saves alternate. `torch.save` with fsync writes the same values for comparison, without
+hashes or a manifest. Training is paused while a checkpoint is written; the table says for how long.
 """
 
 import argparse
 import json
 import os
-import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import publish
 
+from benchmarks.common.harness import Spread
+from benchmarks.common.tables import publish
 from bertds.checkpoint import saver
+from bertds.checkpoint.directory import list_checkpoints
 from bertds.config.batch import BatchSplit
 from bertds.config.case import read_case
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
@@ -54,8 +54,8 @@ CASE: dict[str, Any] = {
 }
 
 
-def engine_of(work: Path) -> Engine:
-    """A fresh one."""
+def make_engine(work: Path) -> Engine:
+    """Build the engine with fresh weights."""
     path = work / "saving.json"
     path.write_text(json.dumps(CASE))
     case = read_case(path, "main")
@@ -66,72 +66,66 @@ def engine_of(work: Path) -> Engine:
     return Engine.build(case, model, world, device, split, ScheduleLengths(100, 1000))
 
 
-def batch_of(number: int) -> PackedBatch:
-    """Any tokens."""
-    generator = np.random.default_rng(number)
-    tokens = generator.integers(5, VOCAB_SIZE, BATCH * LENGTH)
+def make_batch(seed: int) -> PackedBatch:
+    """Make a batch of random tokens."""
+    tokens = np.random.default_rng(seed).integers(5, VOCAB_SIZE, BATCH * LENGTH)
     masked = np.arange(0, tokens.size, 7)
     lengths = np.full(BATCH, LENGTH)
     sequences = MaskedSequences.masked_at(masked, tokens=tokens, inputs=tokens, lengths=lengths)
     return pack(sequences, row_length=LENGTH, pad_id=0)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds by the clock, and of all threads of this process."""
-    clock, cores = time.monotonic(), time.process_time()
-    work()
-    return time.monotonic() - clock, time.process_time() - cores
-
-
-def torch_save(one: Engine, path: Path) -> None:
-    """The same numbers, on the disk."""
+def torch_save(engine: Engine, path: Path) -> None:
+    """Write the same values with `torch.save`, and flush them to disk."""
     with path.open("wb") as file:
-        torch.save({k: v.float().cpu() for k, v in fragments(one.deepspeed).items()}, file)
+        values = fragments(engine.deepspeed).items()
+        torch.save({key: value.float().cpu() for key, value in values}, file)
         file.flush()
         os.fsync(file.fileno())
 
 
 def measure(work: Path, saves: int) -> tuple[dict[str, list[tuple[float, float]]], int]:
-    """Times by what was done, and the bytes of a checkpoint."""
-    one = engine_of(work)
+    """Return wall and processor seconds of each action, and the bytes of a checkpoint."""
+    engine = make_engine(work)
     times: dict[str, list[tuple[float, float]]] = {"step": [], "save": [], "torch.save": []}
-    state = {"step": 0}
+
+    def timed(name: str, action: Callable[[], Any]) -> None:
+        wall, cores = time.monotonic(), time.process_time()
+        action()
+        times[name].append((time.monotonic() - wall, time.process_time() - cores))
+
     for number in range(saves):
-        step = batch_of(number)
-        times["step"].append(timed(lambda step=step: one.train_step([step], 0, stop=False).sums()))
-        times["save"].append(timed(lambda: saver.save(one, work, state, keep_last=1, best=False)))
-        times["torch.save"].append(timed(lambda: torch_save(one, work / "peer.pt")))
-    (folder,) = saver.folders(work)
-    return times, sum(path.stat().st_size for path in folder.iterdir())
+        batch = make_batch(number)
+        timed("step", lambda batch=batch: engine.train_step([batch], 0, stop=False).sums())
+        timed("save", lambda: saver.save(engine, work, {"step": 0}, keep_last=1, best=False))
+        timed("torch.save", lambda: torch_save(engine, work / "peer.pt"))
+    (checkpoint,) = list_checkpoints(work)
+    return times, sum(path.stat().st_size for path in checkpoint.iterdir())
 
 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--saves", type=int, default=7)
+    parser.add_argument("--work", type=Path, required=True, help="directory on the disk to measure")
+    parser.add_argument("--saves", type=int, default=7, help="the first one is warm-up")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as directory:
         times, size = measure(Path(directory), options.saves)
-        shutil.rmtree(Path(directory) / "checkpoints")
     rows = []
     for name, pairs in times.items():
-        clock, cores = ([pair[i] for pair in pairs[1:]] for i in (0, 1))  # the first one warms up
-        speed = "" if name == "step" else f"{size / 1e6 / statistics.median(clock):,.0f}"
-        share = "" if name == "step" else f"{statistics.median(clock) / 600:.2%}"
-        rows.append([name, _spread(clock), _spread(cores), speed, share])
-    header = ["", "seconds", "core seconds", "MB/s", "of the time, one every 10 minutes"]
+        wall, cores = (Spread.of([pair[i] for pair in pairs[1:]]) for i in (0, 1))
+        row = [name, str(wall), str(cores)]
+        if name != "step":
+            row += [f"{size / 1e6 / wall.median:,.0f}", f"{wall.median / 600:.2%}"]
+        rows.append(row + [""] * (5 - len(row)))
+    header = ["", "seconds", "core seconds", "MB/s", "fraction of time, one every 10 minutes"]
     notes = (
-        f"A checkpoint of {size / 1e6:,.0f} MB; medians (least-most) of {options.saves - 1}. "
-        "A save is written and hashed in one pass, 12 bytes a parameter, divided over the "
-        "processes: a thousandfold model on a thousand processes stands still as long."
+        f"A checkpoint has {size / 1e6:,.0f} MB. Figures are medians (minimum-maximum) of "
+        f"{options.saves - 1} saves. A save is written and hashed in one pass, 12 bytes/parameter, "
+        "divided over the ranks: a model 1,000 times larger on 1,000 ranks waits equally long."
     )
-    publish("saving", "What saving costs the loop", header, rows, notes)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    publish("saving", "Cost of saving a checkpoint", header, rows, notes)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,32 @@
-"""Shards to masked tensors, real tokens a core-second, beside other loaders; `results/loader.md`.
+"""Throughput from shards to masked tensors, per core, beside other loaders; writes `results/loader.md`.
 
-python benchmarks/loader.py [--corpus DIR] [--data DIR] [--rounds 5]
+python -m benchmarks.performance.dataloader [--corpus DIR] [--data DIR] [--rounds 5]
 """
 
 import argparse
 import sys
-from pathlib import Path
 
-from tables import publish
-from texts import SIZES, add_options, plain_arrays_of, shards_of
-from turns import Contestant, Spread, ratio, take_turns
-from venvs import python_of
+from benchmarks.common.corpora import SIZES, add_options, make_plain_arrays, make_shards
+from benchmarks.common.harness import Contestant, Spread, ratio, run_rounds
+from benchmarks.common.peer_venvs import peer_python
+from benchmarks.common.tables import publish
 
-HERE = Path(__file__).resolve().parent
+MODULE = "benchmarks.performance.dataloader"
+HEADER = ["loader", "M tokens/core-s", "× of end to end", "× of rows"]
 NOTES = """
-One process, one thread, batch 256, masks made anew: ours end in packs, the peers' in tensors padded
-to the longest sequence by DataCollatorForLanguageModeling. Tokens of processor time, read-ahead
-thread included. Wanted: 30 times the better peer, and 10 M.
+One process, one thread, batch 256, dynamic masking. Our loader produces packed sequences. The peers produce
+tensors that DataCollatorForLanguageModeling pads to the longest sequence. Rates are tokens per second of
+processor time, prefetch thread included. Target: 30 times the better peer, and 10 M.
 """
 
 
-def contestants(options: argparse.Namespace) -> list[Contestant]:
-    """Two layouts of ours, and the peers."""
-    shards = shards_of(SIZES[0], options.corpus, options.data)
-    arrays = str(plain_arrays_of(shards))
-    ours = [sys.executable, str(HERE / "loader_ours.py"), str(shards)]
-    datasets = [python_of("transformers"), str(HERE / "loader_peer.py"), "datasets", arrays]
-    streaming = [python_of("streaming"), str(HERE / "loader_peer.py"), "streaming", arrays]
+def make_contestants(options: argparse.Namespace) -> list[Contestant]:
+    """Return our loader in two layouts, then the peers."""
+    shards = make_shards(SIZES[0], options.corpus, options.data)
+    arrays = str(make_plain_arrays(shards))
+    ours = [sys.executable, "-m", f"{MODULE}_bertds", str(shards)]
+    datasets = [peer_python("transformers"), "-m", f"{MODULE}_peers", "datasets", arrays]
+    streaming = [peer_python("streaming"), "-m", f"{MODULE}_peers", "streaming", arrays]
     return [
         Contestant("bertds, end to end (CUDA)", [*ours, "0"], 1),
         Contestant("bertds, rows up to 256 (CPU)", [*ours, "256"], 1),
@@ -36,24 +36,22 @@ def contestants(options: argparse.Namespace) -> list[Contestant]:
     ]
 
 
-def row_of(one: Contestant, ours: list[Contestant]) -> list[str]:
-    """A rate and how often it goes into ours."""
-    rate = Spread.of([value / 1e6 for value in one.cpu_rates])
-    ratios = ["" if one in ours else str(ratio(each.cpu_rates, one.cpu_rates)) for each in ours]
-    return [one.name, str(rate), *ratios]
-
-
 def main() -> None:
-    """All take turns."""
+    """Compare all loaders and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    all_of_them = contestants(options)
-    take_turns(all_of_them, options.rounds)
-    rows = [row_of(one, all_of_them[:2]) for one in all_of_them]
-    header = ["loader", "M tokens/core-s", "× of end to end", "× of rows"]
-    publish("loader", "Loader", header, rows, NOTES)
+    contestants = make_contestants(options)
+    run_rounds(contestants, options.rounds)
+    ours, rows = contestants[:2], []
+    for loader in contestants:
+        rate = Spread.of([value / 1e6 for value in loader.cpu_rates])
+        ratios = [
+            "" if loader in ours else str(ratio(each.cpu_rates, loader.cpu_rates)) for each in ours
+        ]
+        rows.append([loader.name, str(rate), *ratios])
+    publish("loader", "Loader", HEADER, rows, NOTES)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""A worker: shards to masked packs, by the loader that training uses.
+"""Worker: from shards to masked, packed sequences, by the data loader that training uses.
 
-python benchmarks/loader_ours.py DIR [LONGEST_ROW], with the shards and 0 for sequences end to end.
+python -m benchmarks.performance.dataloader_bertds SHARDS ROW_LENGTH
+
+ROW_LENGTH 0 concatenates all sequences of a batch (the varlen layout).
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from turns import Stopwatch, figures, serve
-
+from benchmarks.common.harness import Stopwatch, Turn, serve
 from bertds.config.schema import DataConfig, MaskingConfig
 from bertds.data.dataset import DatasetSubset
 from bertds.data.loader import TrainLoader
@@ -19,24 +19,24 @@ from bertds.data.vocabulary import Vocabulary
 BATCH, SECONDS = 256, 2.0
 
 
-def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
-    """One process, one micro-batch a step, dynamic masking."""
+def main() -> tuple[dict[str, str], Turn]:
+    """Open the shards: one process, one micro-batch per step, dynamic masking."""
     directory, row_length = Path(sys.argv[1]), int(sys.argv[2])
-    part = DatasetSubset.open(directory.parent, directory.name, 1.0)
-    vocabulary, masking = Vocabulary.of([part]), MaskingConfig()
-    share = RankBatchSpec(0, 1, BATCH, row_length, vocabulary.pad_id)
-    data = DataConfig.model_validate({"train": [{"name": part.name}]})
-    masked = MaskedDataset(part, vocabulary.masker(masking), masking)
-    batches = TrainLoader([masked], data, share, batch_size=BATCH, seed=0).batches(0, 1 << 40)
+    subset = DatasetSubset.open(directory.parent, directory.name, 1.0)
+    vocabulary, masking = Vocabulary.of([subset]), MaskingConfig()
+    spec = RankBatchSpec(0, 1, BATCH, row_length, vocabulary.pad_id)
+    data = DataConfig.model_validate({"train": [{"name": subset.name}]})
+    dataset = MaskedDataset(subset, vocabulary.masker(masking), masking)
+    batches = TrainLoader([dataset], data, spec, batch_size=BATCH, seed=0).batches(0, 1 << 40)
 
-    def turn() -> dict[str, float]:
+    def run_turn() -> dict[str, float]:
         watch, tokens = Stopwatch(), 0
         while watch.seconds < SECONDS:
             with watch:
                 tokens += sum(pack.num_tokens for pack in next(batches))
-        return figures(tokens, watch)
+        return watch.answer(tokens)
 
-    return {}, turn
+    return {}, run_turn
 
 
 if __name__ == "__main__":

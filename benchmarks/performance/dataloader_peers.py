@@ -1,61 +1,68 @@
-"""A worker: sequences to masked, padded tensors by a peer's data set and transformers' collator.
+"""Worker: from sequences to masked, padded tensors, by a peer's dataset and transformers' collator.
 
-python benchmarks/loader_peer.py datasets|streaming DIR [torch], with the plain arrays. The data set
-is written first, in the peer's own form; `torch` asks `datasets` for tensors instead of lists.
+python -m benchmarks.performance.dataloader_peers datasets|streaming ARRAYS [torch]
+
+ARRAYS is a directory of plain arrays. The dataset is first written in the peer's own format. With
+`torch`, `datasets` returns tensors instead of lists.
 """
 
 import itertools
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from peer_tokenizer import tokenizer_of
 from transformers import DataCollatorForLanguageModeling
-from turns import Stopwatch, figures, serve
+
+from benchmarks.common.harness import Stopwatch, Turn, serve
+from benchmarks.common.peer_tokenizer import load_tokenizer
 
 BATCH, SECONDS, ROWS = 256, 2.0, 50_000
 
 
-def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
-    """A torch DataLoader in this process over the peer's data set."""
-    kind, directory = sys.argv[1], Path(sys.argv[2])
-    rows = rows_of(directory)
-    made = of_datasets(rows, sys.argv[3:]) if kind == "datasets" else of_streaming(rows)
-    tokenizer = tokenizer_of(directory)
-    collate = DataCollatorForLanguageModeling(tokenizer)
-    if kind == "streaming":
-        collate = plain_first(collate)
+def main() -> tuple[dict[str, str], Turn]:
+    """Write the dataset and open it with a torch DataLoader in this process."""
+    kind, arrays = sys.argv[1], Path(sys.argv[2])
+    tokens, lengths = (np.load(arrays / f"{name}.npy") for name in ("tokens", "lengths"))
+    ends = np.cumsum(lengths, dtype=np.int64)[:ROWS]
+    rows = np.split(tokens[: ends[-1]], ends[:-1])
+    collate = DataCollatorForLanguageModeling(load_tokenizer(arrays))
+    if kind == "datasets":
+        dataset = make_arrow_dataset(rows, sys.argv[3:])
+    else:
+        dataset, collate = make_streaming_dataset(rows), widen_ids(collate)
     loader = torch.utils.data.DataLoader(
-        made, BATCH, shuffle=kind == "datasets", collate_fn=collate, drop_last=True
+        dataset, BATCH, shuffle=kind == "datasets", collate_fn=collate, drop_last=True
     )
     batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
-    return {}, lambda: turn(batches)
+
+    def run_turn() -> dict[str, float]:
+        watch, num_tokens = Stopwatch(), 0
+        while watch.seconds < SECONDS:
+            with watch:
+                batch = next(batches)
+            num_tokens += int(batch["attention_mask"].sum())
+        return watch.answer(num_tokens)
+
+    return {}, run_turn
 
 
-def rows_of(directory: Path) -> list[np.ndarray]:
-    """The first sequences."""
-    tokens, lengths = (np.load(directory / f"{name}.npy") for name in ("tokens", "lengths"))
-    ends = np.cumsum(lengths, dtype=np.int64)[:ROWS]
-    return np.split(tokens[: ends[-1]], ends[:-1])
-
-
-def of_datasets(rows: list[np.ndarray], formats: list[str]) -> torch.utils.data.Dataset:
-    """An arrow table on disk, read back by memory map."""
+def make_arrow_dataset(rows: list[np.ndarray], formats: list[str]) -> torch.utils.data.Dataset:
+    """Write an Arrow table to disk and memory-map it."""
     import datasets
 
     path = tempfile.mkdtemp()
     datasets.Dataset.from_dict({"input_ids": [row.tolist() for row in rows]}).save_to_disk(path)
-    made = datasets.load_from_disk(path)
-    return made.with_format(formats[0]) if formats else made
+    dataset = datasets.load_from_disk(path)
+    return dataset.with_format(formats[0]) if formats else dataset
 
 
-def of_streaming(rows: list[np.ndarray]) -> torch.utils.data.IterableDataset:
-    """MDS shards with the ids as an array."""
-    stand_in_for_torchvision()
+def make_streaming_dataset(rows: list[np.ndarray]) -> torch.utils.data.IterableDataset:
+    """Write MDS shards with the ids as arrays, and open them."""
+    stub_torchvision()
     import streaming
 
     path = tempfile.mkdtemp()
@@ -65,8 +72,8 @@ def of_streaming(rows: list[np.ndarray]) -> torch.utils.data.IterableDataset:
     return streaming.StreamingDataset(local=path, shuffle=True, batch_size=BATCH)
 
 
-def stand_in_for_torchvision() -> None:
-    """Streaming imports it for pictures; the published one needs CUDA's libraries to load."""
+def stub_torchvision() -> None:
+    """Register stubs for torchvision, which Streaming imports and which needs CUDA to load."""
     datasets = types.ModuleType("torchvision.datasets")
     datasets.VisionDataset = object
     functional = types.ModuleType("torchvision.transforms.functional")
@@ -77,19 +84,9 @@ def stand_in_for_torchvision() -> None:
     sys.modules["torchvision.transforms.functional"] = functional
 
 
-def plain_first(collate: Callable[[list], dict]) -> Callable[[list], dict]:
-    """Ids wide enough for torch, then the collator."""
+def widen_ids(collate: Callable[[list[dict]], dict]) -> Callable[[list[dict]], dict]:
+    """Convert ids to int64, which torch requires, before the collator sees them."""
     return lambda rows: collate([{"input_ids": row["input_ids"].astype(np.int64)} for row in rows])
-
-
-def turn(batches: Iterator[dict]) -> dict[str, float]:
-    """Some seconds of batches."""
-    watch, tokens = Stopwatch(), 0
-    while watch.seconds < SECONDS:
-        with watch:
-            batch = next(batches)
-        tokens += int(batch["attention_mask"].sum())
-    return figures(tokens, watch)
 
 
 if __name__ == "__main__":

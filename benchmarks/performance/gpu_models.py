@@ -1,4 +1,4 @@
-"""What `gpu.py` compares on: models, lengths, and the real text that has such lengths."""
+"""What `gpu.py` compares: models, sequence lengths, and real text with such lengths."""
 
 import gzip
 import json
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from texts import plain_arrays_of
 
+from benchmarks.common.corpora import make_plain_arrays
 from bertds.config.case import Case, read_case
 from bertds.data.tokenizer import Tokenizer
 from bertds.huggingface.config import config_json
 from bertds.metrics.flops import model_flops_per_token
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 NO_DROPOUT = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
 SMALL = {
     "hidden_size": 32,
@@ -30,20 +30,20 @@ SMALL = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """One model at one length."""
+    """A model at one sequence length."""
 
     name: str
     seq_len: int
     micro: int
-    """Sequences computed at once, by all programs."""
+    """Micro-batch size of all programs."""
     words: int | None
-    """Median words of a document, sentences put together; None: each sentence by itself."""
+    """Median words of a document of concatenated sentences. None: each sentence is a document."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """To the model of `step.json`; empty: that of case 11 itself."""
+    """Changes to the model of `train_step.json`. Empty: the model of case 11."""
 
 
 def bert(hidden: int, layers: int) -> dict[str, Any]:
-    """A BERT with heads of 64."""
+    """Return the sizes of a BERT with heads of width 64."""
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": 4 * hidden}
     return {**sizes, "num_attention_heads": hidden // 64, "hidden_act": "gelu", **NO_DROPOUT}
 
@@ -66,7 +66,7 @@ MODELS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A model with its data, as the programs take them."""
+    """A model and its data, as the compared programs read them."""
 
     model: Model
     case: Path
@@ -78,22 +78,26 @@ class Task:
     flops_per_token: float
 
 
-def task_of(model: Model, corpus: Path, data: Path, *, tiny: bool) -> Task:
-    """Write the text and shards of a model, once, and say how both sides get it.
+def prepare_task(model: Model, corpus: Path, data: Path, *, tiny: bool) -> Task:
+    """Write the text and shards of a model, unless they exist, and describe its task.
 
     Args:
         model: One of `MODELS`.
         corpus: A directory with `en.train.txt.gz`.
         data: Where to write.
-        tiny: Two layers of 32, few lines, a small vocabulary: to try the program itself.
+        tiny: Two layers of width 32, few lines and a small vocabulary, to try the program.
     """
     directory = data / ("tiny" if tiny else "whole") / model.name
-    shards = _shards(model, corpus, directory, tiny=tiny)
-    path = HERE / "step.json" if model.changes else HERE.parent / "ds_configs/case11.json"
+    shards = directory / "train"
+    if not (shards / "index.json").exists():
+        _make_shards(model, corpus, directory, tiny=tiny)
+    path = ROOT / "ds_configs/case11.json"
+    if model.changes:
+        path = Path(__file__).with_name("train_step.json")
     settings = _settings(model, tiny=tiny)
     case = read_case(path, "main" if model.changes else "batch256_cosine", settings)
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
-    arrays = plain_arrays_of(shards)
+    arrays = make_plain_arrays(shards)
     return Task(
         model=model,
         case=path,
@@ -106,11 +110,11 @@ def task_of(model: Model, corpus: Path, data: Path, *, tiny: bool) -> Task:
 
 
 def _settings(model: Model, *, tiny: bool) -> str:
-    """The `--set` text of a model."""
+    """Return the `--set` text of a model."""
     block: dict[str, Any] = {}
     if model.changes:
         block = {"max_position_embeddings": model.seq_len, **model.changes}
-    if "preset" in block:  # an architecture of its own takes nothing of step.json's
+    if "preset" in block:  # another preset resets the model keys of train_step.json
         block = {**dict.fromkeys(("norm", "hidden_act", *NO_DROPOUT)), **block}
     if tiny:
         block |= SMALL
@@ -126,41 +130,36 @@ def _settings(model: Model, *, tiny: bool) -> str:
     return ",".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
 
 
-def _shards(model: Model, corpus: Path, directory: Path, *, tiny: bool) -> Path:
-    if (directory / "train" / "index.json").exists():
-        return directory / "train"
+def _make_shards(model: Model, corpus: Path, directory: Path, *, tiny: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     text, tokenizer = directory / "text.txt", directory / "tokenizer.json"
     lines, words = None, model.words
-    if tiny:  # as few as give the peers their batches
+    if tiny:  # just enough for the batches of the peers
         lines, words = (120_000, 20) if model.words else (20_000, None)
     _write_text(corpus / "en.train.txt.gz", text, lines, words)
     merges = 500 if tiny else 28_000
-    commands = [
-        ["tokenizer", f"--input={text}", f"--merges={merges}", f"--out={tokenizer}"],
-        ["shard", f"--input={text}", f"--tokenizer={tokenizer}", f"--out={directory}"],
-    ]
-    commands[1] += [f"--seq_len={model.seq_len}", "--valid_fraction=0"]
-    for command in commands:
+    learn = ["tokenizer", f"--input={text}", f"--merges={merges}", f"--out={tokenizer}"]
+    shard = ["shard", f"--input={text}", f"--tokenizer={tokenizer}", f"--out={directory}"]
+    shard += [f"--seq_len={model.seq_len}", "--valid_fraction=0"]
+    for command in (learn, shard):
         subprocess.run([sys.executable, "-m", "data_prep", *command], check=True)
-    return directory / "train"
 
 
 def _write_text(source: Path, out: Path, lines: int | None, words: int | None) -> None:
-    """Sentences, or documents of successive ones whose lengths are log-normal."""
+    """Write sentences, or documents of consecutive sentences with log-normal lengths."""
     generator = random.Random(0)
     with gzip.open(source, "rt", encoding="utf-8") as sentences, out.open("w") as written:
         document: list[str] = []
-        wanted = 0.0
+        target = 0.0
         for sentence in islice(sentences, lines):
             document += sentence.split()
-            if len(document) >= wanted:
+            if len(document) >= target:
                 written.write(" ".join(document) + "\n")
-                document, wanted = [], (words or 0) * generator.lognormvariate(0, 0.8)
+                document, target = [], (words or 0) * generator.lognormvariate(0, 0.8)
 
 
 def _flops_per_token(case: Case, arrays: Path, vocab_size: int) -> float:
-    """Of one real token; layers with a window are counted as if they had none."""
+    """Return the FLOPs of a non-padding token; local attention counts as global attention."""
     model = case.bertds.model
     lengths = np.load(arrays / "lengths.npy").astype(np.float64)
     return model_flops_per_token(

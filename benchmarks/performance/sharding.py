@@ -1,6 +1,6 @@
-"""`data_prep shard` beside the tokenizer alone, and bytes a token; `results/shard.md`.
+"""Throughput of `data_prep shard` beside the tokenizer alone, and bytes per token; writes `results/shard.md`.
 
-python benchmarks/shard.py [--corpus DIR] [--data DIR] [--rounds 3]
+python -m benchmarks.performance.sharding [--corpus DIR] [--data DIR] [--rounds 3]
 """
 
 import argparse
@@ -15,47 +15,50 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tables import publish
-from texts import SIZES, add_options, plain_arrays_of, shards_of
-from turns import ratio
 
+from benchmarks.common.corpora import SIZES, add_options, make_plain_arrays, make_shards
+from benchmarks.common.harness import ratio
+from benchmarks.common.tables import publish
 from bertds.data.shards.reader import ShardSet
 
-LINES = 20_000  # given to the library at once, which spreads them over all cores
-SEQUENCES = 20_000  # written as one member each
+LINES = 20_000  # per call of encode_batch, which uses all cores
+SEQUENCES = 20_000  # written as one tar member each
+HEADER = ["ids", "shard, M tokens/s", "encode_batch", "×", "bytes/token", "one member/sequence"]
 NOTES = """
-All cores, English text, the same tokenizer. `encode_batch` has its lines in memory; `shard` is the
-whole command: start of the processes, unpacking, cleaning, encoding, scattering, sorting, tars.
-Ratios are of rounds: median (least-most). Wanted: 0.8 times, and 2.3 bytes.
+All cores, English text, the same tokenizer. `encode_batch` has its lines in memory. `shard` is the
+complete command: process startup, decompression, cleaning, encoding, shuffling, sorting, writing of tars.
+The last column is a tar with one member per sequence. Ratios are per round: median (minimum-maximum).
+Target: a ratio of 0.8, and 2.3 bytes/token.
 """
 
 
-def shard_rate(text: Path, tokenizer: Path) -> float:
-    """Tokens a second of the command."""
+def measure_shard_rate(text: Path, tokenizer: Path) -> float:
+    """Return the rate of the command in tokens/s."""
     with tempfile.TemporaryDirectory() as directory:
         flags = [f"--input={text}", f"--tokenizer={tokenizer}", f"--out={directory}"]
         command = [sys.executable, "-m", "data_prep", "shard", *flags, "--valid_fraction=0"]
-        began = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         return ShardSet.open(Path(directory, "train")).index.tokens / seconds
 
 
-def encode_rate(text: Path, tokenizer: Path) -> float:
-    """Tokens a second of the library."""
+def measure_encode_rate(text: Path, tokenizer: Path) -> float:
+    """Return the rate of the tokenizers library in tokens/s."""
     lines = gzip.decompress(text.read_bytes()).decode().splitlines()
     library = tokenizers.Tokenizer.from_file(str(tokenizer))
-    began, tokens = time.perf_counter(), 0
-    for start in range(0, len(lines), LINES):
-        tokens += sum(len(one.ids) for one in library.encode_batch(lines[start : start + LINES]))
-    return tokens / (time.perf_counter() - began)
+    start, tokens = time.perf_counter(), 0
+    for first in range(0, len(lines), LINES):
+        encodings = library.encode_batch(lines[first : first + LINES])
+        tokens += sum(len(encoding.ids) for encoding in encodings)
+    return tokens / (time.perf_counter() - start)
 
 
-def bytes_a_token(shards: Path) -> tuple[float, float]:
-    """Of our shards, and of a tar with one member a sequence."""
-    opened = ShardSet.open(shards)
-    ours = sum(one.stat().st_size for one in shards.glob("*.tar")) / opened.index.tokens
-    arrays = plain_arrays_of(shards)
+def bytes_per_token(shards: Path) -> tuple[float, float]:
+    """Return bytes per token of our shards, and of a tar with one member per sequence."""
+    tars = sum(path.stat().st_size for path in shards.glob("*.tar"))
+    ours = tars / ShardSet.open(shards).index.tokens
+    arrays = make_plain_arrays(shards)
     tokens, lengths = (np.load(arrays / f"{name}.npy") for name in ("tokens", "lengths"))
     ends = np.cumsum(lengths, dtype=np.int64)[:SEQUENCES]
     with tempfile.TemporaryFile() as file:
@@ -71,7 +74,7 @@ def bytes_a_token(shards: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Both vocabularies."""
+    """Measure both vocabulary sizes and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
@@ -79,24 +82,16 @@ def main() -> None:
     rows = []
     text = options.corpus / "en.train.txt.gz"
     for size in SIZES:
-        shards = shards_of(size, options.corpus, options.data)
+        shards = make_shards(size, options.corpus, options.data)
         tokenizer = shards.parent / "tokenizer.json"
         ours, theirs = [], []
         for _ in range(options.rounds):
-            ours.append(shard_rate(text, tokenizer))
-            theirs.append(encode_rate(text, tokenizer))
+            ours.append(measure_shard_rate(text, tokenizer))
+            theirs.append(measure_encode_rate(text, tokenizer))
         speeds = [f"{np.median(rates) / 1e6:.2f}" for rates in (ours, theirs)]
-        sizes = [f"{value:.2f}" for value in bytes_a_token(shards)]
+        sizes = [f"{value:.2f}" for value in bytes_per_token(shards)]
         rows.append([f"{size:,}", *speeds, str(ratio(ours, theirs)), *sizes])
-    header = [
-        "ids",
-        "shard, M tokens/s",
-        "encode_batch",
-        "×",
-        "bytes a token",
-        "a member a sequence",
-    ]
-    publish("shard", "Shards", header, rows, NOTES)
+    publish("shard", "Shards", HEADER, rows, NOTES)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,61 @@
-"""A worker: steps of the real engine on the real loader, or of a plain loop over the same.
+"""Worker: steps of the real engine on the real data loader, or of a plain PyTorch loop on the same.
 
-python benchmarks/step_ours.py engine|plain DIR [SETTINGS]
+python -m benchmarks.performance.train_step_bertds engine|plain SHARDS [SETTINGS]
 """
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from turns import Stopwatch, figures, serve
 
+from benchmarks.common.harness import Stopwatch, Turn, serve
 from bertds.config.case import Case, read_case
 from bertds.data.packing import PackedBatch
 from bertds.distributed.world import World
 from bertds.engine.engine import Engine
 from bertds.engine.process_group import init_process_group
-from bertds.model.batch import DeviceBatch
+from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
 from bertds.train.setup import RunSetup, prepare_run
 from bertds.train.trainer import build
 
-STEPS = 2  # a turn
+STEPS = 2  # per turn
+CPU = torch.device("cpu")
 Step = Callable[[list[PackedBatch]], object]
 
 
-def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
-    """What the arguments ask for."""
-    kind, directory, settings = sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:])
-    case = read_case(Path(__file__).with_name("step.json"), "main", settings)
-    run = prepare_run(case, directory.parent, Path("runs/bench"), World())
+def main() -> tuple[dict[str, str], Turn]:
+    """Build the engine or the plain loop; return the worker's metadata and its turn."""
+    kind, shards, settings = sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:])
+    case = read_case(Path(__file__).with_name("train_step.json"), "main", settings)
+    run = prepare_run(case, shards.parent, Path("runs/bench"), World())
     device = init_process_group(run.world, 600.0)
-    step = engine_step(run, device) if kind == "engine" else plain_step(run, case)
+    step = make_engine_step(run, device) if kind == "engine" else make_plain_step(run, case)
     batches = run.loader.batches(0, 1 << 40)
-    return {"vocabulary": str(run.vocabulary.size)}, lambda: turn(step, batches)
+
+    def run_turn() -> dict[str, float]:
+        watch, tokens = Stopwatch(), 0
+        with watch:  # includes the wait for data
+            for packs in itertools.islice(batches, STEPS):
+                step(packs)
+                tokens += sum(pack.num_tokens for pack in packs)
+        return watch.answer(tokens)
+
+    return {"vocabulary": str(run.vocabulary.size)}, run_turn
 
 
-def turn(step: Step, batches: Iterator[list[PackedBatch]]) -> dict[str, float]:
-    """Some steps with the waiting for their data."""
-    watch, tokens = Stopwatch(), 0
-    with watch:
-        for packs in itertools.islice(batches, STEPS):
-            step(packs)
-            tokens += sum(pack.num_tokens for pack in packs)
-    return figures(tokens, watch)
-
-
-def engine_step(run: RunSetup, device: torch.device) -> Step:
-    """As the training loop does; the sums are read, so that nothing is left undone."""
+def make_engine_step(run: RunSetup, device: torch.device) -> Step:
+    """Return a training step of the engine. It reads the sums, so that all work is finished."""
     engine: Engine = build(run, device)
     numbers = itertools.count()
     return lambda packs: engine.train_step(packs, next(numbers), stop=False).sums()
 
 
-def plain_step(run: RunSetup, case: Case) -> Step:
-    """The loop that one would write by hand: bf16 weights, fp32 copies that AdamW trains."""
+def make_plain_step(run: RunSetup, case: Case) -> Step:
+    """Return a hand-written step: bf16 weights, and fp32 master copies that AdamW updates."""
     torch.manual_seed(0)
     vocabulary = run.vocabulary
     model = MaskedLanguageModel(case.bertds.model, vocabulary.size, vocabulary.pad_id)
@@ -73,7 +73,7 @@ def plain_step(run: RunSetup, case: Case) -> Step:
         masked = sum(pack.masked.size for pack in packs)
         total = 0.0
         for pack in packs:
-            loss, _ = model(tensors_of(pack))
+            loss, _ = model(to_device(pack=pack, device=CPU))
             (loss / masked).backward()
             total += loss.item()
         for master, weight in zip(masters, weights, strict=True):
@@ -85,14 +85,6 @@ def plain_step(run: RunSetup, case: Case) -> Step:
         return total
 
     return step
-
-
-def tensors_of(pack: PackedBatch) -> DeviceBatch:
-    """A pack on the CPU."""
-    names = ("inputs", "positions", "segments", "cumulative", "masked", "labels")
-    return DeviceBatch(
-        *(torch.from_numpy(getattr(pack, name)) for name in names), pack.rows, pack.max_length
-    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""A worker: steps of transformers' BertForMaskedLM, run by the environment of the peers.
+"""Worker: training steps of transformers' BertForMaskedLM, in the environment of the peers.
 
-python benchmarks/step_peer.py DIR CONFIG, with the directory of the plain arrays and a JSON object
-of `Config`. Batches are made before the clock starts, which the other side's are not.
+python -m benchmarks.performance.train_step_transformers ARRAYS CONFIG
+
+ARRAYS is a directory of plain arrays, CONFIG a JSON object of `Config`. Batches are made before the
+clock starts. bertds, in contrast, waits for its data loader.
 """
 
 import itertools
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from peer_tokenizer import tokenizer_of
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
-from turns import Stopwatch, figures, serve
+
+from benchmarks.common.harness import Stopwatch, Turn, serve
+from benchmarks.common.peer_tokenizer import load_tokenizer
 
 BATCH = 256
-MEGABATCH = 50  # batches that are sorted by length together, as transformers' Trainer does
-NUM_BATCHES = 8  # made; turns go round them
+MEGABATCH = 50  # batches sorted by length together, as in transformers' Trainer
+NUM_BATCHES = 8  # made in advance; the turns cycle through them
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +31,37 @@ class Config:
     """How the peer trains."""
 
     micro: int
+    """Micro-batch size."""
     grouped: bool = False
-    """Batches of similar lengths."""
+    """Group sequences of similar length into batches."""
     masked_rows: bool = False
-    """Logits on masked rows only."""
+    """Compute logits on masked rows only."""
     precision: str = "autocast"
     """`autocast` to bf16, `bf16` weights, or `fp32`."""
     attention: str = "sdpa"
     padded: int = 1
-    """Lengths are padded to a multiple of it."""
+    """Pad lengths to a multiple of this."""
     fused: bool = False
-    """AdamW's fused implementation."""
+    """Use the fused AdamW."""
     compiled: bool = False
     part: int = 1
-    """A turn does one in so many micro-batches of a step, and counts as much of AdamW's time."""
+    """A turn computes every `part`-th micro-batch and counts the same fraction of AdamW's time."""
 
 
-def main() -> tuple[dict[str, str], Callable[[], dict[str, float]]]:
-    """What the arguments ask for."""
-    directory, config = Path(sys.argv[1]), Config(**json.loads(sys.argv[2]))
-    tokenizer = tokenizer_of(directory)
-    model = make_model(len(tokenizer), config)
+def main() -> tuple[dict[str, str], Turn]:
+    """Build model and batches; return the worker's metadata and its turn."""
+    arrays, config = Path(sys.argv[1]), Config(**json.loads(sys.argv[2]))
+    model = make_model(len(load_tokenizer(arrays)), config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=config.fused)
     torch.manual_seed(0)
-    collate = DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=config.padded)
-    steps = [
-        [collate([{"input_ids": row} for row in part]) for part in micros(batch, config.micro)]
-        for batch in batches_of(directory, config)
-    ]
-    rounds = itertools.cycle(steps)
-    return {"transformers": transformers.__version__}, lambda: turn(
-        model, optimizer, next(rounds), config
+    steps = itertools.cycle(make_steps(arrays, config))
+    return {"transformers": transformers.__version__}, lambda: run_turn(
+        model, optimizer, next(steps), config
     )
 
 
 def make_model(vocab_size: int, config: Config) -> torch.nn.Module:
-    """The same sizes as in `step.json`."""
+    """Build a BERT with the sizes of `train_step.json`."""
     torch.manual_seed(0)
     sizes = BertConfig(
         vocab_size=vocab_size,
@@ -86,10 +83,24 @@ def make_model(vocab_size: int, config: Config) -> torch.nn.Module:
     return model
 
 
-def batches_of(directory: Path, config: Config) -> list[list[np.ndarray]]:
-    """Batches of sequences drawn from all; grouped ones sorted in each megabatch."""
-    ends = np.cumsum(np.load(directory / "lengths.npy"), dtype=np.int64)
-    tokens = np.load(directory / "tokens.npy", mmap_mode="r")
+def make_steps(arrays: Path, config: Config) -> list[list[dict[str, torch.Tensor]]]:
+    """Return `NUM_BATCHES` global batches, masked, padded and split into micro-batches."""
+    collate = DataCollatorForLanguageModeling(
+        load_tokenizer(arrays), pad_to_multiple_of=config.padded
+    )
+    return [
+        [
+            collate([{"input_ids": row} for row in batch[start : start + config.micro]])
+            for start in range(0, len(batch), config.micro)
+        ]
+        for batch in sample_batches(arrays, config)
+    ]
+
+
+def sample_batches(arrays: Path, config: Config) -> list[list[np.ndarray]]:
+    """Sample batches of sequences; grouped ones are sorted by length within each megabatch."""
+    ends = np.cumsum(np.load(arrays / "lengths.npy"), dtype=np.int64)
+    tokens = np.load(arrays / "tokens.npy", mmap_mode="r")
     generator = np.random.default_rng(0)
     chosen = generator.choice(ends.size, BATCH * MEGABATCH, replace=False)
     starts = np.concatenate([[0], ends[:-1]])
@@ -97,48 +108,44 @@ def batches_of(directory: Path, config: Config) -> list[list[np.ndarray]]:
     if config.grouped:
         rows.sort(key=len, reverse=True)
     order = generator.permutation(MEGABATCH)[:NUM_BATCHES]
-    if config.grouped:  # evenly over the lengths, so that few batches stand for all
+    if config.grouped:  # spread evenly over the lengths, so that a few batches are representative
         order = generator.permutation(np.arange(3, MEGABATCH, MEGABATCH // NUM_BATCHES))
     return [rows[number * BATCH : (number + 1) * BATCH] for number in order]
 
 
-def micros(batch: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
-    """A batch in micro-batches."""
-    return [batch[start : start + size] for start in range(0, len(batch), size)]
-
-
-def turn(
+def run_turn(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list, config: Config
 ) -> dict[str, float]:
-    """One step, or a part of one."""
-    forward, update = Stopwatch(), Stopwatch()
+    """Run one step, or `1 / config.part` of one."""
+    watch, update = Stopwatch(), Stopwatch()
     used = micro_batches[:: config.part]
-    with forward:
+    with watch:
         for batch in used:
-            loss_of(model, batch, config, len(micro_batches)).backward()
+            compute_loss(model, batch, config, len(micro_batches)).backward()
     with update:
         optimizer.step()
         optimizer.zero_grad()
-    tokens = sum(int(batch["attention_mask"].sum()) for batch in used)
-    share = len(used) / len(micro_batches)
-    forward.seconds += update.seconds * share
-    forward.cpu_seconds += update.cpu_seconds * share
-    return figures(tokens, forward)
+    fraction = len(used) / len(micro_batches)
+    watch.seconds += update.seconds * fraction
+    watch.cpu_seconds += update.cpu_seconds * fraction
+    return watch.answer(sum(int(batch["attention_mask"].sum()) for batch in used))
 
 
-def loss_of(model: torch.nn.Module, batch: dict, config: Config, parts: int) -> torch.Tensor:
-    """Forward."""
+def compute_loss(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], config: Config, num_micro: int
+) -> torch.Tensor:
+    """Run the forward pass; the loss is divided by the number of micro-batches."""
     with torch.autocast(
         batch["labels"].device.type, torch.bfloat16, enabled=config.precision == "autocast"
     ):
         if not config.masked_rows:
-            return model(**batch).loss / parts
+            return model(**batch).loss / num_micro
         hidden = model.bert(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).last_hidden_state
         is_masked = batch["labels"] != -100
         logits = model.cls(hidden[is_masked])
-    return F.cross_entropy(logits.float(), batch["labels"][is_masked]) / parts
+    return F.cross_entropy(logits.float(), batch["labels"][is_masked]) / num_micro
 
 
 if __name__ == "__main__":

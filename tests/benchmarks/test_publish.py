@@ -1,7 +1,6 @@
-"""The published record: drawn from its copies alone, with its verdicts, and checked against them."""
+"""The published reproduction: generated from committed metrics and hand-written verdicts, and checked."""
 
 import gzip
-import importlib
 import json
 import math
 import re
@@ -14,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from benchmarks.reproduction.publish import collect, differences, main
 from tests.helpers.fake_runs import config, lines_of, write_run, write_same
 from tests.helpers.launching import ROOT
 
@@ -22,14 +22,17 @@ VOCABULARY = config("vocabulary")
 VOCABULARY["bertds"]["data"]["valid"] = {"en": {"name": "10k/en/valid"}}
 
 
-def publish(docs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, ROOT / "benchmarks/record_publish.py", f"--docs={docs}", *words]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+def publish(root: Path, *flags: str) -> int:
+    """Run the program on the pages and the metrics below a directory."""
+    paths = [f"--docs={root / 'pages'}", f"--committed={root / 'committed'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["publish", *paths, *flags])
+        return main()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Cases of one seed, and those of three, whose greatest spread is 0.01."""
+    """Cases with one seed, and cases with three seeds, whose largest spread is 0.01."""
     runs = tmp_path_factory.mktemp("runs")
     for seed in range(3):
         for arm, loss in (("dynamic", 3.0), ("static", 3.5)):
@@ -48,7 +51,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Shards of a text of 40 characters a line."""
+    """Shards of a text with 40 characters per line."""
     data = tmp_path_factory.mktemp("data")
     text, tokenizer = data / "text.txt", data / "tokenizer.json"
     text.write_text("".join(f"{number:019d} {number * 7:020d}\n" for number in range(1000)))
@@ -64,156 +67,160 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(runs, data, tmp_path_factory):
-    docs = tmp_path_factory.mktemp("docs") / "record"
-    done = publish(docs, f"--runs={runs}", f"--data={data}")
-    assert done.returncode == 0, done.stderr
-    return docs
+    root = tmp_path_factory.mktemp("published")
+    assert publish(root, f"--runs={runs}", f"--data={data}") == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def two_cases(tmp_path_factory):
+    """Two published cases with one arm each: quick to generate again."""
+    root = tmp_path_factory.mktemp("two_cases")
+    for case in ("case5", "case6"):
+        write_run(root / "runs/seed0", case, "layers2", lines_of(20))
+    assert publish(root, f"--runs={root / 'runs'}", f"--data={root}") == 0
+    return root
 
 
 @pytest.fixture
-def docs(published, tmp_path):
-    """A copy, to be changed."""
-    return shutil.copytree(published, tmp_path / "record")
+def copy(two_cases, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(two_cases, tmp_path / "copy")
 
 
-def test_arms_differ_beyond_twice_the_spread_only(docs):
-    text = (docs / "case6/record.md").read_text()
-    by_loss = text[text.index("Valid loss less the best") : text.index("Valid acc less the best")]
-    assert "twice the spread, 0.020" in by_loss
+def test_arms_differ_only_beyond_twice_the_spread(published):
+    text = (published / "pages/case6.md").read_text()
+    by_loss = text[text.index("Valid loss: difference") : text.index("Valid acc: difference")]
+    assert "exceeds 0.020, twice the spread" in by_loss
     cells = {row[0]: row[1:] for row in re.findall(r"`(\w+)` \| (.*?) \| (.*?) \|", by_loss)}
     assert cells["layers2"][0].startswith("best, ")
     assert cells["layers6"][0] == "+0.005 undecided"
     assert cells["layers10"][0] == "+0.500 decided"
 
 
-def test_seeds_stand_side_by_side_and_variants_beside_what_is_shipped(docs):
-    text = (docs / "case4/record.md").read_text()
+def test_seeds_are_listed_side_by_side_and_variants_beside_the_shipped_case(published):
+    text = (published / "pages/case4.md").read_text()
     losses = [f"{3.25 + s * 0.005 + 6 * math.exp(-4):.3f}" for s in range(3)]
     assert f"| `dynamic` | valid loss | {' | '.join(losses)} | {losses[1]} | 0.010 |" in text
-    assert "best arm's, mean of 3 seeds, decided beyond twice the spread, 0.020" in text
+    assert "(mean of 3 seeds). It is decided if it exceeds 0.020, twice the spread" in text
     assert "| `static` | +0.500 decided |" in text
-    assert "spread of valid loss" in (docs / "README.md").read_text()
-    beside = (docs / "case7/record.md").read_text().partition("### AdamW")[2]
+    assert "spread of valid loss" in (published / "pages/index.md").read_text()
+    beside = (published / "pages/case7.md").read_text().partition("### AdamW")[2]
     assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
 
 
-def test_what_is_still_to_be_trained_is_listed(published):
-    text = (published / "README.md").read_text().partition("Not trained yet")[2]
+def test_the_index_lists_what_is_not_trained_yet(published):
+    text = (published / "pages/index.md").read_text().partition("Not trained yet")[2]
     listed = dict(re.findall(r"^- (\w+) \(.*?\): (.*)$", text, re.MULTILINE))
     assert listed["seed0"].startswith("case1, case2, case3, case5, case6")
     assert listed["seed1"] == "case8, case11"
     assert listed["warmup"] == "case9"
 
 
-def test_loss_becomes_bits_per_character(docs, data):
+def test_loss_becomes_bits_per_character(published, data):
     index = json.loads((data / "10k/en/valid/index.json").read_text())
     assert index["characters"] == 40 * index["lines"]
-    table = (docs / "case8/record.md").read_text().partition("### Bits per character")[2]
-    a_token, bits, guess, gain = re.search(
+    table = (published / "pages/case8.md").read_text().partition("### Bits per character")[2]
+    per_token, bits, baseline, gain = re.search(
         r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \| 0\.0000 \| (\S+) \| (\S+) \|", table
     ).groups()
-    assert float(a_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
-    assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(a_token), rel=1e-3)
-    assert float(guess) == pytest.approx(5.5 / math.log(2) / float(a_token), rel=1e-3)
-    assert float(gain) == pytest.approx(float(guess) - float(bits), abs=1e-3)
+    assert float(per_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
+    assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(per_token), rel=1e-3)
+    assert float(baseline) == pytest.approx(5.5 / math.log(2) / float(per_token), rel=1e-3)
+    assert float(gain) == pytest.approx(float(baseline) - float(bits), abs=1e-3)
 
 
-def test_only_finished_runs_are_published(docs):
-    assert not (docs / "case9").exists()
-    assert {path.name for path in docs.glob("case*")} == {
-        f"case{number}" for number in (4, 6, 7, 8, 11)
+def test_only_finished_runs_are_published_and_every_link_has_a_target(published):
+    pages = published / "pages"
+    cases = [f"case{number}" for number in (4, 6, 7, 8, 11)]
+    plots = {f"images/{case}_{name}.png" for case in cases for name in ("loss", "acc")}
+    expected = {"index.md", *(f"{case}.md" for case in cases), *plots}
+    files = {path.relative_to(pages).as_posix() for path in pages.rglob("*") if path.is_file()}
+    assert files == expected
+    links = {
+        link.partition("#")[0]
+        for page in pages.glob("*.md")
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text())
     }
+    assert links == expected
+    assert "## Interactive plots" in (pages / "index.md").read_text()
 
 
-def test_a_verdict_stays_and_the_check_passes(docs):
-    record = docs / "case6/record.md"
-    text = record.read_text().partition("**Verdict:**")[0] + "**Verdict:** undecided, by loss.\n"
-    record.write_text(text)
-    assert publish(docs).returncode == 0
-    assert record.read_text() == text
-    assert "undecided, by loss." in (docs / "README.md").read_text()
-    checked = publish(docs, "--check")
-    assert (checked.returncode, checked.stderr) == (0, "")
+def test_hand_written_texts_are_preserved_and_part_of_the_check(copy, tmp_path, capsys):
+    page, index = copy / "pages/case6.md", copy / "pages/index.md"
+    text = page.read_text().partition("**Verdict:**")[0] + "**Verdict:** undecided, by loss.\n"
+    page.write_text(text)
+    (copy / "committed/summary.md").write_text("## Results\n\nMuch.\n")
+    assert publish(copy, "--check") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "index.md: differs from what the committed metrics give"
+    ]
+    assert publish(copy) == 0
+    assert page.read_text() == text
+    written = index.read_text()
+    assert "undecided, by loss." in written
+    assert written.index("Much.") < written.index("| case |") < written.index("## Method")
+    assert publish(copy, "--check", f"--report={tmp_path / 'report'}") == 0
+    assert (tmp_path / "report/seed0/record.html").is_file()
+    assert (tmp_path / "report/seed0/case6/case6_lr.png").is_file()
 
 
-def test_a_summary_stands_above_the_cases_and_under_the_check(docs):
-    (docs / "summary.md").write_text("## What it shows\n\nMuch.\n")
-    assert publish(docs, "--check").stdout.startswith("README.md: not what")
-    assert publish(docs).returncode == 0
-    text = (docs / "README.md").read_text()
-    assert text.index("Much.") < text.index("| case |") < text.index("## How it was made")
-    assert publish(docs, "--check").returncode == 0
+def test_the_total_run_time_of_a_variant_counts_a_shared_run_once(published):
+    text = (published / "pages/index.md").read_text().partition("total run time")[2]
+    counts = dict(re.findall(r"^\| (\w+) \|[^|]*\| (\d+) \|", text, re.MULTILINE))
+    assert counts == {"seed0": "7", "seed1": "4", "seed2": "4", "adamw": "3"}
 
 
-def test_the_cost_of_a_variant_counts_a_run_once(docs):
-    text = (docs / "README.md").read_text().partition("one after another")[2]
-    counted = dict(re.findall(r"^\| (\w+) \|[^|]*\| (\d+) \|", text, re.MULTILINE))
-    assert counted == {"seed0": "7", "seed1": "4", "seed2": "4", "adamw": "3"}
-
-
-def test_the_check_names_what_the_metrics_do_not_give(docs):
-    metrics = docs / "runs/seed0/case6/layers2/metrics.jsonl.gz"
+def test_the_check_names_the_files_that_the_metrics_do_not_give(copy, capsys):
+    metrics = copy / "committed/runs/seed0/case6/layers2/metrics.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(metrics.read_bytes()).splitlines()]
     for line in lines:
         line["loss/train"] = line.get("loss/train", 0) + 1.0
     metrics.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
-    checked = publish(docs, "--check")
-    assert checked.returncode == 1
-    assert "case6/record.md: not what the committed metrics give" in checked.stdout
-    assert "case6/case6_loss.png: not what" in checked.stdout
-    assert "record.html: not what" in checked.stdout
-    assert "case4" not in checked.stdout
+    (copy / "pages/old.md").touch()
+    assert publish(copy, "--check") == 1
+    output = capsys.readouterr().out
+    assert "case6.md: differs from what the committed metrics give" in output
+    assert "images/case6_loss.png: differs" in output
+    assert "old.md: only published" in output
+    assert "case5" not in output
 
 
-def test_the_check_sees_a_figure_in_a_page_of_any_length_but_no_other_plotly(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    differ = importlib.import_module("record_publish")._differ
-    pages = {}
-    for name, figure, library in (("a", 1, "H4s"), ("b", 2, "H4s"), ("c", 1, "H4t")):
-        data, packed = f"{figure}{' ' * 200_000}", library * 100_000
-        text = f'<script type="application/json">{data}</script>'
-        pages[name] = tmp_path / f"{name}.html"
-        pages[name].write_text(f'{text}<script type="text/plain">{packed}</script>')
-    assert differ(pages["a"], pages["b"])
-    assert not differ(pages["a"], pages["c"])
+def test_plots_of_different_sizes_differ(tmp_path):
+    for name, height in (("published", 50), ("generated", 54)):
+        (tmp_path / name).mkdir()
+        matplotlib.image.imsave(tmp_path / name / "plot.png", np.zeros((height, 60, 3)))
+    (message,) = differences(tmp_path / "published", tmp_path / "generated")
+    assert message.startswith("plot.png: differs")
+    assert differences(tmp_path / "published", tmp_path / "published") == []
 
 
-def test_plots_of_other_sizes_differ(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    differ = importlib.import_module("record_publish")._differ
-    for name, height in (("a", 50), ("b", 54)):
-        matplotlib.image.imsave(tmp_path / f"{name}.png", np.zeros((height, 60, 3)))
-    assert differ(tmp_path / "a.png", tmp_path / "b.png")
-    assert not differ(tmp_path / "a.png", tmp_path / "a.png")
+def test_sizes_of_datasets_on_another_machine_are_kept(published, runs, tmp_path):
+    sizes = (published / "committed/corpus.json").read_text()
+    assert "10k/en/valid" in sizes
+    (tmp_path / "corpus.json").write_text(sizes)
+    collect(runs, tmp_path / "no data", tmp_path)
+    assert (tmp_path / "corpus.json").read_text() == sizes
 
 
-def test_sizes_of_sets_on_another_machine_stay(docs, runs, tmp_path):
-    before = (docs / "corpus.json").read_text()
-    assert publish(docs, f"--runs={runs}", f"--data={tmp_path}").returncode == 0
-    assert (docs / "corpus.json").read_text() == before
-
-
-def test_an_arm_without_a_figure_at_a_cost_is_not_compared_there(docs):
-    """It is validated for the first time where another one has ended."""
-    runs = docs / "runs/seed0"
-    shutil.rmtree(runs / "case6")
-    shutil.rmtree(runs / "case7")
+def test_an_arm_without_a_value_at_a_cost_is_not_compared_there(copy):
+    """One arm is validated for the first time after another one has ended."""
+    runs = copy / "committed/runs/seed0"
+    shutil.rmtree(runs)
     for arm, steps, every in (("batch64", 400, 100), ("batch256", 100, 10), ("batch1024", 20, 10)):
         lines = lines_of(steps, loss=2 + 1 / steps, eval_every=every)
         run = write_run(runs, "case6", arm, lines)
         packed = gzip.compress((run / "metrics.jsonl").read_bytes())
         (run / "metrics.jsonl.gz").write_bytes(packed)
         (run / "metrics.jsonl").unlink()
-    assert publish(docs).returncode == 0
-    decided = (docs / "case6/record.md").read_text().partition("## Whether the arms differ")[2]
-    assert "nan" not in decided
-    assert "| `batch64` | – | – | – | – |" in decided
-    assert decided.count("best, ") == 2 * 4
+    assert publish(copy) == 0
+    decisions = (copy / "pages/case6.md").read_text().partition("## Differences")[2]
+    assert "nan" not in decisions
+    assert "| `batch64` | – | – | – | – |" in decisions
+    assert decisions.count("best, ") == 2 * 4
 
 
-def test_there_must_be_copies(tmp_path):
-    done = publish(tmp_path, "--check")
-    assert done.returncode == 2
-    assert (
-        done.stderr.strip() == f"{tmp_path}/runs is not there: give --runs, where record.py trained"
-    )
+def test_missing_metrics_are_an_error(tmp_path, capsys):
+    assert publish(tmp_path, "--check") == 2
+    message = f"{tmp_path}/committed/runs does not exist: give --runs, the output of train_all.py"
+    assert capsys.readouterr().err.strip() == message

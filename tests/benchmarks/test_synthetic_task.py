@@ -1,4 +1,4 @@
-"""The task of `benchmarks/finetune_task.py`: balanced, disjoint, the same for the same seed."""
+"""The task of `benchmarks/finetuning/synthetic_task.py`: balanced, disjoint, and reproducible."""
 
 import random
 import subprocess
@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.finetuning.synthetic_task import TASKS, examples, places
+from benchmarks.finetuning.synthetic_task import TASKS, alterable_positions, make_examples
 from tests.helpers.launching import ROOT
 
 COUNTS = {"train": 120, "test": 60}
 
 
-def make(text: Path, out: Path, *flags: str) -> dict[str, list[tuple[str, str]]]:
-    program = [sys.executable, "benchmarks/finetune_task.py", f"--input={text}", f"--out={out}"]
+def make_task(text: Path, out: Path, *flags: str) -> dict[str, list[tuple[str, str]]]:
+    program = [sys.executable, "-m", "benchmarks.finetuning.synthetic_task"]
     sizes = [f"--{name}={count}" for name, count in COUNTS.items()]
-    subprocess.run([*program, *sizes, *flags], check=True, cwd=ROOT)
+    subprocess.run(
+        [*program, f"--input={text}", f"--out={out}", *sizes, *flags], check=True, cwd=ROOT
+    )
     files = {name: (out / f"{name}.tsv").read_text(encoding="utf-8") for name in COUNTS}
     return {
         name: [tuple(line.split("\t")) for line in content.splitlines()]
@@ -30,8 +32,8 @@ def make(text: Path, out: Path, *flags: str) -> dict[str, list[tuple[str, str]]]
 def test_half_is_altered_and_no_sentence_is_used_twice(tmp_path, lines, task, language):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(lines[language] * 2), encoding="utf-8")
-    made = make(text, tmp_path / "a", f"--task={task}")
-    # The number that each line begins with tells which one it was.
+    made = make_task(text, tmp_path / "a", f"--task={task}")
+    # Each line begins with a number that identifies it.
     origins = {line.split()[0]: line.split() for line in lines[language]}
     used = Counter(words.split()[0] for rows in made.values() for words, _ in rows)
     assert used.most_common(1)[0][1] == 1
@@ -46,24 +48,25 @@ def test_half_is_altered_and_no_sentence_is_used_twice(tmp_path, lines, task, la
             assert not {0, len(words) - 1} & set(differ)
             if task == "swapped":
                 assert sorted(words) == sorted(before)
-    assert make(text, tmp_path / "b", f"--task={task}") == made
-    assert make(text, tmp_path / "c", f"--task={task}", "--seed=1") != made
+    assert make_task(text, tmp_path / "b", f"--task={task}") == made
+    assert make_task(text, tmp_path / "c", f"--task={task}", "--seed=1") != made
 
 
 def test_sentences_of_another_text_are_left_out(tmp_path, lines):
     text, known = tmp_path / "text.txt", tmp_path / "known.txt"
     text.write_text("\n".join(lines["en"]), encoding="utf-8")
     known.write_text("\n".join(lines["en"][:100]), encoding="utf-8")
-    made = make(text, tmp_path / "a", f"--without={known}")
+    made = make_task(text, tmp_path / "a", f"--without={known}")
     assert all(int(words.split()[0]) >= 100 for rows in made.values() for words, _ in rows)
 
 
-def test_only_words_within_a_sentence_are_touched():
-    assert places(["Now", "the", "cat,", "the", "old", "cat", "sleeps."]) == [3, 4]
-    assert places(["One", "one", "one", "one."]) == []
+def test_only_words_inside_a_sentence_are_altered():
+    sentence = ["Now", "the", "cat,", "the", "old", "cat", "sleeps."]
+    assert alterable_positions(sentence) == [3, 4]
+    assert alterable_positions(["One", "one", "one", "one."]) == []
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_what_cannot_be_made_is_refused(count):
+def test_an_impossible_number_of_examples_is_an_error(count):
     with pytest.raises(ValueError, match="an even number of at most 2"):
-        examples([["a", "b", "c", "d"]] * 2, "swapped", count, random.Random(0))
+        make_examples([["a", "b", "c", "d"]] * 2, "swapped", count, random.Random(0))

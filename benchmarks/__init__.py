@@ -1,0 +1,1 @@
+"""Benchmarks, determinism checks, fault injection and the reproduction of the reference experiments."""
