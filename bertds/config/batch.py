@@ -1,4 +1,4 @@
-"""How a global batch is divided into micro-batches."""
+"""Split a global batch into micro-batches."""
 
 import math
 from dataclasses import dataclass
@@ -9,40 +9,39 @@ from bertds.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSplit:
-    """How a global batch is divided."""
+    """How a global batch is split on each rank."""
 
     micro_batch_size: int
-    """Sequences that a process computes at once."""
+    """Sequences of one forward and backward pass."""
     accumulation: int
-    """Micro-steps of an optimizer step."""
+    """Micro-steps of one optimizer step."""
 
 
 def split_batch(case: Case, world_size: int) -> BatchSplit:
-    """The largest micro-batch up to run.max_micro_batch_size that divides a process's share.
+    """Choose the largest micro-batch, up to run.max_micro_batch_size, that divides a rank's batch.
 
     Raises:
-        ConfigError: The number of processes does not divide the batch.
+        ConfigError: The world size does not divide the batch.
     """
-    batch, most = case.train_batch_size, case.bertds.run.max_micro_batch_size
+    batch = case.train_batch_size
     if batch % world_size:
         nearest = sorted(_divisors(batch), key=lambda size: abs(size - world_size))[:2]
         raise ConfigError(
             f"train_batch_size {batch} cannot be divided among {world_size} processes: start "
             f"{' or '.join(str(size) for size in nearest)}, or change the batch"
         )
-    share = batch // world_size
-    micro = max(size for size in _divisors(share) if size <= most)
-    return BatchSplit(micro_batch_size=micro, accumulation=share // micro)
+    rank_batch, maximum = batch // world_size, case.bertds.run.max_micro_batch_size
+    micro = max(size for size in _divisors(rank_batch) if size <= maximum)
+    return BatchSplit(micro_batch_size=micro, accumulation=rank_batch // micro)
 
 
 def valid_micro_batch_size(case: Case, world_size: int) -> int:
-    """Sequences of a validation set that a process computes at once.
+    """Return the micro-batch size for validation: twice that of training, up to the maximum.
 
-    Twice as many as in training, if run.max_micro_batch_size allows: without a backward pass no
-    activations are kept, but logits have as many rows.
+    Without a backward pass no activations are kept, but the logits have as many rows.
 
     Raises:
-        ConfigError: The number of processes does not divide the batch.
+        ConfigError: The world size does not divide the batch.
     """
     training = split_batch(case, world_size).micro_batch_size
     return min(2 * training, case.bertds.run.max_micro_batch_size)

@@ -1,9 +1,9 @@
-"""Optimizers and schedulers: what stands in `params`, by `type`.
+"""Optimizers and schedulers: the keys of their `params`, by `type`.
 
-DeepSpeed meets a misspelt parameter only after all processes have started, and some of its defaults
-surprise (a logarithmic warm-up, an "Adam" that is AdamW). Here each parameter is known, and what
-would be left to such a default must be said. A test compares the tables with the installed
-DeepSpeed.
+DeepSpeed rejects a misspelled parameter only after all processes have started, and does not check
+the values. Some of its defaults are surprising: a logarithmic warm-up, an "Adam" that is AdamW.
+Here every parameter is known, and one with a surprising default is required. A test compares the
+names and defaults with the installed DeepSpeed.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -20,53 +20,59 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimizerParams(Block):
-    """What all optimizers have."""
+    """Common parameters of all optimizers."""
 
     lr: Positive
-    """Peak learning rate, per update."""
+    """Peak learning rate."""
     weight_decay: Rate
-    """Decay; must be given, the defaults of the implementations differ."""
+    """Weight decay. Required: the defaults of the implementations differ."""
+    betas: Betas = (0.9, 0.999)
+    """Decay rates of the running averages. The Lion paper has (0.9, 0.99)."""
 
 
 class AdamParams(OptimizerParams):
-    """`"type": "Adam"`. With `adam_w_mode: false` the decay is coupled L2, as torch's Adam."""
+    """`"type": "Adam"` (Kingma and Ba, 2015)."""
 
-    betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
+    """Added to the denominator."""
     adam_w_mode: bool
-    """false: coupled L2 (Kingma and Ba, 2015); true: decoupled (AdamW). DeepSpeed's hidden
-    default makes "Adam" an AdamW, so it must be given."""
+    """false: coupled L2, as torch's Adam; true: decoupled weight decay (AdamW). Required:
+    DeepSpeed's default is true."""
     bias_correction: bool = True
+    """Whether the running averages are corrected for their zero start."""
     torch_adam: bool = False
-    """torch's fused implementation, or on GPU DeepSpeed's. Not given: torch's, unless there is
-    `offload_optimizer` or `bias_correction: false`, which torch's has not."""
+    """Whether to use torch's fused implementation. Default: torch's, except with
+    `offload_optimizer`, or on GPU with `bias_correction: false`, which torch does not have."""
 
 
 class AdamWParams(OptimizerParams):
-    """`"type": "AdamW"`: decoupled decay (Loshchilov and Hutter, 2019)."""
+    """`"type": "AdamW"`: decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
-    betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
+    """Added to the denominator."""
     adam_w_mode: Literal[True] = True
+    """Always true."""
     bias_correction: bool = True
+    """As for Adam."""
     torch_adam: bool = False
+    """As for Adam."""
 
 
 class LionParams(OptimizerParams):
-    """`"type": "Lion"` (Chen et al., 2023); DeepSpeed has it on GPU only."""
-
-    betas: Betas = (0.9, 0.999)
-    """DeepSpeed's default; the paper has (0.9, 0.99)."""
+    """`"type": "Lion"` (Chen et al., 2023); on GPU only."""
 
 
 class LambParams(OptimizerParams):
-    """`"type": "Lamb"` (You et al., 2020); DeepSpeed has it on GPU only."""
+    """`"type": "Lamb"` (You et al., 2020); on GPU only."""
 
-    betas: Betas = (0.9, 0.999)
     eps: Positive = 1e-8
+    """Added to the denominator."""
     bias_correction: bool = True
+    """As for Adam."""
     max_coeff: Positive = 10.0
+    """Maximum of the trust ratio of a layer."""
     min_coeff: Positive = 0.01
+    """Minimum of the trust ratio of a layer."""
 
 
 OPTIMIZERS: dict[str, type[OptimizerParams]] = {
@@ -78,130 +84,158 @@ OPTIMIZERS: dict[str, type[OptimizerParams]] = {
 
 
 class Warmup(Block):
-    """A warm-up; its length in steps or in epochs."""
+    """A warm-up, whose length is given in steps or in epochs."""
 
     warmup_num_steps: Count | None = None
+    """Length of the warm-up in optimizer steps."""
     warmup_epochs: Rate | None = None
+    """Length of the warm-up in epochs."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _check_warmup(self) -> Self:
         if (self.warmup_num_steps is None) == (self.warmup_epochs is None):
             raise ValueError("give one of warmup_num_steps and warmup_epochs")
         return self
 
 
 class WarmupAndTotal(Warmup):
-    """A warm-up and the length of the whole schedule (default: the run's)."""
+    """A warm-up, and the length of the whole schedule."""
 
     total_num_steps: Count | None = None
+    """Length of the schedule in optimizer steps. Default: the length of the run."""
     total_epochs: Positive | None = None
+    """Length of the schedule in epochs. Default: the length of the run."""
 
     @model_validator(mode="after")
-    def _at_most_one_total(self) -> Self:
+    def _check_total(self) -> Self:
         if self.total_num_steps is not None and self.total_epochs is not None:
             raise ValueError("give one of total_num_steps and total_epochs, or neither")
         return self
 
 
 class DeepSpeedWarmup(Block):
-    """DeepSpeed's warm-ups: the first two updates run at the minimum rate; one step becomes two."""
+    """DeepSpeed's warm-ups: the first two updates have the minimum rate; one step becomes two."""
 
     warmup_type: Literal["linear", "log"]
-    """Must be given: DeepSpeed's hidden default is logarithmic."""
+    """Shape of the warm-up. Required: DeepSpeed's default is logarithmic."""
 
 
 class WarmupLR(Warmup, DeepSpeedWarmup):
-    """DeepSpeed's: warm-up, then constant."""
+    """DeepSpeed's schedule: warm-up, then constant."""
 
     warmup_min_lr: Rate = 0.0
+    """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
+    """Learning rate after the warm-up. Default: that of the optimizer."""
 
 
 class WarmupDecayLR(WarmupAndTotal, DeepSpeedWarmup):
-    """DeepSpeed's: warm-up, then linear decay to 0."""
+    """DeepSpeed's schedule: warm-up, then linear decay to 0."""
 
     warmup_min_lr: Rate = 0.0
+    """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
+    """Learning rate after the warm-up. Default: that of the optimizer."""
 
 
 class WarmupCosineLR(WarmupAndTotal, DeepSpeedWarmup):
-    """DeepSpeed's: warm-up, then half a cosine to cos_min_ratio of the rate."""
+    """DeepSpeed's schedule: warm-up, then half a cosine."""
 
     warmup_min_ratio: Ratio = 0.0
+    """Initial learning rate, as a fraction of the peak."""
     cos_min_ratio: Ratio = 1e-4
+    """Final learning rate, as a fraction of the peak."""
 
 
 class OneCycle(Block):
     """DeepSpeed's 1-cycle policy (Smith, 2018)."""
 
     cycle_min_lr: Rate
+    """Learning rate at both ends of the cycle."""
     cycle_max_lr: Positive
+    """Learning rate in the middle of the cycle."""
     decay_lr_rate: Rate = 0.0
+    """Decay of the learning rate after the cycle."""
     cycle_first_step_size: Count = 2000
+    """Length of the first half of the cycle in steps."""
     cycle_second_step_size: Count | None = None
+    """Length of the second half of the cycle in steps. Default: that of the first half."""
     cycle_first_stair_count: Annotated[int, Field(ge=0)] = 0
+    """Number of stairs in the first half; 0 is continuous."""
     cycle_second_stair_count: Annotated[int, Field(ge=0)] | None = None
+    """Number of stairs in the second half. Default: that of the first half."""
     decay_step_size: Annotated[int, Field(ge=0)] = 0
+    """Interval in steps at which the decay applies; 0 is no decay."""
     cycle_momentum: bool
-    """Must be given: DeepSpeed's hidden default true overwrites Adam's betas."""
+    """Whether momentum cycles inversely. Required: DeepSpeed's default, true, overwrites betas."""
     cycle_min_mom: Beta = 0.8
+    """Momentum in the middle of the cycle."""
     cycle_max_mom: Beta = 0.9
+    """Momentum at both ends of the cycle."""
     decay_mom_rate: Rate = 0.0
+    """Decay of the momentum after the cycle."""
 
     @model_validator(mode="after")
-    def _ascends(self) -> Self:
+    def _check(self) -> Self:
         if self.cycle_min_lr > self.cycle_max_lr:
             raise ValueError(
                 f"cycle_min_lr {self.cycle_min_lr} is above cycle_max_lr {self.cycle_max_lr}: "
-                "exchange them"
+                "swap them"
             )
         return self
 
 
 class WarmupLinearLR(WarmupAndTotal):
-    """Ours, exact: linear warm-up, then linear decay to min_ratio of the rate."""
+    """Exact schedule of bertds: linear warm-up, then linear decay."""
 
     min_ratio: Ratio = 0.0
+    """Final learning rate, as a fraction of the peak."""
 
 
 class WarmupStableDecayLR(WarmupAndTotal):
-    """Ours, exact: linear warm-up, constant, then a decay at the end."""
+    """Exact schedule of bertds: linear warm-up, constant, then a decay at the end."""
 
     decay_num_steps: Count | None = None
+    """Length of the decay in optimizer steps."""
     decay_epochs: Positive | None = None
+    """Length of the decay in epochs."""
     decay_type: Literal["linear", "1-sqrt"] = "1-sqrt"
+    """Shape of the decay: linear, or one minus a square root."""
     min_ratio: Ratio = 0.0
+    """Final learning rate, as a fraction of the peak."""
 
     @model_validator(mode="after")
-    def _one_decay(self) -> Self:
+    def _check_decay(self) -> Self:
         if (self.decay_num_steps is None) == (self.decay_epochs is None):
             raise ValueError("give one of decay_num_steps and decay_epochs")
         return self
 
 
 class WarmupExponentialLR(Warmup):
-    """Ours, exact: linear warm-up, then a factor gamma every decay_epochs."""
+    """Exact schedule of bertds: linear warm-up, then exponential decay."""
 
     gamma: Annotated[float, Field(gt=0, le=1)]
+    """Factor of the learning rate for each period."""
     decay_epochs: Positive = 1.0
+    """Length of a period in epochs."""
     staircase: bool = True
-    """true: gamma is applied once at the end of each period; false: continuously."""
+    """true: apply gamma once, at the end of each period; false: continuously."""
 
 
 class CosineAnnealingWarmRestarts(Block):
-    """Ours, exact, with torch's names (Loshchilov and Hutter, SGDR, 2017)."""
+    """Exact schedule of bertds, with torch's names (SGDR: Loshchilov and Hutter, 2017)."""
 
     T_0: Count | None = None
-    """Steps of the first cycle."""
+    """Length of the first cycle in optimizer steps."""
     T_0_epochs: Positive | None = None
-    """Or its epochs."""
+    """Length of the first cycle in epochs."""
     T_mult: Count = 1
-    """Each cycle is so many times as long as the one before."""
+    """Length of each cycle as a multiple of the one before."""
     eta_min: Rate = 0.0
-    """Learning rate at a cycle's end."""
+    """Learning rate at the end of a cycle."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _check(self) -> Self:
         if (self.T_0 is None) == (self.T_0_epochs is None):
             raise ValueError("give one of T_0 and T_0_epochs")
         return self
@@ -220,7 +254,9 @@ SCHEDULERS: dict[str, type[Block]] = {
 
 
 class Chosen(Block):
-    """An optimizer or scheduler block: which one, and its parameters."""
+    """An `optimizer` or `scheduler` block."""
 
     type: str
+    """One of the types above."""
     params: dict[str, Any]
+    """Its parameters."""

@@ -1,4 +1,4 @@
-"""Changes to a case file: an arm's merge patch (RFC 7396), then `--set`."""
+"""Changes to a case file: the merge patch of an arm (RFC 7396), then `--set`."""
 
 import json
 import re
@@ -10,18 +10,17 @@ from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.messages import block_of, did_you_mean
 from bertds.config.schema import BertdsConfig
 from bertds.config.strict_json import parse_json
-from bertds.config.unsupported_keys import REFUSED
+from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
 from bertds.errors import ConfigError
 
 Json = dict[str, Any]
 
-
-# A quoted text, in which brackets and commas mean nothing, or one letter.
-_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|.', re.DOTALL)
+# A quoted string, in which brackets and commas have no meaning, or one character.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|.', re.DOTALL)
 
 
 def merge_patch(content: Any, patch: Any) -> Any:
-    """RFC 7396: blocks are merged, `null` deletes, anything else replaces."""
+    """Apply a patch (RFC 7396): merge blocks, delete on `null`, replace anything else."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(content) if isinstance(content, dict) else {}
@@ -34,7 +33,7 @@ def merge_patch(content: Any, patch: Any) -> Any:
 
 
 def patch_arm(content: Json, patch: Json) -> Json:
-    """RFC 7396; but a changed `type` replaces the `params` of optimizer and scheduler."""
+    """Apply a patch; a new `type` of optimizer or scheduler replaces its `params`."""
     merged: Json = merge_patch(content, patch)
     for block in ("optimizer", "scheduler"):
         old, new = content.get(block), patch.get(block)
@@ -46,57 +45,53 @@ def patch_arm(content: Json, patch: Json) -> Json:
 
 
 def parse_settings(text: str) -> list[tuple[str, Any]]:
-    """The (path, value) pairs of `--set`; commas in brackets and quotes do not split.
+    """Parse the text of `--set` into (path, value) pairs.
 
-    A value is JSON, else a plain text.
+    Commas in brackets and quotes do not separate settings. A value is JSON, otherwise a string.
 
     Raises:
-        ConfigError: A part without `=`, an open bracket or quote, or a number that cannot be used.
+        ConfigError: A setting without `=`, an open bracket or quote, or a number out of range.
     """
     pairs = []
-    for part in _split(text):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
+    for setting in _split(text):
+        key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or not key:
-            raise ConfigError(f"--set {part.strip()!r} is not path=value, such as run.seed=1")
-        pairs.append((key, _json_or_text(key, value)))
+            raise ConfigError(f"--set {setting.strip()!r} is not path=value, such as run.seed=1")
+        try:
+            pairs.append((key, parse_json(value)))
+        except json.JSONDecodeError:
+            pairs.append((key, value))
+        except ConfigError as error:
+            raise ConfigError(f"--set {key}: {error}") from error
     return pairs
 
 
 def _split(text: str) -> list[str]:
-    pieces = _PIECE.findall(text)
-    parts, depth = [""], 0
-    for piece in pieces:
-        depth = max(0, depth + (piece in "[{") - (piece in "]}"))
-        if piece == "," and depth == 0:
-            parts.append("")
+    tokens = _TOKEN.findall(text)
+    settings, depth = [""], 0
+    for token in tokens:
+        depth = max(0, depth + (token in "[{") - (token in "]}"))
+        if token == "," and depth == 0:
+            settings.append("")
         else:
-            parts[-1] += piece
-    if depth or '"' in pieces:
-        raise ConfigError(f"--set {text!r} leaves a bracket or a quote open: close it")
-    return [part for part in parts if part.strip()]
-
-
-def _json_or_text(key: str, value: str) -> Any:
-    try:
-        return parse_json(value)
-    except json.JSONDecodeError:
-        return value
-    except ConfigError as error:
-        raise ConfigError(f"--set {key}: {error}") from error
+            settings[-1] += token
+    if depth or '"' in tokens:
+        raise ConfigError(f"--set {text!r} has an open bracket or quote: close it")
+    return [setting for setting in settings if setting.strip()]
 
 
 def apply_setting(content: Json, key: str, value: Any) -> None:
-    """One `--set`, in place; `null` deletes.
+    """Apply one setting of `--set` in place; `null` deletes.
 
-    A path that starts with a key of our block may leave `bertds.` out.
+    The prefix `bertds.` of a path may be omitted.
 
     Raises:
-        ConfigError: No case file has such a path.
+        ConfigError: A case file has no such path.
     """
     parts = key.split(".")
     if parts[0] in BertdsConfig.model_fields:
         parts = ["bertds", *parts]
-    if parts[0] not in REFUSED:  # they are refused with the whole file, each with its own reason
+    if parts[0] not in UNSUPPORTED_KEYS:  # the check of the whole file has a message for these
         _check_path(key, parts)
     block = content
     for part in parts[:-1]:
@@ -104,7 +99,7 @@ def apply_setting(content: Json, key: str, value: Any) -> None:
             return
         block = block.setdefault(part, {})
         if not isinstance(block, dict):
-            raise ConfigError(f"--set {key}: {part!r} is not a block, so nothing can be set in it")
+            raise ConfigError(f"--set {key}: {part!r} is not a block: set it as a whole")
     if value is None:
         block.pop(parts[-1], None)
     else:
@@ -112,7 +107,7 @@ def apply_setting(content: Json, key: str, value: Any) -> None:
 
 
 def _check_path(key: str, parts: list[str]) -> None:
-    """Refuse a path that no case file has; what stands in it is checked with the whole file."""
+    """Reject an unknown path; the check of the whole file covers the value."""
     if parts[0] not in CaseFile.model_fields:
         known = [*CaseFile.model_fields, *BertdsConfig.model_fields]
         raise ConfigError(f"--set {key}: unknown path{did_you_mean(parts[0], known)}")

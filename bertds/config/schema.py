@@ -1,8 +1,8 @@
-"""The `bertds` block of a case file: every key, its unit and its meaning.
+"""The `bertds` block of a case file: every key with its type, unit, default and meaning.
 
-A case file is a DeepSpeed configuration plus this block. JSON holds no comments, so this page is
-its dictionary; DeepSpeed's own keys are in `deepspeed_schema` and `optimizer_schema`.
-Unknown keys are refused, and no value is coerced: `"1e-4"` is not a number.
+A case file is a DeepSpeed configuration plus this block. The docstrings below are the source of the
+reference page of the keys. DeepSpeed's own keys are in `deepspeed_schema` and `optimizer_schema`.
+Unknown keys are rejected, and no value is converted: `"1e-4"` is not a number.
 """
 
 import json
@@ -12,30 +12,33 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 Count = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-# A name that may stand in a file name and in a figure's key.
+# Valid in file names and in the keys of metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Preset = Literal["bert", "bert-prenorm", "modernbert"]
+_EPOCHS = re.compile(r"\d{1,6}(\.\d{1,6})? epochs?")
 
 
 def _check_interval(value: object) -> int | str:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    is_epochs = isinstance(value, str) and re.fullmatch(r"\d{1,6}(\.\d{1,6})? epochs?", value)
-    if isinstance(value, str) and is_epochs and float(value.split()[0]) > 0:
+    if isinstance(value, str) and _EPOCHS.fullmatch(value) and float(value.split()[0]) > 0:
         return value
-    raise ValueError(f'{json.dumps(value)} is neither a count of steps nor a text like "1 epoch"')
+    raise ValueError(
+        f"{json.dumps(value)} is not an interval: expected a number of steps, or a string such as "
+        '"1 epoch"'
+    )
 
 
-# A count of steps, or a text such as "1 epoch" or "0.5 epochs".
+# A number of optimizer steps, or a string such as "1 epoch" or "0.5 epochs".
 Interval = Annotated[int | str, PlainValidator(_check_interval)]
 
 
 class Block(BaseModel):
-    """What all blocks share: frozen, strict, unknown keys refused."""
+    """Base of all blocks: frozen and strict; unknown keys are rejected."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,58 +51,59 @@ class Block(BaseModel):
 
 
 class ModelConfig(Block):
-    """The encoder. Keys are spelt as in Hugging Face's config.json.
+    """The encoder. Keys have the names of Hugging Face's config.json.
 
-    A preset fills the fields that make the architecture of a Hugging Face class: `bert` is
-    BertForMaskedLM, `bert-prenorm` RobertaPreLayerNormForMaskedLM, `modernbert`
-    ModernBertForMaskedLM. A field that the file gives wins over the preset.
+    A preset sets the fields that define the architecture of a Hugging Face class: `bert` is
+    BertForMaskedLM, `bert-prenorm` is RobertaPreLayerNormForMaskedLM, and `modernbert` is
+    ModernBertForMaskedLM. A field in the file overrides the preset.
     """
 
     preset: Preset = "bert-prenorm"
-    """Which Hugging Face class the unset fields follow."""
+    """Hugging Face architecture that provides the defaults of the other keys."""
     hidden_size: Count
-    """D, the width of the residual stream."""
+    """Width of the residual stream (D)."""
     num_hidden_layers: Count
-    """Encoder layers."""
+    """Number of encoder layers."""
     num_attention_heads: Count
-    """Heads; must divide hidden_size."""
+    """Number of attention heads; must divide hidden_size."""
     intermediate_size: Count
-    """F, the width of the feed-forward."""
+    """Width of the feed-forward layer (F)."""
     max_position_embeddings: Count = 512
-    """Longest sequence in tokens that the model takes (with `bert-prenorm` the table of learned
-    positions has pad_id + 1 rows more, as in its Hugging Face class)."""
+    """Longest sequence that the model accepts, in tokens. With `bert-prenorm`, the table of learned
+    positions has pad_id + 1 more rows, as in its Hugging Face class."""
     vocab_size: Count | None = None
-    """Comes from the shards' index; if given it must be equal."""
+    """Number of token ids. Default: read from the shards' index; a given value must equal it."""
     norm: Literal["pre", "post"] = "pre"
-    """Layer norm before each sublayer, or after each residual sum."""
+    """Layer norm before each sublayer (pre) or after each residual sum (post)."""
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
-    """How the model knows where a token stands."""
+    """Position encoding: a learned table, a fixed sinusoidal table, or rotary (RoPE)."""
     feed_forward: Literal["mlp", "glu"] = "mlp"
-    """Two matrices, or a gated linear unit (three)."""
+    """Feed-forward type: two matrices (mlp), or a gated linear unit with three (glu)."""
     hidden_act: Literal["relu", "gelu", "silu"] = "gelu"
-    """Activation of the feed-forward."""
+    """Activation function of the feed-forward layer."""
     bias: bool = True
-    """Biases in linear layers and norms."""
+    """Whether linear layers and norms have biases."""
     hidden_dropout_prob: Probability = 0.1
-    """Dropout after the embedding and on each sublayer's output."""
+    """Dropout probability after the embedding and on the output of each sublayer."""
     attention_probs_dropout_prob: Probability = 0.0
-    """Dropout on attention weights."""
+    """Dropout probability of the attention weights."""
     layer_norm_eps: Annotated[float, Field(gt=0)] = 1e-12
-    """Epsilon of every norm."""
+    """Epsilon of every layer norm."""
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of the weights at the start."""
+    """Standard deviation of the initial weights."""
     tie_word_embeddings: bool = True
-    """The decoder's matrix is the token embedding."""
+    """Whether the output layer shares its matrix with the token embedding."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    """Base of the rotary angles in layers that see the whole sequence."""
+    """Base of the rotary angles in layers with global attention."""
     local_rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
-    """Base of the rotary angles in local layers."""
+    """Base of the rotary angles in layers with local attention."""
     local_attention: Count | None = None
-    """Width in tokens of the window of local layers (half on each side); null: none are local."""
+    """Width of the attention window of local layers in tokens, half on each side. Default: all
+    layers have global attention."""
     global_attn_every_n_layers: Count = 1
-    """With a window: every n-th layer, from the first, sees the whole sequence."""
+    """With local_attention: every n-th layer, starting with the first, has global attention."""
     gradient_checkpointing: bool = False
-    """Recompute each layer in the backward pass instead of keeping its activations."""
+    """Recompute the activations of each layer in the backward pass, which saves memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,24 +122,25 @@ class ModelConfig(Block):
             )
         if self.positions == "rope" and self.hidden_size // self.num_attention_heads % 2:
             raise ValueError(
-                "positions is 'rope', which turns pairs: hidden_size / num_attention_heads must "
-                f"be even, it is {self.hidden_size // self.num_attention_heads}"
+                'positions is "rope", which rotates pairs: hidden_size / num_attention_heads is '
+                f"{self.hidden_size // self.num_attention_heads}, expected an even number"
             )
         return self
 
     @property
     def head_size(self) -> int:
-        """K, the width of one attention head."""
+        """Width of an attention head (K)."""
         return self.hidden_size // self.num_attention_heads
 
     def supports_varlen_attention(self, precision: str) -> bool:
-        """Whether `torch.nn.attention.varlen` computes the model, on a GPU that has it.
+        """Whether `torch.nn.attention.varlen` can compute the model's attention.
 
-        It has no dropout, 16 bits only, and heads of a multiple of 8 numbers, up to 256.
+        It has no dropout. It needs 16-bit precision and a head size that is a multiple of 8, at
+        most 256.
         """
+        has_valid_head_size = self.head_size % 8 == 0 and self.head_size <= 256
         has_dropout = self.attention_probs_dropout_prob > 0
-        fits = self.head_size % 8 == 0 and self.head_size <= 256
-        return precision != "fp32" and not has_dropout and fits
+        return precision != "fp32" and not has_dropout and has_valid_head_size
 
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -159,67 +164,69 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 class TrainSet(Block):
-    """One shard set to train on."""
+    """One training dataset."""
 
     name: str
-    """Its directory, relative to `--data`, or its URL."""
+    """Directory of the shards, relative to `--data`, or a URL."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Its first floor(fraction * N) sequences in shard order are used."""
+    """Fraction of its N sequences to use: the first floor(fraction * N) in shard order."""
     weight: Count = 1
-    """How often each of its sequences occurs in an epoch, with other masks each time."""
+    """Number of times that each sequence occurs in an epoch, each time with other masks."""
 
 
 class ValidSet(Block):
-    """One shard set to validate on."""
+    """One validation dataset."""
 
     name: str
-    """Its directory, relative to `--data`, or its URL."""
+    """Directory of the shards, relative to `--data`, or a URL."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Its first floor(fraction * N) sequences in shard order are used."""
+    """Fraction of its N sequences to use: the first floor(fraction * N) in shard order."""
 
 
 class DataConfig(Block):
-    """Which sequences are read, and in what order."""
+    """The datasets and the order of their sequences."""
 
     train: Annotated[tuple[TrainSet, ...], Field(min_length=1, strict=False)]
-    """Shard sets, mixed in every batch."""
+    """Training datasets; every batch mixes them."""
     valid: dict[Name, ValidSet] = {}
-    """Validation sets by the name under which their figures are logged."""
+    """Validation datasets, by the name that their metrics are logged under."""
     seq_len: Count = 256
-    """Longest sequence in tokens that is taken; shards with longer ones are refused."""
+    """Maximum sequence length in tokens; shards with longer sequences are rejected."""
     lanes: Count | None = None
-    """Parallel readers of the epoch's order; must divide the batch. Default: the largest divisor
-    of train_batch_size up to 64. Part of the order: never changes in a run."""
+    """Number of shuffle lanes (parallel read streams); must divide train_batch_size. Default: the
+    largest divisor of train_batch_size up to 64. It determines the data order, so a resumed run
+    must keep it."""
     window: Count = 16
-    """Blocks that a lane shuffles together. Part of the order."""
+    """Size of the shuffle window of a lane, in blocks. It determines the data order, so a resumed
+    run must keep it."""
     cache_dir: Annotated[str, Field(min_length=1)] | None = None
-    """Directory on a disk of each machine for shards that are behind URLs; all runs and processes
-    of the machine may share it. Default: bertds in $XDG_CACHE_HOME or ~/.cache."""
+    """Local directory that caches remote shards. All ranks of a host, and several runs, can share
+    it. Default: `bertds` in $XDG_CACHE_HOME, or in ~/.cache."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
-    """Most GB of shards there, beyond which those not read for the longest time go. All sets of a
-    run should fit, since every step reads from all of them."""
+    """Maximum size of the cache in GB, beyond which the least recently used shards are evicted. All
+    datasets of a run should fit, because every step reads from all of them."""
 
 
 class MaskingConfig(Block):
-    """Which tokens are predicted (BERT: 15 %, of them 80/10/10)."""
+    """Which tokens are masked and predicted (BERT: 15 %, of which 80/10/10)."""
 
     mode: Literal["dynamic", "static"] = "dynamic"
-    """New masks each epoch, or the same for ever."""
+    """New masks in each epoch (dynamic), or the same masks in all epochs (static)."""
     copies: Count = 1
-    """With `static`: masks of epoch e are those of copy e mod copies."""
+    """With `static`: number of different masks of a sequence; epoch e uses copy e mod copies."""
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of a sequence's tokens that are predicted; at least one is."""
+    """Fraction of a sequence's tokens that are predicted; at least one token is."""
     valid_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """That share in validation sets, so that arms of several ratios can be compared there.
+    """The same fraction in validation datasets, so that arms with different ratios can be compared.
     Default: ratio."""
-    mask_share: Share = 0.8
-    """Of those, the share that becomes [MASK]."""
-    random_share: Share = 0.1
-    """Of those, the share that becomes a random id; the rest stay."""
+    mask_share: Fraction = 0.8
+    """Fraction of the predicted tokens that are replaced by [MASK]."""
+    random_share: Fraction = 0.1
+    """Fraction of the predicted tokens that are replaced by a random token; the rest is unchanged."""
     unit: Literal["token", "word"] = "token"
-    """Mask single tokens, or all tokens of a word."""
+    """Mask single tokens, or all tokens of a word together."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the masks; the run's seed does not touch them."""
+    """Random seed of the masks; independent of run.seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -230,127 +237,122 @@ class MaskingConfig(Block):
             )
         if self.mode == "dynamic" and self.copies != 1:
             raise ValueError(
-                f"copies is {self.copies}, which only static masking has: set mode to 'static'"
+                f'copies is {self.copies}, which needs static masking: set mode to "static"'
             )
         return self
 
 
 class MlflowConfig(Block):
-    """Where MLflow keeps a run's figures besides `metrics.jsonl`."""
+    """Logging of the metrics to MLflow, in addition to `metrics.jsonl`."""
 
     tracking_uri: Annotated[str, Field(min_length=1)] | None = None
-    """A server or store as MLflow names them. Default: MLFLOW_TRACKING_URI, else MLflow's own."""
+    """Tracking server or store. Default: $MLFLOW_TRACKING_URI, or else MLflow's own default."""
     experiment: Annotated[str, Field(min_length=1)] | None = None
-    """The experiment that the run is put into. Default: the case's name."""
+    """Name of the MLflow experiment. Default: the name of the case."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if re.match(r"[^/]+://[^/]*@", self.tracking_uri or ""):
             raise ValueError(
-                "tracking_uri holds a user, which the record and TensorBoard would show: leave it "
-                "out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a "
-                "database all of MLFLOW_TRACKING_URI"
+                "tracking_uri contains a user name, which the report and TensorBoard would show: "
+                "remove it and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or set "
+                "MLFLOW_TRACKING_URI to the whole URI of a database"
             )
         return self
 
 
 class RunConfig(Block):
-    """How long to train, and what to write when."""
+    """Length of the training, and when to log, validate and save."""
 
     num_epochs: Annotated[float, Field(gt=0)] | None = None
-    """Passes over the data; the lesser of num_epochs and max_steps ends the run."""
+    """Number of epochs. If max_steps is also given, the run ends at whichever comes first."""
     max_steps: Count | None = None
-    """Optimizer updates; one of num_epochs and max_steps must be given."""
+    """Number of optimizer steps. One of num_epochs and max_steps must be given."""
     max_hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock hours of one start, all its arms together, after which it saves and stops as
-    pre-empted (code 75)."""
+    """Time limit of one launch in hours, for all its arms together. Then the run saves a checkpoint
+    and stops as preempted (exit code 75). Default: no limit."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of weights, order and dropout."""
+    """Random seed of the initial weights, the data order and dropout."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
-    """Directory in Hugging Face's format (safetensors) whose weights the run begins with, at step
-    0; its architecture and vocabulary must be the case's. A resume takes its checkpoint's."""
+    """Hugging Face directory (safetensors) with the initial weights; its architecture and
+    vocabulary must match the case. A run that resumes loads its checkpoint instead. Default:
+    random weights."""
     log_every: Interval = 50
-    """Steps between two training lines in metrics.jsonl."""
+    """Interval between two lines of training metrics, in steps or epochs."""
     eval_every: Interval = "1 epoch"
-    """Steps between two validations; there is always one at the end."""
+    """Interval between two validations, in steps or epochs; the last step is always validated."""
     save_every: Interval = "1 epoch"
-    """Steps between two checkpoints; there is always one at the end."""
+    """Interval between two checkpoints, in steps or epochs; the last step is always saved."""
     keep_last: Count = 2
-    """Checkpoints kept, besides the best one by validation loss."""
+    """Number of checkpoints to keep, in addition to the one with the best validation loss."""
     resume: Literal["auto", "required", "never"] = "auto"
-    """Go on from the newest complete checkpoint if there is one; insist on one; or refuse to
-    start in a directory that has one."""
+    """Resume from the newest complete checkpoint if one exists (auto), require one (required), or
+    reject a run directory that has one (never)."""
     max_micro_batch_size: Count = 256
-    """Most sequences a process computes at once; the batch beyond is accumulated."""
+    """Maximum micro-batch size of a rank, in sequences; gradient accumulation does the rest."""
     no_decay: tuple[Literal["bias", "norm", "embedding"], ...] | None = Field(
         default=None, strict=False
     )
-    """Kinds of parameters without weight decay. Default: biases and norms under AdamW, none under
-    Adam with coupled L2."""
+    """Kinds of parameters without weight decay. Default: biases and norms with AdamW; none with
+    Adam and coupled L2."""
     mlflow: MlflowConfig | None = None
-    """Hands the figures to MLflow as well, with these keys, or with `{}`."""
+    """Log to MLflow as well; `{}` takes its defaults. Default: no MLflow."""
     deterministic: bool = False
-    """On CUDA: only kernels that give the same bits each time."""
+    """On CUDA: use only deterministic kernels, so that runs are bit-exact."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds after which a collective that does not return ends the process."""
+    """Timeout of a collective operation in seconds, after which the process exits."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
-    """What a damaged or missing training shard does: end the run (code 3), or have its sequences
-    replaced by those of the next whole block, named in the log. The steps stay as many."""
+    """On a damaged or missing training shard: stop the run (exit code 3), or replace its sequences
+    by those of the next intact block and log it (skip). The number of steps does not change."""
     device: Literal["any", "cuda"] = "any"
-    """Where to train: on CUDA where there is one, else on CPU; or on CUDA only, so that a machine
-    without is refused."""
+    """Device to train on: CUDA if available, otherwise CPU (any); or CUDA only, which rejects a
+    machine without a GPU (cuda)."""
     max_bad_steps: Count = 10
-    """Steps in a row whose loss or gradient is not finite, after which the run stops (code 71);
-    none of them is applied, and bad_steps.jsonl says what was in them."""
+    """Number of consecutive steps with a non-finite loss or gradient (NaN/Inf) after which the run
+    stops (exit code 71). Such steps are skipped; bad_steps.jsonl lists their sequences."""
     spike_sigmas: Annotated[float, Field(gt=0)] | None = None
-    """A training loss this many standard deviations above the mean of the steps before it is a
-    spike: the run goes back to its last checkpoint and passes over the batches around it, which
-    bad_steps.jsonl names. Default: no guard."""
+    """Loss spike detection: a training loss this many standard deviations above the mean of the
+    preceding steps is a spike. The run then returns to its last checkpoint and skips the batches
+    around the spike, which bad_steps.jsonl lists. Default: no detection."""
     spike_window: Annotated[int, Field(ge=2)] = 128
-    """Steps that this mean and deviation are taken over; before there are as many, nothing is a
-    spike."""
+    """Number of preceding steps for this mean and standard deviation; there is no detection before
+    that many steps."""
     spike_skip: Annotated[int, Field(ge=0)] = 8
-    """Batches passed over before and after that of a spike (before: since the checkpoint)."""
+    """Number of batches to skip before and after the spike; at most back to the checkpoint."""
     max_spikes: Count = 10
-    """Spikes of a run that are gone back for; at one more the run stops (code 71)."""
+    """Maximum number of spikes that a run returns for; after one more it stops (exit code 71)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.num_epochs is None and self.max_steps is None:
-            raise ValueError("neither num_epochs nor max_steps is given: give one of them")
+            raise ValueError("neither num_epochs nor max_steps is given: set one of them")
         return self
 
 
 class BertdsConfig(Block):
-    """The whole block."""
+    """The whole `bertds` block."""
 
     title: str = ""
-    """What the case compares, in one line, for the record."""
+    """One line for reports: what the case compares."""
     model: ModelConfig
+    """Architecture of the encoder."""
     data: DataConfig
+    """Datasets and data order."""
     masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked and predicted."""
     run: RunConfig
+    """Length of the training, and when to log, validate and save."""
 
 
 def interval_steps(interval: int | str, steps_per_epoch: int) -> int:
-    """An interval in optimizer steps, at least one.
-
-    Args:
-        interval: Steps, or a text such as "1 epoch".
-        steps_per_epoch: Optimizer steps of one epoch.
-    """
+    """Convert an interval, such as 50 or "1 epoch", to optimizer steps; at least one."""
     if isinstance(interval, int):
         return interval
     return max(1, round(float(interval.split()[0]) * steps_per_epoch))
 
 
 def num_steps(run: RunConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of a run: of its epochs or its steps, whichever are fewer; one at least.
-
-    Args:
-        run: The case's block.
-        steps_per_epoch: Whole batches of an epoch.
-    """
+    """Return the number of optimizer steps of a run: its epochs or max_steps, whichever is less."""
     limits = [] if run.max_steps is None else [run.max_steps]
     if run.num_epochs is not None:
         limits.append(round(run.num_epochs * steps_per_epoch))

@@ -1,4 +1,4 @@
-"""JSON as a case file may hold it: no key twice in a block, no NaN, no infinity."""
+"""The JSON of case files: no duplicate keys, no NaN, no infinity."""
 
 import json
 import math
@@ -6,49 +6,49 @@ from typing import Any
 
 from bertds.errors import ConfigError
 
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
         json.JSONDecodeError: It is not JSON.
-        ConfigError: It is, but no setting can be meant.
+        ConfigError: It is JSON, but not allowed in a case file.
     """
     try:
         return json.loads(
             text,
-            object_pairs_hook=_block,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_whole,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_reject_constant,
+            parse_float=_finite_float,
+            parse_int=_short_int,
         )
     except RecursionError as error:
-        raise ConfigError("its blocks are nested too deeply: no setting needs that") from error
+        raise ConfigError("blocks are nested too deeply: remove some levels") from error
 
 
-def _block(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise ConfigError(f"the key {key!r} stands twice in one block: delete one")
+            raise ConfigError(f"the key {key!r} occurs twice in one block: delete one")
         content[key] = value
     return content
 
 
-def _refuse_constant(text: str) -> Any:
-    raise ConfigError(f"{text} is not a number that can be used: give a finite one")
+def _reject_constant(text: str) -> Any:
+    raise ConfigError(f"{text} is not allowed: give a finite number")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ConfigError(f"{text[:20]} is larger than any number: give a finite one")
+        raise ConfigError(f"{text[:20]} is larger than the largest float: give a smaller number")
     return number
 
 
-def _whole(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ConfigError(f"{text[:20]} has more than {_MOST_DIGITS} digits: give a smaller number")
+def _short_int(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ConfigError(f"{text[:20]} has more than {_MAX_DIGITS} digits: give a smaller number")
     return int(text)

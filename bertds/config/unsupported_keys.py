@@ -1,6 +1,6 @@
-"""DeepSpeed's top-level keys that a case file may not set, with what to do instead."""
+"""DeepSpeed's top-level keys that a case file may not contain, with what to do instead."""
 
-REFUSED: dict[str, str] = {
+UNSUPPORTED_KEYS: dict[str, str] = {
     **dict.fromkeys(
         (
             "compression_training",
@@ -33,7 +33,7 @@ REFUSED: dict[str, str] = {
             "use_data_before_expert_parallelism",
             "weight_quantization",
         ),
-        "nothing here uses it, delete it",
+        "bertds does not support it, delete it",
     ),
     **dict.fromkeys(
         (
@@ -41,19 +41,19 @@ REFUSED: dict[str, str] = {
             "managed_gradient_accumulation",
             "train_micro_batch_size_per_gpu",
         ),
-        "it follows from run.max_micro_batch_size, delete it",
+        "it is derived from run.max_micro_batch_size, delete it",
     ),
     **dict.fromkeys(
         ("checkpoint", "datastates_ckpt"),
-        "checkpoints are written in a form of our own, delete it",
+        "bertds has its own checkpoint format, delete it",
     ),
     "activation_checkpointing": "set model.gradient_checkpointing instead",
     "amp": "DeepSpeed 0.19 has removed it, use bf16",
-    "bfloat16": "it is spelt bf16 now",
-    "dataloader_drop_last": "an epoch's incomplete batch is always left out, delete it",
-    "elasticity": "DeepSpeed 0.19 has removed it, any world size resumes here, delete it",
-    "gradient_allreduce_op": "the loss is a mean over the global batch already, delete it",
-    "timers": "tokens/s is measured without stopping the device, delete it",
+    "bfloat16": "rename it to bf16",
+    "dataloader_drop_last": "the last incomplete batch of an epoch is always dropped, delete it",
+    "elasticity": "DeepSpeed 0.19 has removed it; a run resumes with any world size; delete it",
+    "gradient_allreduce_op": "the loss is already a mean over the global batch, delete it",
+    "timers": "throughput is measured without stopping the device, delete it",
     "torch_autocast": "use bf16",
-    "vocabulary_size": "it comes from the shards' index, delete it",
+    "vocabulary_size": "it is read from the shards' index, delete it",
 }

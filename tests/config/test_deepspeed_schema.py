@@ -1,4 +1,4 @@
-"""Our tables of DeepSpeed's keys against the installed DeepSpeed, so that an upgrade is noticed."""
+"""The keys of a case file against the installed DeepSpeed, so that an upgrade is noticed."""
 
 import inspect
 import itertools
@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from deepspeed.comm.config import CommsLoggerConfig
-from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from deepspeed.ops.lamb import FusedLamb
 from deepspeed.ops.lion import FusedLion
@@ -17,9 +15,7 @@ from deepspeed.profiling.config import DeepSpeedFlopsProfilerConfig
 from deepspeed.runtime import config as deepspeed_config_module
 from deepspeed.runtime import constants, lr_schedules
 from deepspeed.runtime.config import DeepSpeedConfig
-from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.swap_tensor.aio_config import get_aio_config
-from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.runtime.zero.offload_config import (
     DeepSpeedZeroOffloadOptimizerConfig,
     DeepSpeedZeroOffloadParamConfig,
@@ -31,8 +27,9 @@ from bertds.config.batch import split_batch
 from bertds.config.case import list_arms, read_case
 from bertds.config.messages import block_of
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS
-from bertds.config.unsupported_keys import REFUSED
+from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
 from bertds.engine.deepspeed_config import deepspeed_config
+from bertds.engine.deepspeed_keys import MODELS, check_deepspeed_keys
 from bertds.errors import ConfigError
 from bertds.optim.lr_schedules import DEEPSPEEDS_OWN, ScheduleLengths
 
@@ -46,30 +43,28 @@ ARMS = [
 
 
 class Watched(dict[str, Any]):
-    """A block that remembers which keys were asked for."""
+    """A block that records which keys are read."""
 
-    asked: set[str] = set()  # noqa: RUF012 - shared with the copies that DeepSpeed makes
+    read: set[str] = set()  # noqa: RUF012 - shared with the copies that DeepSpeed makes
 
     def get(self, key, default=None):
-        self.asked.add(key)
+        self.read.add(key)
         return super().get(key, default)
 
     def __getitem__(self, key):
-        self.asked.add(key)
+        self.read.add(key)
         return super().__getitem__(key)
 
     def __contains__(self, key):
-        self.asked.add(key)
+        self.read.add(key)
         return super().__contains__(key)
 
     def keys(self):
         return self
 
 
-@pytest.fixture(scope="module")
-def top_level() -> set[str]:
-    """The keys that DeepSpeed looks for in a configuration."""
-    Watched.asked.clear()
+def test_each_top_level_key_is_known_or_unsupported():
+    Watched.read.clear()
     DeepSpeedConfig(
         Watched(
             train_batch_size=1,
@@ -77,30 +72,24 @@ def top_level() -> set[str]:
             scheduler={"type": "WarmupLR", "params": {}},
         )
     )
-    return set(Watched.asked)
+    # Read only with a process group.
+    expected = Watched.read | {"sequence_parallel_size"}
+    assert expected == keys.DeepSpeedKeys.model_fields.keys() | UNSUPPORTED_KEYS.keys()
+    assert not keys.DeepSpeedKeys.model_fields.keys() & UNSUPPORTED_KEYS.keys()
 
 
-def test_each_key_that_deepspeed_reads_is_known_or_refused_with_a_reason(top_level):
-    # Read only where the processes are grouped otherwise than here.
-    elsewhere = {"sequence_parallel_size"}
-    assert top_level | elsewhere == keys.DeepSpeedKeys.model_fields.keys() | REFUSED.keys()
-    assert not keys.DeepSpeedKeys.model_fields.keys() & REFUSED.keys()
+def test_the_keys_that_deepspeed_has_removed_are_unsupported():
+    for key in deepspeed_config_module._REMOVED_TOP_LEVEL_CONFIG_KEYS:
+        assert "DeepSpeed 0.19 has removed it" in UNSUPPORTED_KEYS[key]
 
 
-def test_what_deepspeed_has_removed_is_refused():
-    removed = deepspeed_config_module._REMOVED_TOP_LEVEL_CONFIG_KEYS
-    assert removed.keys() <= REFUSED.keys()
-    for key in removed:
-        assert "DeepSpeed 0.19 has removed it" in REFUSED[key]
-
-
-def test_deepspeed_still_ignores_a_misspelt_key():
-    """Why a case file is checked here."""
+def test_deepspeed_ignores_a_misspelled_key():
+    """The reason to check the keys here."""
     parsed = DeepSpeedConfig({"train_batch_size": 1, "gradient_cliping": 7.0})
     assert parsed.gradient_clipping == 1.0
 
 
-def test_the_hidden_defaults_that_a_case_file_must_not_rely_on():
+def test_a_key_with_a_surprising_default_is_required():
     assert constants.GRADIENT_CLIPPING_DEFAULT == 1.0
     assert deepspeed_config_module.ADAM_W_MODE_DEFAULT is True
     for kind in ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR"):
@@ -114,17 +103,17 @@ def test_the_hidden_defaults_that_a_case_file_must_not_rely_on():
     assert OPTIMIZERS["Adam"].model_fields["adam_w_mode"].is_required()
 
 
-def test_defaults_of_single_values():
+def test_the_defaults_of_single_values():
     parsed = DeepSpeedConfig({"train_batch_size": 1})
     for name, field in keys.DeepSpeedKeys.model_fields.items():
         if isinstance(field.default, bool | float):
             assert getattr(parsed, name) == field.default, name
 
 
-# Fields of DeepSpeed's that are not offered: old spellings, other features' switches, and what
-# would take away a figure that is logged (compute_grad_norm).
+# DeepSpeed's keys that a case file may not contain: old spellings, features that bertds does not
+# use, and compute_grad_norm, without which there is no grad_norm to log.
 NOT_OFFERED = {
-    "Zero": {
+    keys.Zero: {
         "compute_grad_norm",
         "cpu_offload",
         "cpu_offload_param",
@@ -146,58 +135,35 @@ NOT_OFFERED = {
 }
 
 
-def plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
 def defaults(block: Any) -> dict[str, Any]:
-    """A pydantic model's keys as a file spells them, with their defaults."""
-    return {
-        field.alias or name: plain(field.get_default(call_default_factory=True))
+    """The keys of a pydantic model as in a file, with their defaults."""
+    values = {
+        field.alias or name: field.get_default(call_default_factory=True)
         for name, field in block.model_fields.items()
     }
+    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("ours", "expected"),
     [
-        (keys.Bf16, DeepSpeedBF16Config),
-        (keys.Fp16, DeepSpeedFP16Config),
-        (keys.Zero, DeepSpeedZeroConfig),
-        (keys.OffloadParam, DeepSpeedZeroOffloadParamConfig),
-        (keys.OffloadOptimizer, DeepSpeedZeroOffloadOptimizerConfig),
-        (keys.CommsLogger, CommsLoggerConfig),
-        (keys.FileMonitor, TensorBoardConfig),
-        (keys.FileMonitor, CSVConfig),
-        (keys.Wandb, WandbConfig),
-        (keys.Comet, CometConfig),
+        *(
+            (block_of(keys.DeepSpeedKeys.model_fields[name].annotation), defaults(model))
+            for name, model in MODELS.items()
+        ),
+        (keys.OffloadParam, defaults(DeepSpeedZeroOffloadParamConfig)),
+        (keys.OffloadOptimizer, defaults(DeepSpeedZeroOffloadOptimizerConfig)),
+        (keys.FlopsProfiler, vars(DeepSpeedFlopsProfilerConfig({"flops_profiler": {}}))),
+        (keys.Aio, get_aio_config({})),
+        (keys.DataTypes, {constants.GRAD_ACCUM_DTYPE: None}),
     ],
 )
-def test_a_block_has_deepspeeds_keys_and_defaults(ours, theirs):
-    wanted = defaults(theirs)
-    for name in NOT_OFFERED.get(ours.__name__, set()):
-        del wanted[name]
-    found = {name: list(v) if isinstance(v, tuple) else v for name, v in defaults(ours).items()}
-    assert found == wanted
-
-
-def test_the_profilers_keys_and_defaults():
-    profiler = DeepSpeedFlopsProfilerConfig({"flops_profiler": {}})
-    assert defaults(keys.FlopsProfiler) == vars(profiler)
-
-
-def test_the_keys_of_asynchronous_reads_and_writes():
-    assert defaults(keys.Aio) == get_aio_config({})
-
-
-def test_the_type_of_summed_gradients():
-    assert keys.DataTypes.model_fields.keys() == {constants.GRAD_ACCUM_DTYPE}
-
-
-def test_sizes_may_be_written_as_deepspeeds_users_write_them():
-    written = {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 5e7}
-    keys.Zero.model_validate(written)
-    assert DeepSpeedZeroConfig(**written).prefetch_bucket_size == 50_000_000
+def test_a_block_has_deepspeeds_keys_and_defaults(ours, expected):
+    found = defaults(ours)
+    assert found.keys() == expected.keys() - NOT_OFFERED.get(ours, set())
+    for name, value in found.items():
+        if ours.model_fields[name].annotation is not Any:  # those have DeepSpeed's own default
+            assert (list(value) if isinstance(value, tuple) else value) == expected[name], name
 
 
 def parameters(function: Any, *without: str) -> set[str]:
@@ -208,7 +174,7 @@ def test_the_parameters_of_adam():
     fused = parameters(FusedAdam, "amsgrad", "set_grad_none")
     for kind in ("Adam", "AdamW"):
         assert OPTIMIZERS[kind].model_fields.keys() == fused | {"torch_adam"}
-    # adam_w_mode and torch_adam choose the class; bias_correction is taken out for torch's.
+    # adam_w_mode and torch_adam choose the class; torch's Adam is not given bias_correction.
     given = fused - {"adam_w_mode"}
     assert given <= parameters(DeepSpeedCPUAdam)
     for torchs in (torch.optim.Adam, torch.optim.AdamW):
@@ -234,20 +200,19 @@ def test_the_defaults_of_an_optimizer(kind, theirs):
             assert signature[name].default == field.default, name
 
 
-def test_deepspeeds_schedulers():
+def test_the_schedulers_of_deepspeed():
     known = set(lr_schedules.VALID_LR_SCHEDULES)
     assert known == {*DEEPSPEEDS_OWN, "LRRangeTest"}  # the latter is not a training schedule
 
 
 @pytest.mark.parametrize("kind", DEEPSPEEDS_OWN)
-def test_a_schedulers_parameters_and_defaults(kind):
+def test_the_parameters_and_defaults_of_a_scheduler(kind):
     signature = inspect.signature(getattr(lr_schedules, kind)).parameters
     in_epochs = {name for name in SCHEDULERS[kind].model_fields if name.endswith("_epochs")}
     ours = SCHEDULERS[kind].model_fields.keys() - in_epochs
     assert ours == signature.keys() - {"optimizer", "last_batch_iteration"}
     # Lengths come from the run, the rate from the optimizer.
-    filled_in = {"warmup_num_steps", "total_num_steps", "warmup_max_lr"}
-    for name in ours - filled_in:
+    for name in ours - {"warmup_num_steps", "total_num_steps", "warmup_max_lr"}:
         default = SCHEDULERS[kind].model_fields[name].default
         if default is not PydanticUndefined:
             assert signature[name].default == default, name
@@ -255,41 +220,20 @@ def test_a_schedulers_parameters_and_defaults(kind):
 
 @pytest.mark.parametrize(("file", "arm"), ARMS)
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_deepspeed_reads_every_arm_as_we_do(file, arm, on_gpu):
+def test_deepspeed_reads_every_shipped_arm_as_we_do(file, arm, on_gpu):
     case = read_case(CONFIGS / file, arm)
-    given = deepspeed_config(
+    check_deepspeed_keys(case)
+    config = deepspeed_config(
         case, split_batch(case, 1), ScheduleLengths(1000, 1_000_000), on_gpu=on_gpu
     )
-    assert given.keys() <= keys.DeepSpeedKeys.model_fields.keys() | REFUSED.keys()
-    parsed = DeepSpeedConfig(given)
+    assert config.keys() <= keys.DeepSpeedKeys.model_fields.keys() | UNSUPPORTED_KEYS.keys()
+    parsed = DeepSpeedConfig(config)
     assert parsed.train_batch_size == case.train_batch_size
     assert parsed.gradient_clipping == case.deepspeed["gradient_clipping"]
     assert parsed.zero_optimization_stage == case.deepspeed["zero_optimization"]["stage"]
     assert parsed.bfloat16_config.enabled == (case.precision == "bf16")
     assert parsed.optimizer_params["lr"] == case.deepspeed["optimizer"]["params"]["lr"]
     assert parsed.scheduler_name in (None, *DEEPSPEEDS_OWN)
-
-
-def test_deepspeed_accepts_every_block_that_we_accept():
-    """All keys at their defaults, which differ from DeepSpeed's in nothing."""
-    block = keys.DeepSpeedKeys.model_validate(
-        {
-            "train_batch_size": 8,
-            "gradient_clipping": 0,
-            "optimizer": {"type": "Adam", "params": {}},
-            "zero_optimization": {
-                "stage": 3,
-                "offload_param": {"device": "nvme", "nvme_path": "scratch"},
-                "offload_optimizer": {"device": "cpu"},
-            },
-        }
-    )
-    # The largest number of all, 2 ** 63 - 1, is none as a float.
-    without = {"scheduler": True, "zero_optimization": {"stage3_model_persistence_threshold"}}
-    parsed = DeepSpeedConfig(block.model_dump(mode="json", exclude=without))
-    assert parsed.zero_config.offload_optimizer.device == "cpu"
-    assert parsed.zero_config.offload_param.device == "nvme"
-    assert parsed.zero_config.reduce_bucket_size == 500_000_000
 
 
 def paths(block: Any, prefix: str = "") -> list[str]:
@@ -300,18 +244,19 @@ def paths(block: Any, prefix: str = "") -> list[str]:
     return found
 
 
-# The type of their own blocks, our own numbers, and a switch that needs a GPU to be there.
+# Optimizer and scheduler have tests above, the batch size has ours, and use_gds needs a GPU.
 APART = ("optimizer", "scheduler", "train_batch_size", "aio.use_gds")
 PATHS = [path for path in paths(keys.DeepSpeedKeys) if not path.startswith(APART)]
 VALUES = ["true", "false", "0", "1", "3", "1e6", "0.5", "-1", '"cpu"', '"fp32"', '"bf16"', '["x"]']
 
 
 @pytest.mark.parametrize("base", ["zero_optimization.stage=1", "zero_optimization.stage=3"])
-def test_whatever_we_accept_deepspeed_accepts(base):
+def test_deepspeed_accepts_whatever_we_accept(base):
     accepted = 0
     for path, value in itertools.product(PATHS, VALUES):
         try:
             case = read_case(CONFIGS / "case1.json", "layers4", f"{base},{path}={value}")
+            check_deepspeed_keys(case)
         except ConfigError:
             continue
         accepted += 1

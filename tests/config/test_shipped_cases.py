@@ -1,4 +1,4 @@
-"""The case files say what the record's table says, written here a second time."""
+"""The shipped case files are the reference experiments, whose table is repeated here."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ COSINE = {
 }
 
 
-# DeepSpeed's own, to the same floor: 0.02 * 5e-4 is 1e-5.
+# DeepSpeed's schedule with the same minimum: 0.02 * 5e-4 is 1e-5.
 WARMUP_COSINE = {
     "type": "WarmupCosineLR",
     "params": {
@@ -38,7 +38,7 @@ WARMUP_COSINE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A row of the record: what differs, with what is common to all as the default."""
+    """A row of the table; the defaults are common to most rows."""
 
     layers: int
     epochs: int
@@ -53,7 +53,7 @@ class Run:
     masking: str = "dynamic"
     scheduler: dict[str, Any] | None = None
     per_epoch: bool = field(default=False)
-    """Logged once an epoch, as the first two cases are."""
+    """Whether metrics are logged once per epoch."""
 
 
 KO_EN = ("ko", "en")
@@ -104,8 +104,8 @@ def read(name: str) -> Case:
     return read_case(CONFIGS / f"{stem}.json", arm)
 
 
-def found(case: Case) -> Run:
-    """The row of the record that a resolved case makes."""
+def row_of(case: Case) -> Run:
+    """The row of the table that a resolved case is."""
     block, params = case.bertds, case.deepspeed["optimizer"]["params"]
     merges = {one.name.split("/")[0] for one in block.data.train}
     fractions = {one.fraction for one in [*block.data.train, *block.data.valid.values()]}
@@ -128,7 +128,7 @@ def found(case: Case) -> Run:
     )
 
 
-def test_the_record_has_29_arms_and_25_distinct_runs_and_one_arm_is_ours():
+def test_there_are_29_arms_25_distinct_runs_and_one_extra_arm():
     assert len(RECORD) == 29
     assert len({run if isinstance(run, str) else name for name, run in RECORD.items()}) == 25
     arms = [f"case{n}/{arm.name}" for n in range(1, 12) for arm in arms_of(f"case{n}.json")]
@@ -141,17 +141,17 @@ def arms_of(file):
 
 
 @pytest.mark.parametrize("name", RECORD | EXTRA)
-def test_an_arm_is_the_run_that_the_record_says(name):
+def test_an_arm_is_its_row_of_the_table(name):
     stem, arm = name.split("/")
     (listed,) = [each for each in arms_of(f"{stem}.json") if each.name == arm]
-    wanted = (RECORD | EXTRA)[name]
-    assert listed.same_as == (wanted if isinstance(wanted, str) else name)
-    if isinstance(wanted, Run):
-        assert found(read(name)) == wanted
+    expected = (RECORD | EXTRA)[name]
+    assert listed.same_as == (expected if isinstance(expected, str) else name)
+    if isinstance(expected, Run):
+        assert row_of(read(name)) == expected
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_what_is_common_to_all_arms(name):
+def test_the_settings_common_to_all_arms(name):
     case = read(name)
     model, masking = case.bertds.model, case.bertds.masking
     assert case.deepspeed["optimizer"]["type"] == "Adam"
@@ -160,34 +160,34 @@ def test_what_is_common_to_all_arms(name):
     assert (params["betas"], params["eps"]) == ([0.9, 0.999], 1e-8)
     assert case.deepspeed["gradient_clipping"] == 0
     assert case.precision == "bf16"
-    # The fp32 weights and moments are divided among the processes; of one process it is nothing.
+    # The fp32 weights and moments are sharded across ranks; with one rank it has no effect.
     assert case.deepspeed["zero_optimization"] == {"stage": 1}
     assert (model.preset, model.norm, model.positions) == ("bert-prenorm", "pre", "learned")
     assert (model.num_attention_heads, model.intermediate_size) == (8, 2048)
     assert (model.hidden_act, model.attention_probs_dropout_prob) == ("relu", 0)
     assert model.tie_word_embeddings
-    assert model.vocab_size is None  # it comes from the index
+    assert model.vocab_size is None  # read from the index
     assert case.bertds.data.seq_len == model.max_position_embeddings == 256
     assert (masking.ratio, masking.mask_share, masking.random_share) == (0.15, 0.8, 0.1)
     assert masking.unit == "token"
-    assert case.bertds.run.no_decay is None  # with coupled L2: none is spared
+    assert case.bertds.run.no_decay is None  # with coupled L2: all parameters decay
     assert case.bertds.run.max_micro_batch_size == 256
     assert case.bertds.run.max_steps is None
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_sets_are_those_that_data_prep_writes(name):
-    data, wanted = read(name).bertds.data, RUNS[name]
+def test_the_datasets_are_those_that_data_prep_writes(name):
+    data, run = read(name).bertds.data, RUNS[name]
     assert [one.name for one in data.train] == [
-        f"{wanted.merges}/{language}/train" for language in wanted.languages
+        f"{run.merges}/{language}/train" for language in run.languages
     ]
     assert {key: one.name for key, one in data.valid.items()} == {
-        language: f"{wanted.merges}/{language}/valid" for language in wanted.languages
+        language: f"{run.merges}/{language}/valid" for language in run.languages
     }
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_file_loads_and_is_complete_in_itself(file):
+def test_every_file_is_valid_and_complete(file):
     for arm in arms_of(file):
         case = read_case(arm.path, arm.run_arm)
         assert case.bertds.title
@@ -198,15 +198,15 @@ def test_every_file_loads_and_is_complete_in_itself(file):
         assert {"optimizer", "gradient_clipping", "zero_optimization"} <= text.keys()
 
 
-def test_there_are_eleven_cases_three_beyond_them_and_four_to_start_from():
+def test_there_are_14_cases_and_4_starting_points():
     cases = {f"case{n}.json" for n in range(1, 15)}
-    started = {"sample.json", "bert_mini.json", "bert_base.json", "modernbert_base.json"}
-    assert set(FILES) == cases | started
+    starting_points = {"sample.json", "bert_mini.json", "bert_base.json", "modernbert_base.json"}
+    assert set(FILES) == cases | starting_points
 
 
 @pytest.mark.parametrize("number", [12, 13, 14])
-def test_the_cases_beyond_differ_in_what_they_compare_alone(number):
-    """Their base is one run, and validation has the same masks in every arm."""
+def test_cases_12_to_14_differ_only_in_what_they_compare(number):
+    """They share one base, and validation has the same masks in every arm."""
     base = read("case12/prenorm").resolved
     for arm in arms_of(f"case{number}.json"):
         case = read_case(arm.path, arm.run_arm)
@@ -221,7 +221,7 @@ def test_the_cases_beyond_differ_in_what_they_compare_alone(number):
         assert case.bertds.masking.valid_ratio == 0.15
 
 
-def test_the_rates_of_case_14_grow_with_the_root_of_the_batch():
+def test_the_learning_rates_of_case_14_grow_with_the_square_root_of_the_batch():
     for arm in ("batch64_lr2.5e-4", "batch256_lr5e-4", "batch1024_lr1e-3"):
         (listed,) = [each for each in arms_of("case14.json") if each.name == arm]
         case = read_case(listed.path, listed.run_arm)
@@ -229,11 +229,11 @@ def test_the_rates_of_case_14_grow_with_the_root_of_the_batch():
         assert rate == pytest.approx(5e-4 * (case.train_batch_size / 256) ** 0.5)
 
 
-def test_fp32_as_in_the_original_is_one_setting_away():
+def test_one_setting_switches_to_fp32():
     assert read_case(CONFIGS / "case3.json", "d768_layers3", "bf16=null").precision == "fp32"
 
 
-def test_deepspeeds_built_in_schedulers_are_used_where_they_serve():
+def test_the_starting_points_use_deepspeeds_schedulers():
     def scheduler(file):
         return read_case(CONFIGS / file, "main").deepspeed["scheduler"]
 
@@ -244,7 +244,7 @@ def test_deepspeeds_built_in_schedulers_are_used_where_they_serve():
     }
 
 
-def test_bert_base_is_bert_base():
+def test_bert_base_has_the_sizes_of_bert_base():
     case = read_case(CONFIGS / "bert_base.json", "main")
     model = case.bertds.model
     sizes = (
@@ -260,7 +260,7 @@ def test_bert_base_is_bert_base():
     assert case.deepspeed["zero_optimization"]["stage"] == 1
 
 
-def test_modernbert_base_is_modernbert_base():
+def test_modernbert_base_has_the_sizes_of_modernbert_base():
     model = read_case(CONFIGS / "modernbert_base.json", "main").bertds.model
     sizes = (
         model.hidden_size,
@@ -274,8 +274,8 @@ def test_modernbert_base_is_modernbert_base():
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(256, 1126), (128, 2253), (64, 4506)])
-def test_the_rate_of_case_11_over_its_155_epochs(batch, steps):
-    """A fifth of the record's English is 288,435 sentences; cycles of 5, 10, 20, 40, 80 epochs."""
+def test_the_learning_rate_of_case_11_over_155_epochs(batch, steps):
+    """288,435 sentences (a fifth of the English data); cycles of 5, 10, 20, 40, 80 epochs."""
     assert 288_435 // batch == steps
     name = f"case11/batch{batch}_cosine"
     case = read(name)
@@ -291,7 +291,7 @@ def test_the_rate_of_case_11_over_its_155_epochs(batch, steps):
     assert interval_steps(case.bertds.run.eval_every, steps) == steps
 
 
-def test_the_rate_of_case_10_over_its_epochs():
+def test_the_learning_rate_of_case_10_over_140_epochs():
     case, steps = read("case10/lr5e-4"), 1126
     factor = lr_lambda(
         Chosen.model_validate(case.deepspeed["scheduler"]),
