@@ -24,6 +24,7 @@ from bertds.data.validation import masked_valid, open_valid
 from bertds.data.vocabulary import Vocabulary
 from bertds.distributed.world import World
 from bertds.engine.deepspeed_config import check_device, custom_lr_lambda, deepspeed_config
+from bertds.engine.deepspeed_keys import check_deepspeed_keys
 from bertds.errors import ConfigError
 from bertds.huggingface.pretrained import Pretrained, open_pretrained
 from bertds.io.json_files import read_json
@@ -95,6 +96,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         ValueError: A shard set is missing or damaged.
         RemoteError: A shard set behind a URL cannot be read.
     """
+    check_deepspeed_keys(case)
     check_device(case, world)
     if case.bertds.run.mlflow is not None:
         check_mlflow()
