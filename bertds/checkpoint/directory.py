@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from bertds.errors import CheckpointError
 from bertds.io.atomic import atomic_write, sync
+from bertds.io.json_files import read_json_object
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1
@@ -149,14 +150,9 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: It is missing, or not a JSON object.
     """
     try:
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
-    return value
+        return read_json_object(file, CheckpointError)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> WrittenFile:

@@ -5,7 +5,6 @@ run starts, each process holds the fp32 weights once.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from bertds.errors import ConfigError
 from bertds.huggingface.architectures import Architecture, family_of
 from bertds.huggingface.config import config_json, difference
 from bertds.huggingface.weights import from_hf_state_dict, to_hf_state_dict
+from bertds.io.json_files import read_json_object
 from bertds.model.mlm import MaskedLanguageModel
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -217,14 +217,4 @@ def _open(stack: contextlib.ExitStack, path: Path) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.name} is missing")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"{path.name} has more than {_MAX_BYTES:,} bytes")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no JSON block")  # noqa: TRY004 - the file is at fault
-    return content
+    return read_json_object(path, name=path.name, max_bytes=_MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Files that are never half-written: the one way in which all of them get their name."""
+"""Atomic writes: a file or directory gets its name only when it is complete and on disk."""
 
 import contextlib
 import os
@@ -11,15 +11,16 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, concurrent_writers: bool = False) -> Iterator[IO[bytes]]:
-    """A file open for writing that takes the name `path` only when it is whole and on the disk.
+    """Open a file that gets the name `path` when the context ends without an error.
 
     Args:
         path: The file.
-        concurrent_writers: Others may be writing the same content at the same time, on other hosts perhaps:
-            each writes a draft of its own, which stays behind if the process is killed.
+        concurrent_writers: Whether others, perhaps on other hosts, may write the same content at
+            the same time. Then each writes a temporary file with a unique name, which stays behind
+            if the process is killed.
     """
-    mark = f"-{uuid.uuid4().hex}" if concurrent_writers else ""
-    temporary = path.with_name(f".tmp-{path.name}{mark}")
+    suffix = f"-{uuid.uuid4().hex}" if concurrent_writers else ""
+    temporary = path.with_name(f".tmp-{path.name}{suffix}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -27,7 +28,7 @@ def atomic_write(path: Path, *, concurrent_writers: bool = False) -> Iterator[IO
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # a full disk needs every byte
+        with contextlib.suppress(OSError):  # a full disk needs the space
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
@@ -35,10 +36,10 @@ def atomic_write(path: Path, *, concurrent_writers: bool = False) -> Iterator[IO
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill that takes the name `path` only when it is whole and on the disk.
+    """Create a directory that gets the name `path` when the context ends without an error.
 
     Raises:
-        FileExistsError: There is something of this name already that is no empty directory.
+        FileExistsError: `path` exists and is not an empty directory.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not empty: remove it or choose another name")
@@ -56,7 +57,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Put a file on the disk, or the names in a directory: a rename is not there before."""
+    """Flush a file to disk, or the names in a directory; a rename is durable only after that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

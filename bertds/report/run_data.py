@@ -5,7 +5,6 @@ A run may be going on while it is read, may have died in a line, or may lie in a
 of `metrics.jsonl` is held in memory: 100,000 log points take about 100 MB.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from bertds.io.json_files import read_json_object
 from bertds.tracking.jsonl import read_metrics
 
 __all__ = ["MEASURES", "ArmRun", "Measure", "Series", "load_arms", "natural"]
@@ -126,15 +126,7 @@ def _follow(directory: Path) -> Path:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is no file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        return content
-    raise ValueError(f"{path} is not a JSON object: restore it from a copy, or remove the run.")
+    return read_json_object(path, default={}, remedy="restore it from a copy, or remove the run")
 
 
 def _counted_on(lines: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from typing import Any
 from bertds.config.schema import MlflowConfig
 from bertds.errors import ConfigError
 from bertds.io.atomic import atomic_write
+from bertds.io.json_files import read_json_object
 
 logger = logging.getLogger("bertds")
 
@@ -141,7 +142,5 @@ def _name(key: str) -> str:
 
 def _kept(path: Path, config: MlflowConfig) -> str | None:
     """The id of the MLflow run that this directory had in the same store."""
-    if not path.is_file():
-        return None
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return kept["run_id"] if kept["tracking_uri"] == config.tracking_uri else None
+    kept = read_json_object(path, default={})
+    return kept["run_id"] if kept and kept["tracking_uri"] == config.tracking_uri else None

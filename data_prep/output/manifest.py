@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.io.atomic import atomic_write
+from bertds.io.json_files import parse_json_object
 from data_prep.output.storage import Place
 
 MADE_NAME = "made.json"
@@ -57,12 +58,11 @@ def as_json(value: Any) -> bytes:
 
 def _read(record: Place) -> dict[str, Any] | None:
     try:
-        content = json.loads(record.read_bytes())
+        return parse_json_object(record.read_bytes(), str(record))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _plain(recipe: Recipe) -> Any:

@@ -1,11 +1,11 @@
 """Hugging Face dataset directories as inputs."""
 
-import json
 import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bertds.io.json_files import read_json_object
 from bertds.io.remote import is_url
 
 STATE_NAME, DICT_NAME = "state.json", "dataset_dict.json"
@@ -95,10 +95,4 @@ def _inside(path: Path, name: Any) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: fetch the whole directory") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or cut off (it is no JSON)") from error
-    return content if isinstance(content, dict) else {}
+    return read_json_object(path, remedy="fetch the whole directory")
