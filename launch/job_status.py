@@ -1,10 +1,10 @@
-"""What job files ask about a run: the name of an arm, and whether the job is to go on.
+"""Answer questions of job files: the name of an arm, and whether to submit the job again.
 
     python launch/job_status.py arm 2 --ds_config ds_configs/case11.json
     python launch/job_status.py steps --ds_config ds_configs/case11.json --out runs
 
-It takes the arguments of launch/train.py, reads the case file and `status.json`, and needs neither
-torch nor a device.
+Both commands also accept the other flags of launch/train.py, and ignore them. They read the case
+file and `status.json`, and need neither torch nor a device.
 """
 
 import sys
@@ -15,24 +15,16 @@ from bertds.config.case import list_arms, select_arms
 from bertds.errors import RESUMABLE, ConfigError
 from bertds.io.json_files import read_json
 
+# The flags of launch/train.py that a command does not use.
+IGNORED_FLAGS = {"data": Path, "out": Path, "set": str, "profile": bool}
 
-def arm(
-    number: int,
-    ds_config: Path,
-    data: Path = Path("data"),  # noqa: ARG001
-    out: Path = Path("runs"),  # noqa: ARG001
-    set: str = "",  # noqa: ARG001
-    profile: bool = False,  # noqa: ARG001
-) -> None:
+
+def arm(number: int, ds_config: Path) -> None:
     """Print the name of an arm.
 
     Args:
-        number: Its place in the case file, from 0.
+        number: Its index in the case file, from 0.
         ds_config: The case file.
-        data: Not used.
-        out: Not used.
-        set: Not used.
-        profile: Not used.
 
     Raises:
         ConfigError: The case file has fewer arms.
@@ -46,33 +38,31 @@ def arm(
     print(names[number])
 
 
-def steps(
-    ds_config: Path,
-    arm: str = "",
-    data: Path = Path("data"),  # noqa: ARG001
-    out: Path = Path("runs"),
-    set: str = "",  # noqa: ARG001
-    profile: bool = False,  # noqa: ARG001
-) -> None:
-    """Print whether the same command would go on (`resumable` or `ended`), and the steps so far.
+def steps(ds_config: Path, arm: str = "", out: Path = Path("runs")) -> None:
+    """Print `resumable` or `ended`, and the number of steps so far.
+
+    A job is resumable if the same command would continue it.
 
     Args:
         ds_config: The case file.
         arm: One of its arms; all of them if not given.
-        data: Not used.
         out: Directory of the runs.
-        set: Not used.
-        profile: Not used.
     """
     arms = select_arms(ds_config, arm)
-    found = [read_json(out / each.same_as / "status.json") for each in arms]
-    begun = [status for status in found if status]
-    codes = {status["code"] for status in begun if status["state"] != "done"}
-    # Between two arms there is nothing unfinished, and yet something to do.
-    between = not codes and 0 < len(begun) < len(found)
-    resumable = between or not codes.isdisjoint(RESUMABLE)
-    print("resumable" if resumable else "ended", sum(status["step"] for status in begun))
+    statuses = [read_json(out / each.same_as / "status.json") for each in arms]
+    started = [status for status in statuses if status]
+    codes = {status["code"] for status in started if status["state"] != "done"}
+    # Preempted between two arms: all started ones are done, the others have no status.
+    is_between_arms = not codes and 0 < len(started) < len(statuses)
+    is_resumable = is_between_arms or not codes.isdisjoint(RESUMABLE)
+    print("resumable" if is_resumable else "ended", sum(status["step"] for status in started))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the arguments name, and return the exit code."""
+    commands: dict[str, cli.Command] = {"arm": arm, "steps": steps}
+    return cli.run("launch/job_status.py", commands, argv, ignored_flags=IGNORED_FLAGS)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run("launch/job_status.py", {"arm": arm, "steps": steps}))
+    sys.exit(main())
