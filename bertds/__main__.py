@@ -1,6 +1,6 @@
-"""`python -m bertds COMMAND`: what is done with runs, without DeepSpeed.
+"""`python -m bertds COMMAND`: work with runs, without DeepSpeed.
 
-Each command imports what it needs: a report is drawn in a second, without torch.
+Each command imports only what it needs: `report` starts in a second, without torch.
 """
 
 import logging
@@ -12,30 +12,30 @@ from bertds.errors import ConfigError
 
 
 def evaluate(run_dir: Path, data: str = "data", checkpoint: str = "latest") -> None:
-    """Validate a run: the figures that training logged, for one of its checkpoints.
+    """Compute the validation metrics of a checkpoint, as training logged them.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
-        data: Directory or URL that the names of shard sets are relative to.
+        data: Directory or URL that the names of datasets are relative to.
         checkpoint: latest, best, or a step such as 1000.
     """
-    from bertds.inference.evaluate import evaluate as figures_of
+    from bertds.inference.evaluate import evaluate as compute_metrics
     from bertds.runs.trained_run import TrainedRun
 
     trained = TrainedRun.open(run_dir, checkpoint)
-    figures = figures_of(trained, data)
-    width = max(map(len, figures))
+    metrics = compute_metrics(trained, data)
+    width = max(map(len, metrics))
     print(f"{'step':<{width}}  {trained.checkpoint.step}")
-    for tag, value in figures.items():
+    for tag, value in metrics.items():
         print(f"{tag:<{width}}  {value!r}")
 
 
 def export(run_dir: Path, out: Path, checkpoint: str = "latest") -> None:
-    """Write a run as a Hugging Face directory.
+    """Export a run as a Hugging Face directory.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
-        out: The directory to make.
+        out: The directory to create.
         checkpoint: latest, best, or a step such as 1000.
     """
     from bertds.inference.export import export as write
@@ -46,38 +46,38 @@ def export(run_dir: Path, out: Path, checkpoint: str = "latest") -> None:
 
 
 def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> None:
-    """Print the most likely tokens for each [MASK] of a text.
+    """Print the most likely tokens for each [MASK] in a text.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
-        text: What to complete, one sequence.
+        text: The text, which becomes one sequence.
         checkpoint: latest, best, or a step such as 1000.
-        top: How many tokens.
+        top: Number of tokens for each [MASK].
     """
-    from bertds.inference.fill_mask import fill as guesses_of
+    from bertds.inference.fill_mask import fill as predict
     from bertds.inference.fill_mask import table
     from bertds.runs.trained_run import TrainedRun
 
     trained = TrainedRun.open(run_dir, checkpoint)
-    print(table(guesses_of(trained, trained.model(), text, top)))
+    print(table(predict(trained, trained.model(), text, top)))
 
 
 def report(case_dir: Path) -> None:
-    """Draw a case, or all cases of a directory: record.md, record.html and plots.
+    """Write the report of a case, or of all cases in a directory: record.md, record.html, plots.
 
     Args:
-        case_dir: The case's directory, such as runs/case11, or the one above it, runs.
+        case_dir: The case's directory, such as runs/case11, or its parent, such as runs.
     """
     from bertds.report.case_report import write_report
     from bertds.report.index import case_directories, write_index
 
     if case_directories(case_dir):
-        everything = write_index(case_dir)
-        written = [everything.record, everything.page, *(one.page for one in everything.cases)]
+        index = write_index(case_dir)
+        paths = [index.record, index.page, *(case.page for case in index.cases)]
     else:
-        one = write_report(case_dir)
-        written = [one.record, one.page, *one.plots]
-    for path in written:
+        case = write_report(case_dir)
+        paths = [case.record, case.page, *case.plots]
+    for path in paths:
         print(path)
 
 
@@ -94,30 +94,34 @@ def plan(
     sequences: int | None = None,
     mean_length: float | None = None,
 ) -> None:
-    """Lay a run out on paper: memory of each ZeRO stage, micro-batch, steps, data, hours.
+    """Estimate the resources of a run: memory by ZeRO stage, micro-batch, steps, data, hours.
 
     Args:
         ds_config: The case file.
-        gpus: All GPUs, one process each.
+        gpus: Total number of GPUs, one process each.
         gpu: v100, a100, h100, h200, b200, l4 or 4090.
         arm: One of its arms; the first if not given.
-        data: Directory or URL that the names of shard sets are relative to.
-        set: Changes, as 'a.b=value,…'.
-        gpus_per_node: GPUs of one host.
-        mfu: Share of the peak that the model is taken to reach.
-        vocab_size: Where the shards are not there yet: ids of the vocabulary.
-        sequences: And sequences of an epoch.
-        mean_length: And tokens of a sequence; the longest ones' if not given.
+        data: Directory or URL that the names of datasets are relative to.
+        set: Changes to the case, as 'a.b=value,…'.
+        gpus_per_node: Number of GPUs of a host.
+        mfu: Assumed model FLOPs utilization (MFU), a fraction of the GPU's peak.
+        vocab_size: Size of the vocabulary, if the shards do not exist yet.
+        sequences: Sequences of an epoch, if the shards do not exist yet.
+        mean_length: Mean tokens of a sequence, if the shards do not exist yet. Default: the longest
+            allowed.
     """
     from bertds.config.case import read_case, select_arms
     from bertds.planner.corpus import corpus_of
     from bertds.planner.plan import GPUS, make_plan, table
 
-    if gpu not in GPUS or gpus < 1 or gpus_per_node < 1 or not 0 < mfu <= 1:
+    if gpu not in GPUS:
+        raise ConfigError(f"--gpu is {gpu!r}, expected one of {', '.join(GPUS)}")
+    if gpus < 1 or gpus_per_node < 1:
         raise ConfigError(
-            f"--gpus {gpus} --gpu {gpu} --gpus_per_node {gpus_per_node} --mfu {mfu}: wanted are "
-            f"numbers from 1, one of {', '.join(GPUS)}, and a share above 0 and up to 1"
+            f"--gpus is {gpus} and --gpus_per_node is {gpus_per_node}, expected at least 1"
         )
+    if not 0 < mfu <= 1:
+        raise ConfigError(f"--mfu is {mfu}, expected more than 0 and at most 1")
     first = select_arms(ds_config, arm)[0]
     case = read_case(first.path, first.run_arm, set)
     corpus = corpus_of(
@@ -136,7 +140,7 @@ COMMANDS: dict[str, cli.Command] = {
 
 
 def main(name: str = "bertds") -> int:
-    """Run what the command line asks; `bertds` is the installed script."""
+    """Run the command that the arguments name; entry point of the installed script `bertds`."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     return cli.run(name, COMMANDS)
 
