@@ -1,1 +1,1 @@
-"""The encoder with its masked-language-model head."""
+"""The encoder with its masked language model head."""

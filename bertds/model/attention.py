@@ -1,10 +1,15 @@
 """Multi-head self-attention over packed tokens, within each sequence only.
 
-Three ways of the same mathematics. `torch.nn.attention.varlen` on CUDA in 16 bits takes the
-cumulative lengths. Elsewhere, and where that kernel cannot (`ModelConfig.supports_varlen_attention`), rows of a
-few lengths have a block-diagonal mask: on CPU by plain matrix products, whose backward pass is three
-to five times as fast there as that of `scaled_dot_product_attention`, which takes rows that are too
-long to keep their scores, and CUDA's. Shape letters: `embeddings.py`.
+There are three implementations of the same function:
+
+- The varlen kernel (`torch.nn.attention.varlen`) takes the cumulative lengths. It runs on CUDA in 16
+  bits, if `ModelConfig.supports_varlen_attention`.
+- Matrix products take rows of a few lengths with a block-diagonal mask. They run on CPU, up to the
+  row length whose scores fit in memory. Their backward pass is three to five times as fast there as
+  that of the third implementation.
+- `scaled_dot_product_attention` takes the same rows. It runs in all other cases.
+
+Shape letters: see `embeddings.py`.
 """
 
 import math
@@ -17,27 +22,27 @@ from torch import Tensor, nn
 
 from bertds.config.schema import ModelConfig
 
-_AMPERE = (8, 0)
+_AMPERE = (8, 0)  # compute capability
 _LONGEST_PRODUCT = 256  # tokens of a row; the scores of longer ones would outgrow the activations
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Rows of one length, and what their tokens see."""
+    """R rows of one length L, and their attention masks."""
 
     start: int
-    """Tokens of the pack before it."""
+    """Number of packed tokens before the group."""
     stop: int
     length: int
     """L."""
     mask_RLL: Tensor
-    """(R, 1, L, L) to be added to the scores: 0 where a token sees another, else -inf."""
+    """(R, 1, L, L) added to the scores: 0 within a segment, else -inf."""
     local_mask_RLL: Tensor | None
-    """The same inside the window of local layers."""
+    """The same for local layers: -inf also outside the window."""
 
 
 def uses_varlen_attention(config: ModelConfig, precision: str) -> bool:
-    """Whether a model on this machine is computed by the varlen kernel, without rows.
+    """Whether the varlen kernel computes this model on this machine.
 
     Args:
         config: The architecture.
@@ -50,14 +55,14 @@ def uses_varlen_attention(config: ModelConfig, precision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where the sequences of a pack lie, for either kernel; made once a micro-step."""
+    """The segments of a packed batch, prepared for either kernel once per micro-batch."""
 
     groups: tuple[RowGroup, ...]
-    """None: for the varlen kernel."""
+    """Empty for the varlen kernel."""
     cumulative: Tensor
-    """(segments + 1,) int32."""
+    """(segments + 1,) int32 start of each segment, and T."""
     max_length: int
-    """Longest segment."""
+    """Tokens of the longest segment."""
 
 
 def segments_of(
@@ -68,44 +73,39 @@ def segments_of(
     window: int | None,
     dtype: torch.dtype,
 ) -> Segments:
-    """Prepare what attention needs of a pack.
+    """Build the attention masks of a packed batch.
 
     Args:
-        segments_T: (T,) number of the segment that each token belongs to.
-        cumulative: (segments + 1,) where each starts, and T.
-        max_length: Longest segment.
-        rows: (how many, of what length); none for the varlen kernel.
-        window: Width of local attention in tokens, if a layer has it.
+        segments_T: (T,) index of the segment that each token belongs to.
+        cumulative: (segments + 1,) start of each segment, and T.
+        max_length: Tokens of the longest segment.
+        rows: (number of rows, their length); empty for the varlen kernel.
+        window: Width of local attention in tokens, if any layer is local.
         dtype: Of the masks.
     """
     groups, start = [], 0
     for count, length in rows:
         stop = start + count * length
-        groups.append(_group(segments_T[start:stop], start, length, window, dtype))
+        segments_RL = segments_T[start:stop].view(count, length)
+        is_visible = (segments_RL[:, :, None] == segments_RL[:, None, :])[:, None]
+        local_mask_RLL = None
+        if window is not None:
+            position_L = torch.arange(length, device=segments_T.device)
+            is_near = (position_L[:, None] - position_L).abs() <= window // 2
+            local_mask_RLL = _additive_mask(is_visible & is_near, dtype)
+        mask_RLL = _additive_mask(is_visible, dtype)
+        groups.append(RowGroup(start, stop, length, mask_RLL, local_mask_RLL))
         start = stop
     return Segments(tuple(groups), cumulative, max_length)
 
 
-def _group(
-    segments_T: Tensor, start: int, length: int, window: int | None, dtype: torch.dtype
-) -> RowGroup:
-    rows_RL = segments_T.view(-1, length)
-    sees = (rows_RL[:, :, None] == rows_RL[:, None, :])[:, None]
-    local = None
-    if window is not None:
-        place_L = torch.arange(length, device=rows_RL.device)
-        is_near = (place_L[:, None] - place_L).abs() <= window // 2
-        local = _added(sees & is_near, dtype)
-    return RowGroup(start, start + segments_T.numel(), length, _added(sees, dtype), local)
-
-
-def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    zeros = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-    return zeros.masked_fill_(~sees, -math.inf)
+def _additive_mask(is_visible: Tensor, dtype: torch.dtype) -> Tensor:
+    zeros = torch.zeros(is_visible.shape, dtype=dtype, device=is_visible.device)
+    return zeros.masked_fill_(~is_visible, -math.inf)
 
 
 class Attention(nn.Module):
-    """Self-attention of one layer; `local` layers see a window around each token."""
+    """Self-attention of one layer; in a `local` layer a token sees a window around it."""
 
     def __init__(self, config: ModelConfig, *, local: bool) -> None:
         super().__init__()
@@ -122,70 +122,94 @@ class Attention(nn.Module):
         rotary: "Rotary | None",
         selected_M: Tensor | None,
     ) -> Tensor:
-        """(T, D) to (T, D), or to the (M, D) rows that are wanted."""
+        """(T, D) to (T, D), or to (M, D) if only M rows are selected."""
         qkv_T3HK = self.qkv(hidden_TD).view(-1, 3, self.num_heads, self.head_size)
         query_THK, key_THK, value_THK = qkv_T3HK.unbind(1)
         if rotary is not None:
             query_THK, key_THK = rotary.apply(query_THK), rotary.apply(key_THK)
-        attend = self._rows if segments.groups else self._varlen
+        attend = self._attend_rows if segments.groups else self._attend_varlen
         attended_TD = attend(query_THK, key_THK, value_THK, segments).flatten(1)
         if selected_M is not None:
             attended_TD = attended_TD.index_select(0, selected_M)
         return self.output(attended_TD)
 
-    def _rows(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    def _attend_rows(
+        self, query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, segments: Segments
+    ) -> Tensor:
+        """(T, H, K) three times to (T, H, K)."""
         sizes = [group.stop - group.start for group in segments.groups]
-        # Split, not sliced: the gradient of a slice is a whole tensor of zeros.
-        queries, keys, values = (x.split_with_sizes(sizes) for x in (query, key, value))
-        parts = zip(queries, keys, values, segments.groups, strict=True)
-        return torch.cat([self._group(*part) for part in parts])
+        # Split instead of slice: the gradient of a slice is a tensor of zeros of the full size.
+        parts = zip(
+            query_THK.split_with_sizes(sizes),
+            key_THK.split_with_sizes(sizes),
+            value_THK.split_with_sizes(sizes),
+            segments.groups,
+            strict=True,
+        )
+        return torch.cat([self._attend_group(*part) for part in parts])
 
-    def _group(self, query: Tensor, key: Tensor, value: Tensor, group: RowGroup) -> Tensor:
-        """The tokens of rows of one length."""
-        rows = (-1, group.length, self.num_heads, self.head_size)
-        query, key, value = (x.view(rows).transpose(1, 2) for x in (query, key, value))
-        mask = group.mask_RLL if self.window is None else group.local_mask_RLL
-        assert mask is not None
-        by_products = query.device.type == "cpu" and group.length <= _LONGEST_PRODUCT
-        attend = _by_products if by_products else _by_kernel
-        heads_RHLK = attend(query, key, value, mask, self.dropout if self.training else 0.0)
-        return heads_RHLK.transpose(1, 2).flatten(0, 1)
+    def _attend_group(self, query: Tensor, key: Tensor, value: Tensor, group: RowGroup) -> Tensor:
+        """(R * L, H, K) three times to (R * L, H, K)."""
+        shape = (-1, group.length, self.num_heads, self.head_size)
+        query_RHLK, key_RHLK, value_RHLK = (
+            heads.view(shape).transpose(1, 2) for heads in (query, key, value)
+        )
+        mask_RLL = group.mask_RLL if self.window is None else group.local_mask_RLL
+        assert mask_RLL is not None
+        dropout = self.dropout if self.training else 0.0
+        if query.device.type == "cpu" and group.length <= _LONGEST_PRODUCT:
+            attended_RHLK = _attend_by_products(query_RHLK, key_RHLK, value_RHLK, mask_RLL, dropout)
+        else:
+            attended_RHLK = F.scaled_dot_product_attention(
+                query_RHLK, key_RHLK, value_RHLK, attn_mask=mask_RLL, dropout_p=dropout
+            )
+        return attended_RHLK.transpose(1, 2).flatten(0, 1)
 
-    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    def _attend_varlen(
+        self, query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, segments: Segments
+    ) -> Tensor:
+        """(T, H, K) three times to (T, H, K)."""
         from torch.nn.attention.varlen import varlen_attn  # CUDA only
 
         options: dict[str, Any] = (
             {} if self.window is None else {"window_size": (self.window // 2,) * 2}
         )
         ends, longest = segments.cumulative, segments.max_length
-        attended_THK = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
-        assert isinstance(attended_THK, Tensor)  # a pair only where the log-sum-exp is asked for
+        attended_THK = varlen_attn(
+            query_THK, key_THK, value_THK, ends, ends, longest, longest, **options
+        )
+        assert isinstance(attended_THK, Tensor)  # a pair only if the log-sum-exp is requested
         return attended_THK
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """(R, H, L, K) thrice to the same."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    weights = torch.softmax(scores.add_(mask), dim=-1)
+def _attend_by_products(
+    query_RHLK: Tensor, key_RHLK: Tensor, value_RHLK: Tensor, mask_RLL: Tensor, dropout: float
+) -> Tensor:
+    """(R, H, L, K) three times to (R, H, L, K): softmax(query key^T / sqrt(K) + mask) value.
+
+    Vaswani et al., "Attention is all you need" (2017), equation 1.
+    """
+    scores = (query_RHLK * query_RHLK.shape[-1] ** -0.5) @ key_RHLK.transpose(-1, -2)
+    weights = torch.softmax(scores.add_(mask_RLL), dim=-1)
     if dropout > 0:
         weights = F.dropout(weights, dropout)
-    return weights @ value
-
-
-def _by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return weights @ value_RHLK
 
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary position embedding (Su et al., RoFormer, 2021), halves turned as in GPT-NeoX."""
+    """Rotary position embedding (Su et al., RoFormer, 2021), rotating halves as GPT-NeoX does."""
 
     cos_TK: Tensor
+    """(T, 1, K)."""
     sin_TK: Tensor
 
     @classmethod
     def at(cls, positions_T: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> "Rotary":
-        """The turns at these positions, computed in 32 bits."""
+        """Compute the rotations at (T,) positions, in 32 bits.
+
+        The angle of pair i is position * theta ** (-2 i / K) (Su et al., section 3.2.2).
+        """
         pairs = torch.arange(0, head_size, 2, device=positions_T.device, dtype=torch.float32)
         frequencies = torch.exp(pairs * (-math.log(theta) / head_size))
         angles = positions_T.float()[:, None] * frequencies
@@ -193,6 +217,6 @@ class Rotary:
         return cls(angles.cos().to(dtype), angles.sin().to(dtype))
 
     def apply(self, heads_THK: Tensor) -> Tensor:
-        """Turn queries or keys."""
+        """Rotate (T, H, K) queries or keys."""
         first, second = heads_THK.chunk(2, dim=-1)
         return heads_THK * self.cos_TK + torch.cat([-second, first], dim=-1) * self.sin_TK

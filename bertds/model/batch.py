@@ -1,4 +1,4 @@
-"""A packed batch as tensors on the device."""
+"""A packed batch as tensors on the device. Shape letters: see `embeddings.py`."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,7 @@
-"""Token and position embeddings, over flat packed tokens.
+"""Token and position embeddings of packed tokens.
 
-Shape letters of the model's files: T packed tokens, R rows, L row length, D hidden, H heads,
-K head size, F feed-forward, V vocabulary, M masked positions.
+Shape letters in `bertds/model/`: T packed tokens, R rows, L row length, D hidden size, H heads,
+K head size, F feed-forward size, V vocabulary size, M masked positions.
 """
 
 import math
@@ -13,34 +13,36 @@ from bertds.config.schema import ModelConfig
 
 
 class Embeddings(nn.Module):
-    """Token embedding, plus what of the position is added to it, norm (if any) and dropout."""
+    """Sum of token and position embedding, then norm and dropout."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, config.hidden_size)
         self.positions = position_table(config, pad_id)
-        # Hugging Face's RobertaPreLayerNorm keeps Roberta's offset: positions start at pad_id + 1.
         self.offset = first_position(config, pad_id)
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inputs_T: Tensor, positions_T: Tensor) -> Tensor:
-        """(T,) ids and (T,) positions from 0 to (T, D)."""
+        """(T,) ids and (T,) positions, counted from 0, to (T, D)."""
         hidden_TD = self.tokens(inputs_T)
         if self.positions is not None:
-            # DeepSpeed casts parameters to 16 bits, not buffers such as the sinusoids.
+            # DeepSpeed casts parameters to 16 bits, but not buffers such as the sinusoids.
             added_TD = self.positions(positions_T + self.offset)
             hidden_TD = hidden_TD + added_TD.to(hidden_TD.dtype)
         return self.dropout(self.norm(hidden_TD))
 
 
 def first_position(config: ModelConfig, pad_id: int) -> int:
-    """The row of the position table that a sequence's first token reads."""
+    """Return the row of the position table for the first token of a sequence.
+
+    Hugging Face's RobertaPreLayerNorm keeps RoBERTa's offset: positions start at pad_id + 1.
+    """
     return pad_id + 1 if config.preset == "bert-prenorm" and config.positions == "learned" else 0
 
 
 def position_table(config: ModelConfig, pad_id: int) -> nn.Module | None:
-    """What is added for a position: a learned table, a fixed one, or (rope) nothing."""
+    """Build the module that maps (T,) positions to (T, D): learned, sinusoidal, or None for RoPE."""
     rows = config.max_position_embeddings + first_position(config, pad_id)
     if config.positions == "learned":
         return nn.Embedding(rows, config.hidden_size)
@@ -48,7 +50,7 @@ def position_table(config: ModelConfig, pad_id: int) -> nn.Module | None:
 
 
 class Sinusoids(nn.Module):
-    """The fixed table of Vaswani et al., "Attention is all you need" (2017), section 3.5."""
+    """Sinusoidal positions (Vaswani et al., "Attention is all you need", 2017, section 3.5)."""
 
     table: Tensor
 
@@ -66,5 +68,5 @@ class Sinusoids(nn.Module):
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """A norm as the config has it."""
+    """Build the layer norm that the config describes, over D."""
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)

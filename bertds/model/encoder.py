@@ -1,7 +1,11 @@
-"""The encoder: embeddings and a stack of layers, pre-norm or post-norm. Letters: `embeddings.py`."""
+"""The encoder: embeddings and a stack of pre-norm or post-norm layers.
+
+Shape letters: see `embeddings.py`.
+"""
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """Two matrices around an activation, or a gated linear unit (Shazeer, 2020)."""
+    """Two linear layers around an activation, or a gated linear unit (Shazeer, 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,12 +60,12 @@ class Layer(nn.Module):
         rotary: Rotary | None,
         selected_M: Tensor | None,
     ) -> Tensor:
-        """(T, D) to (T, D), or to the (M, D) rows that are wanted: the rest is not computed."""
+        """(T, D) to (T, D), or to (M, D) if only M rows are selected."""
         normed_TD = self.attention_norm(hidden_TD) if self.pre_norm else hidden_TD
-        attended = self.attention(normed_TD, segments, rotary, selected_M)
+        attended_TD = self.attention(normed_TD, segments, rotary, selected_M)
         if selected_M is not None:
             hidden_TD = hidden_TD.index_select(0, selected_M)
-        hidden_TD = hidden_TD + self.dropout(attended)
+        hidden_TD = hidden_TD + self.dropout(attended_TD)
         if self.pre_norm:
             return hidden_TD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_TD)))
         hidden_TD = self.attention_norm(hidden_TD)
@@ -69,18 +73,21 @@ class Layer(nn.Module):
 
 
 def is_local(config: ModelConfig, number: int) -> bool:
-    """Whether a layer sees only a window."""
+    """Whether attention in a layer is limited to a window."""
     return config.local_attention is not None and number % config.global_attn_every_n_layers != 0
 
 
 def attention_norm(config: ModelConfig, number: int) -> nn.Module:
-    """ModernBERT's first layer has none, since the embedding is normed already."""
+    """Build the norm of a layer's attention.
+
+    ModernBERT's first layer has none, since the embedding is normalised (Warner et al., 2024).
+    """
     skipped = config.preset == "modernbert" and config.norm == "pre" and number == 0
     return nn.Identity() if skipped else layer_norm(config)
 
 
 class Encoder(nn.Module):
-    """Packed ids to hidden states; the last layer computes only those that are wanted."""
+    """Packed ids to hidden states; the last layer computes only the selected rows."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
@@ -94,27 +101,27 @@ class Encoder(nn.Module):
     def forward(
         self, inputs_T: Tensor, positions_T: Tensor, segments: Segments, selected_M: Tensor
     ) -> Tensor:
-        """(T,) ids and positions to (M, D): the hidden states of the tokens that are wanted."""
+        """(T,) ids and (T,) positions to (M, D), the hidden states of the selected tokens."""
         hidden_TD = self.embeddings(inputs_T, positions_T)
-        rotaries = self._rotaries(positions_T, hidden_TD)
+        rotaries = self._rotaries(positions_T, hidden_TD.dtype)
         for number, layer in enumerate(self.layers):
             rotary = rotaries[is_local(self.config, number)]
-            # No later layer looks at the other tokens of the last one.
-            wanted = selected_M if number == len(self.layers) - 1 else None
-            inputs = (hidden_TD, segments, rotary, wanted)
+            # No layer reads the other rows of the last one, so these are not computed.
+            selected = selected_M if number == len(self.layers) - 1 else None
+            inputs = (hidden_TD, segments, rotary, selected)
             if self.config.gradient_checkpointing and self.training:
                 hidden_TD = checkpoint(layer, *inputs, use_reentrant=False)
             else:
                 hidden_TD = layer(*inputs)
         return self.norm(hidden_TD)
 
-    def _rotaries(self, positions_T: Tensor, hidden_TD: Tensor) -> dict[bool, Rotary | None]:
-        """The turns of global (False) and local (True) layers."""
+    def _rotaries(self, positions_T: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
+        """Compute the rotations of global (False) and local (True) layers."""
         config = self.config
         if config.positions != "rope":
             return {False: None, True: None}
         thetas = {False: config.rope_theta, True: config.local_rope_theta}
         return {
-            local: Rotary.at(positions_T, config.head_size, theta, hidden_TD.dtype)
+            local: Rotary.at(positions_T, config.head_size, theta, dtype)
             for local, theta in thetas.items()
         }

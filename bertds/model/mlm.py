@@ -1,9 +1,9 @@
-"""Masked-language model: the encoder, a head on the masked positions only, and the loss's sums.
+"""Masked language model: the encoder, a head on the masked positions only, and the summed loss.
 
-    ids (T,) --encoder--> (T, D) --masked rows--> (M, D) --head--> logits (M, V) --> sums
+    ids (T,) --encoder--> hidden states (M, D) --head--> logits (M, V) --> sums
 
-Nothing is averaged here. The loss of a step is the mean over all masked tokens of the global batch,
-which no single micro-step knows, so a micro-step returns sums. Letters: `embeddings.py`.
+Nothing is averaged here. The loss of a step is the mean over all masked tokens of the global batch.
+A micro-batch does not know their number, so it returns sums. Shape letters: see `embeddings.py`.
 """
 
 import torch.nn.functional as F
@@ -18,12 +18,12 @@ from bertds.model.loss import summed_cross_entropy
 
 
 class MlmHead(nn.Module):
-    """Dense, activation, norm, and the decoder over the vocabulary."""
+    """The prediction head: dense layer, activation, norm, and the decoder over the vocabulary."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        # RobertaPreLayerNorm and ModernBERT have gelu here whatever the encoder's activation is.
+        # In RobertaPreLayerNorm and ModernBERT this is GELU for every hidden_act.
         self.activation = ACTIVATIONS[config.hidden_act] if config.preset == "bert" else F.gelu
         self.norm = layer_norm(config)
         self.decoder = nn.Linear(config.hidden_size, vocab_size)
@@ -34,15 +34,15 @@ class MlmHead(nn.Module):
 
 
 class MaskedLanguageModel(nn.Module):
-    """What is trained."""
+    """The model that is trained: encoder and head."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
-        """Build with random weights, drawn from torch's global generator.
+        """Build with random weights from torch's global generator.
 
         Args:
             config: The architecture.
             vocab_size: V.
-            pad_id: The filler's id.
+            pad_id: Id of padding tokens.
         """
         super().__init__()
         self.config = config
@@ -53,14 +53,14 @@ class MaskedLanguageModel(nn.Module):
             self.head.decoder.weight = self.encoder.embeddings.tokens.weight
 
     def _initialise(self, module: nn.Module) -> None:
-        """Normal weights and zero biases (Devlin et al., 2019)."""
+        """Draw normal weights and set biases to zero (Devlin et al., BERT, 2019)."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def hidden_states(self, pack: DeviceBatch) -> Tensor:
-        """(M, D) what the encoder says of the tokens at the masked positions."""
+        """Compute the (M, D) hidden states at the masked positions."""
         config = self.config
         window = config.local_attention if config.global_attn_every_n_layers > 1 else None
         dtype = self.head.dense.weight.dtype
@@ -70,9 +70,9 @@ class MaskedLanguageModel(nn.Module):
         return self.encoder(pack.inputs_T, pack.positions_T, segments, pack.masked_M)
 
     def logits(self, pack: DeviceBatch) -> Tensor:
-        """(M, V) logits at the masked positions."""
+        """Compute the (M, V) logits at the masked positions."""
         return self.head(self.hidden_states(pack))
 
     def forward(self, pack: DeviceBatch) -> tuple[Tensor, Tensor]:
-        """Sums over the masked tokens: cross-entropy in nats (with gradient), and correct ones."""
+        """Sum over the M masked tokens: cross-entropy in nats, with gradient, and correct tokens."""
         return summed_cross_entropy(self.logits(pack), pack.labels_M)

@@ -1,9 +1,10 @@
-"""The learning rate of each optimizer step, as a pure factor of the peak rate.
+"""Learning-rate schedules: the rate of each optimizer step as a pure factor of the peak rate.
 
-Step s, counted from 0, uses factor(s). A linear warm-up of W steps uses (s + 1) / W, so that no
-update is made at rate 0 and the peak is reached with its last step. DeepSpeed's own schedulers are
-DeepSpeed's to run: here only their lengths are turned into steps. Their first two updates run at
-the minimum rate (WarmupLR, linear, W = 4, peak 1: 0, 0, .25, .5, .75, 1).
+Step s, counted from 0, uses factor(s). A linear warm-up of W steps uses (s + 1) / W, so no update is
+made at rate 0, and the last warm-up step reaches the peak.
+
+DeepSpeed runs its own schedulers. This module only converts their lengths to steps. Their first two
+updates use the minimum rate (WarmupLR, linear, W = 4, peak 1: 0, 0, .25, .5, .75, 1).
 """
 
 import math
@@ -32,13 +33,13 @@ DEEPSPEEDS_OWN = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")
 
 @dataclass(frozen=True, slots=True)
 class ScheduleLengths:
-    """What epochs and the run are in optimizer steps."""
+    """The lengths of an epoch and of the run in optimizer steps."""
 
     steps_per_epoch: int
     num_steps: int
 
     def steps(self, num_steps: int | None, epochs: float | None) -> int:
-        """A length given in steps, in epochs, or not at all (the run's)."""
+        """Convert a length in steps or in epochs to steps; without either, return the run's."""
         if num_steps is not None:
             return num_steps
         if epochs is not None:
@@ -47,15 +48,15 @@ class ScheduleLengths:
 
 
 def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float) -> Factor:
-    """The factor of a case's scheduler block, if it is one of ours (or none: constant 1).
+    """Build the factor of a scheduler that this module implements.
 
     Args:
-        scheduler: The block.
+        scheduler: The case's scheduler block; None gives the constant 1.
         lengths: Steps of an epoch and of the run.
         peak_lr: The optimizer's learning rate.
 
     Raises:
-        ConfigError: Warm-up and decay are longer than the whole.
+        ConfigError: Warm-up and decay are longer than the schedule.
     """
     if scheduler is None:
         return constant
@@ -90,19 +91,18 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
             floor = params.eta_min / peak_lr
             return partial(cosine_restarts, first=first, multiplier=params.T_mult, minimum=floor)
         case _:
-            raise AssertionError(f"{scheduler.type} is DeepSpeed's own")
+            raise AssertionError(f"{scheduler.type} is implemented by DeepSpeed")
 
 
 def _warmup(params: Warmup, lengths: ScheduleLengths) -> int:
-    """Steps of the warm-up; 0 where it says 0 epochs."""
-    return (
-        0
-        if params.warmup_epochs == 0
-        else lengths.steps(params.warmup_num_steps, params.warmup_epochs)
-    )
+    """Return the steps of the warm-up."""
+    if params.warmup_epochs == 0:
+        return 0
+    return lengths.steps(params.warmup_num_steps, params.warmup_epochs)
 
 
 def _warmup_and_total(params: WarmupAndTotal, lengths: ScheduleLengths) -> tuple[int, int]:
+    """Return the steps of the warm-up and of the whole schedule."""
     warmup = _warmup(params, lengths)
     total = lengths.steps(params.total_num_steps, params.total_epochs)
     _check_fits(warmup, total, "the warm-up")
@@ -118,12 +118,12 @@ def _check_fits(part: int, total: int, what: str) -> None:
 
 
 def constant(step: int) -> float:  # noqa: ARG001 - a Factor takes the step
-    """No scheduler."""
+    """Return 1 for every step."""
     return 1.0
 
 
 def linear(step: int, *, warmup: int, total: int, minimum: float) -> float:
-    """Linear warm-up, then linear to `minimum` just after the last step."""
+    """Linear warm-up, then linear decay to `minimum`, which is reached one step after the last."""
     if step < warmup:
         return (step + 1) / warmup
     left = max(0, total - step) / max(1, total - warmup)
@@ -133,7 +133,7 @@ def linear(step: int, *, warmup: int, total: int, minimum: float) -> float:
 def stable_decay(
     step: int, *, warmup: int, decay: int, total: int, root: bool, minimum: float
 ) -> float:
-    """Warm-up, constant, then over the last `decay` steps linear or 1 - sqrt to `minimum`.
+    """Linear warm-up, constant, then linear or 1 - sqrt decay to `minimum` in `decay` steps.
 
     Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations"
     (2024), section 3.
@@ -145,7 +145,7 @@ def stable_decay(
 
 
 def exponential(step: int, *, warmup: int, gamma: float, period: int, staircase: bool) -> float:
-    """Linear warm-up, then gamma ** (periods since), whole periods only if `staircase`."""
+    """Linear warm-up, then gamma ** periods, counted in whole periods if `staircase`."""
     if step < warmup:
         return (step + 1) / warmup
     periods = (step - warmup) // period if staircase else (step - warmup) / period
@@ -153,24 +153,23 @@ def exponential(step: int, *, warmup: int, gamma: float, period: int, staircase:
 
 
 def cosine_restarts(step: int, *, first: int, multiplier: int, minimum: float) -> float:
-    """Cosine from 1 to `minimum`, restarted; each cycle `multiplier` times as long as the last.
+    """Cosine from 1 to `minimum` with warm restarts; each cycle is `multiplier` times as long.
 
     Loshchilov and Hutter, "SGDR" (2017), equation 5, with the step within the cycle.
     """
+    length, step_in_cycle = first, step
     if multiplier == 1:
-        length, place = first, step % first
-    else:
-        length, place = first, step
-        while place >= length:
-            place, length = place - length, length * multiplier
-    return minimum + (1 - minimum) * (1 + math.cos(math.pi * place / length)) / 2
+        step_in_cycle = step % first
+    while step_in_cycle >= length:
+        step_in_cycle, length = step_in_cycle - length, length * multiplier
+    return minimum + (1 - minimum) * (1 + math.cos(math.pi * step_in_cycle / length)) / 2
 
 
 def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float) -> dict[str, Any]:
-    """A block for one of DeepSpeed's own schedulers, with its lengths in steps.
+    """Build the config block of a DeepSpeed scheduler, with its lengths in steps.
 
     Raises:
-        ConfigError: The warm-up is longer than the whole.
+        ConfigError: The warm-up is longer than the schedule.
     """
     params = SCHEDULERS[scheduler.type].model_validate(scheduler.params)
     values = params.model_dump(exclude_none=True)
@@ -180,7 +179,7 @@ def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float)
     if isinstance(params, WarmupAndTotal):
         values["total_num_steps"] = _warmup_and_total(params, lengths)[1]
     if "warmup_min_lr" in values:
-        # DeepSpeed's WarmupDecayLR would take 0.001 here, whatever the optimizer's rate is.
+        # DeepSpeed's WarmupDecayLR defaults to 0.001 instead of the optimizer's rate.
         values.setdefault("warmup_max_lr", peak_lr)
     return {"type": scheduler.type, "params": values}
 
@@ -188,5 +187,5 @@ def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float)
 def torch_scheduler(
     optimizer: torch.optim.Optimizer, factor: Factor
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A factor as a torch scheduler; it counts applied updates."""
+    """Wrap a factor as a torch scheduler, which counts applied updates."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -6,7 +6,10 @@ from bertds.config.case import Case
 
 
 def no_decay(case: Case) -> tuple[str, ...]:
-    """Kinds of parameters without decay: as given, else biases and norms under decoupled decay."""
+    """Return the kinds of parameters without weight decay.
+
+    Default: biases and norms with decoupled decay (AdamW), none with coupled L2 (Adam).
+    """
     if case.bertds.run.no_decay is not None:
         return case.bertds.run.no_decay
     optimizer = case.deepspeed["optimizer"]
@@ -17,22 +20,24 @@ def no_decay(case: Case) -> tuple[str, ...]:
 def parameter_groups(
     model: nn.Module, no_decay: tuple[str, ...]
 ) -> list[dict[str, list[nn.Parameter] | float]]:
-    """Parameters with and without weight decay, in a fixed order.
+    """Split the parameters into groups with and without weight decay, in a fixed order.
 
     Args:
-        model: The model; a shared parameter counts once.
+        model: The model; a shared parameter is listed once.
         no_decay: Kinds without decay: `bias`, `norm`, `embedding`.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    with_decay: list[nn.Parameter] = []
+    without_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (spared if kind_of(name) in no_decay else decayed).append(parameter)
-    groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": decayed}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+        (without_decay if kind_of(name) in no_decay else with_decay).append(parameter)
+    groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": with_decay}]
+    if without_decay:
+        groups.append({"params": without_decay, "weight_decay": 0.0})
+    return groups
 
 
 def kind_of(name: str) -> str:
-    """`bias`, `norm`, `embedding` or `weight`, by a parameter's name."""
+    """Classify a parameter by its name: `bias`, `norm`, `embedding` or `weight`."""
     if name.endswith(".bias"):
         return "bias"
     if "norm" in name:
