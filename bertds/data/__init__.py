@@ -1,1 +1,1 @@
-"""From shards to packed batches: tokenizer, order, masking, packing, loading."""
+"""From shards to packed batches: tokenizer, data order, masking, packing, loading."""

@@ -1,4 +1,4 @@
-"""What the names of shard sets are relative to: a directory, or a URL behind a cache."""
+"""What `--data` points to: a local directory, or a URL behind a shard cache."""
 
 import logging
 import os
@@ -18,51 +18,53 @@ logger = logging.getLogger("bertds")
 
 @dataclass(frozen=True, slots=True)
 class DataRoot:
-    """`--data`, and the cache for what of it is behind URLs."""
+    """The root that names of shard sets are relative to, and the cache for remote sets."""
 
-    place: str
+    root: str
+    """A directory or a URL."""
     cache: Cache
 
     @classmethod
-    def of(cls, place: str | Path, data: DataConfig) -> "DataRoot":
-        """The root of a case: `place` is what `--data` says."""
+    def of(cls, root: str | Path, data: DataConfig) -> "DataRoot":
+        """Build from the value of `--data` and the cache settings of a case."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bertds"
         directory = Path(data.cache_dir or default).expanduser()
-        return cls(str(place), Cache(directory, int(data.cache_gb * 1e9)))
+        return cls(str(root), Cache(directory, int(data.cache_gb * 1e9)))
 
     def where(self, name: str) -> str:
-        """A set's path or URL; a name that is a URL itself stands alone."""
+        """Return the path or URL of a shard set; a name that is a URL is returned unchanged."""
         if is_url(name):
             return name
-        if is_url(self.place):
-            return f"{self.place.rstrip('/')}/{name}"
-        return str(Path(self.place) / name)
+        if is_url(self.root):
+            return f"{self.root.rstrip('/')}/{name}"
+        return str(Path(self.root) / name)
 
     def files(self, name: str) -> ShardFiles:
-        """The files of a set; of one behind a URL the index and its like are fetched.
+        """Return the files of a shard set; fetches the small files of a remote set.
 
         Raises:
-            RemoteError: They cannot be.
-            ShardError: There is no finished set behind the URL.
-            ValueError: The URL's scheme is not read, or the cache is too small for a shard.
+            RemoteError: A remote file cannot be read.
+            ShardError: The URL does not hold a finished shard set.
+            ValueError: The URL's scheme is not supported, or the cache is too small for a shard.
         """
         where = self.where(name)
         return CachedSet.fetch(where, self.cache) if is_url(where) else ShardDirectory(Path(where))
 
 
 def warn_of_small_cache(sets: Iterable[ShardSet]) -> None:
-    """Say it if a cache holds less than its sets: blocks are read in an order that mixes all."""
-    wanted: dict[Cache, dict[str, int]] = {}
-    for files, shards in ((one.files, one.index.shards) for one in sets):
-        if isinstance(files, CachedSet):
-            held = wanted.setdefault(files.cache, {})
-            held.update({shard.sha256: shard.bytes for shard in shards})
-    for cache, sizes in wanted.items():
-        if sum(sizes.values()) > cache.max_bytes:
+    """Warn if a cache is smaller than its shard sets: the order mixes the blocks of all of them."""
+    sizes_of: dict[Cache, dict[str, int]] = {}
+    for shards in sets:
+        if isinstance(shards.files, CachedSet):
+            sizes = sizes_of.setdefault(shards.files.cache, {})
+            sizes.update({shard.sha256: shard.bytes for shard in shards.index.shards})
+    for cache, sizes in sizes_of.items():
+        total = sum(sizes.values())
+        if total > cache.max_bytes:
             logger.warning(
-                "data.cache_gb is %g, the sets have %.1f GB: shards will be fetched again and "
-                "again, since every step reads from all of them; set data.cache_gb to that, or "
-                "put the shards on a file system",
+                "data.cache_gb is %g, but the shard sets have %.1f GB: every step reads from all of "
+                "them, so shards are fetched repeatedly; raise data.cache_gb to that size, or put "
+                "the shards on a file system",
                 cache.max_bytes / 1e9,
-                sum(sizes.values()) / 1e9,
+                total / 1e9,
             )

@@ -1,75 +1,81 @@
-"""A dataset subset whose blocks are read and masked."""
+"""A dataset whose blocks are read and masked."""
 
 import numpy as np
 
 from bertds.config.schema import MaskingConfig
-from bertds.data.dataset import DatasetSubset, Ints
+from bertds.data.dataset import DatasetSubset
 from bertds.data.masking import Masker, sequence_keys
-from bertds.data.packing import MaskedSequences
+from bertds.data.packing import Ints, MaskedSequences
 from bertds.data.shards.format import Block
 
 
 class MaskedDataset:
-    """A part whose blocks come masked."""
+    """A dataset subset with masks: new ones in each epoch over it, or a few static copies."""
 
-    def __init__(self, part: DatasetSubset, masker: Masker, masking: MaskingConfig) -> None:
+    def __init__(self, subset: DatasetSubset, masker: Masker, masking: MaskingConfig) -> None:
         """Prepare reading.
 
         Raises:
-            ValueError: The set is pre-masked by another rule than the case's.
+            ValueError: The shards are pre-masked by another rule than the case's.
         """
-        self.subset = part
+        self.subset = subset
         self.masker, self._seed = masker, masking.seed
         self._copies = None if masking.mode == "dynamic" else masking.copies
-        self._set_key = int(part.shards.index.set_key, 16)
-        self._stored = part.shards.index.masking is not None
-        if self._stored:
-            _check_stored(part, masking)
+        self._set_key = int(subset.set_key, 16)
+        self._is_premasked = subset.shards.index.masking is not None
+        if self._is_premasked:
+            _check_premasked(subset, masking)
 
-    def read(self, block: int, pass_number: int) -> MaskedSequences:
-        """All sequences of a block, masked as in a pass over the set.
+    def read(self, block: int, dataset_epoch: int) -> MaskedSequences:
+        """Read and mask all sequences of a block.
+
+        Args:
+            block: Number of the block.
+            dataset_epoch: Epoch over the dataset, from 0: it selects the masks.
 
         Raises:
-            ShardError: The block is damaged and nothing may stand in for it.
+            ShardError: The block is damaged, and no other block may replace it.
         """
+        shards = self.subset.shards
         if not self.subset.skips_bad:
-            return self._rows(block, self.subset.shards.read_block(block), pass_number)
-        found, content = self.subset.shards.read_block_or_substitute(block, self.subset.num_blocks)
-        rows = self._rows(found, content, pass_number)
+            return self._mask(block, shards.read_block(block), dataset_epoch)
+        found, content = shards.read_block_or_substitute(block, self.subset.num_blocks)
+        sequences = self._mask(found, content, dataset_epoch)
         if found == block:
-            return rows
-        # As many as the order counts on, so that every process has as many steps as before.
-        used = min(
-            rows.lengths.size, self.subset.num_sequences - self.subset.shards.first_sequence(found)
+            return sequences
+        # A substitute yields the number of sequences that the sampler expects, repeated if it has
+        # fewer, so that the number of steps does not change.
+        usable = min(
+            sequences.lengths.size, self.subset.num_sequences - shards.first_sequence(found)
         )
-        return rows.pick(np.arange(self.subset.shards.block_sequences[block]) % used)
+        return sequences.pick(np.arange(shards.block_sequences[block]) % usable)
 
-    def _rows(self, block: int, content: Block, pass_number: int) -> MaskedSequences:
-        copy = pass_number if self._copies is None else pass_number % self._copies
-        inputs, positions = self._masked(block, content, copy)
+    def _mask(self, number: int, block: Block, dataset_epoch: int) -> MaskedSequences:
+        inputs: Ints
+        positions: Ints
+        copy = dataset_epoch if self._copies is None else dataset_epoch % self._copies
+        if self._is_premasked:
+            inputs, positions = block.inputs[copy], block.positions[copy]
+        else:
+            first = self.subset.shards.first_sequence(number)
+            indices = first + np.arange(block.lengths.size)
+            keys = sequence_keys(self._seed, self._set_key, copy, indices)
+            inputs, positions = self.masker.mask(block.tokens, block.lengths, keys)
         return MaskedSequences.masked_at(
-            positions, tokens=content.tokens, inputs=inputs, lengths=content.lengths
+            positions, tokens=block.tokens, inputs=inputs, lengths=block.lengths
         )
 
-    def _masked(self, number: int, block: Block, copy: int) -> tuple[Ints, Ints]:
-        """A block's ids with masks applied, and where they are: stored ones, or made here."""
-        if self._stored:
-            return block.inputs[copy], block.positions[copy]
-        ordinals = self.subset.shards.first_sequence(number) + np.arange(block.lengths.size)
-        keys = sequence_keys(self._seed, self._set_key, copy, ordinals)
-        return self.masker.mask(block.tokens, block.lengths, keys)
 
-
-def _check_stored(part: DatasetSubset, masking: MaskingConfig) -> None:
-    """Pre-masked shards serve only the case that would give the same masks online."""
-    stored = part.shards.index.masking
+def _check_premasked(subset: DatasetSubset, masking: MaskingConfig) -> None:
+    """Check that pre-masked shards hold the masks that the case would draw itself."""
+    stored = subset.shards.index.masking
     assert stored is not None
     names = ("seed", "ratio", "mask_share", "random_share", "unit", "copies")
-    wanted = {name: getattr(masking, name) for name in names}
+    expected = {name: getattr(masking, name) for name in names}
     found = {name: getattr(stored, name) for name in names}
-    if masking.mode == "static" and wanted == found:
-        return
-    raise ValueError(
-        f"{part.shards.files} is pre-masked with {found}, but the case's masking is "
-        f"{masking.mode} with {wanted}: make them equal or use shards made with --masking none"
-    )
+    if masking.mode != "static" or expected != found:
+        raise ValueError(
+            f"{subset.shards.files} is pre-masked with {found}, but the case's masking is "
+            f"{masking.mode} with {expected}: make them equal, or use shards made with "
+            "--masking none"
+        )

@@ -1,12 +1,16 @@
-"""Lays the sequences of a micro-batch out without padding, and names the containers of a batch.
+"""Packs the sequences of a micro-batch without padding, and defines the containers of a batch.
 
     Block (shards.format) -> MaskedSequences -> PackedBatch -> DeviceBatch (model.batch)
 
-There are two layouts of the same tokens. For a kernel with cumulative lengths the sequences are
-concatenated and the total is rounded up. For attention by plain matrix products they are placed in
-rows of a few lengths, first-fit decreasing (Johnson, 1973), and a token attends to its own segment
-only. The cost of attention grows with the length of the row, so a row is no longer than its longest
-sequence needs: sentences of 30 tokens are placed in rows of 64 even if the batch has one of 200.
+There are two layouts of the same tokens:
+
+- Varlen, for an attention kernel that takes cumulative lengths. Sequences are concatenated, and the
+  total is rounded up.
+- Rows, for attention by matrix products. Sequences are placed in rows of a few lengths, first-fit
+  decreasing (Johnson, 1973), and a token attends to its own segment only. The cost of attention
+  grows with the row length, so a row is no longer than its longest sequence needs: sentences of 30
+  tokens are placed in rows of 64 even if the batch has one of 200.
+
 The padding at the end of a row is a segment of its own and attends to itself, because softmax over
 an all-false mask row is NaN. Positions restart in each sequence. The result equals that of one
 padded sequence per row.
@@ -29,38 +33,38 @@ SHORTEST_ROW = 64
 
 @dataclass(frozen=True, slots=True)
 class MaskedSequences:
-    """S masked sequences of T tokens in all, concatenated."""
+    """S masked sequences with T tokens in total, concatenated."""
 
     tokens: Ints
-    """(T,) the original ids."""
+    """(T,) original ids."""
     inputs: Ints
     """(T,) ids with masks applied."""
     is_masked: npt.NDArray[np.bool_]
-    """(T,) whether the token is to be predicted."""
+    """(T,) whether the model predicts this token."""
     lengths: Int64s
     """(S,) tokens of each sequence."""
     ends: Int64s
-    """(S + 1,) the start of each sequence, and T."""
+    """(S + 1,) start of each sequence, and T."""
 
     @classmethod
     def of(
         cls, tokens: Ints, inputs: Ints, is_masked: npt.NDArray[np.bool_], lengths: Ints
     ) -> Self:
-        """Sequences of these lengths."""
+        """Build from (T,) arrays and the (S,) lengths."""
         ends = np.zeros(lengths.size + 1, dtype=np.int64)
         np.cumsum(lengths, out=ends[1:])
         return cls(tokens, inputs, is_masked, lengths.astype(np.int64), ends)
 
     @classmethod
     def masked_at(cls, positions: Ints, *, tokens: Ints, inputs: Ints, lengths: Ints) -> Self:
-        """Sequences to be predicted at these flat positions."""
+        """Build from the (M,) flat positions of the tokens to predict."""
         is_masked = np.zeros(tokens.size, dtype=bool)
         is_masked[positions] = True
         return cls.of(tokens, inputs, is_masked, lengths)
 
     @classmethod
     def concatenate(cls, parts: "list[MaskedSequences]") -> Self:
-        """All sequences of several parts."""
+        """Join several batches of sequences."""
         return cls.of(
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([part.inputs for part in parts]),
@@ -69,18 +73,18 @@ class MaskedSequences:
         )
 
     def cut(self, start: int, stop: int) -> "MaskedSequences":
-        """Sequences start to stop - 1, as views."""
-        a, b = int(self.ends[start]), int(self.ends[stop])
+        """Return sequences start to stop - 1, as views."""
+        first, end = int(self.ends[start]), int(self.ends[stop])
         return MaskedSequences(
-            self.tokens[a:b],
-            self.inputs[a:b],
-            self.is_masked[a:b],
+            self.tokens[first:end],
+            self.inputs[first:end],
+            self.is_masked[first:end],
             self.lengths[start:stop],
-            self.ends[start : stop + 1] - a,
+            self.ends[start : stop + 1] - first,
         )
 
     def pick(self, sequences: Int64s) -> "MaskedSequences":
-        """The sequences with these indices, in this order."""
+        """Return the sequences with these indices, in this order."""
         lengths = self.lengths[sequences]
         shifts = self.ends[sequences] - (np.cumsum(lengths) - lengths)
         gather = np.repeat(shifts, lengths)
@@ -95,38 +99,38 @@ class MaskedSequences:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBatch:
-    """A micro-batch as the model takes it: T' tokens, filler included."""
+    """A packed micro-batch: T' tokens including padding, M of them to be predicted."""
 
     inputs: Int64s
-    """(T',) ids with masks applied; filler is the pad id."""
+    """(T',) ids with masks applied; padding has the pad id."""
     positions: Int64s
     """(T',) position of each token in its sequence."""
     segments: Int32s
-    """(T',) number of the sequence, or filler, that a token belongs to."""
+    """(T',) index of the sequence, or of the padding, that a token belongs to."""
     cumulative: Int32s
-    """(segments + 1,) where each segment starts, and T' at the end."""
+    """(segments + 1,) start of each segment, and T'."""
     masked: Int64s
     """(M,) flat positions of the tokens to predict."""
     labels: Int64s
-    """(M,) the ids that stood there."""
+    """(M,) original ids at these positions."""
     rows: tuple[tuple[int, int], ...]
-    """(how many, of what length), the longest first; none: for a kernel with cumulative lengths."""
+    """(number of rows, their length), longest first; empty for the varlen layout."""
     num_tokens: int
-    """Real tokens, without filler."""
+    """Tokens without padding."""
     max_length: int
-    """Longest segment."""
+    """Tokens of the longest segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankBatchSpec:
-    """The part of a batch that this rank computes, and its layout."""
+    """The part of a batch that a rank computes, and its layout."""
 
     rank: int
     world_size: int
     micro_batch_size: int
-    """Sequences of one micro-step."""
+    """Sequences of one micro-batch."""
     row_length: int
-    """Tokens of the longest row of a packed batch; 0 for the layout with cumulative lengths."""
+    """Tokens of the longest row of a packed batch; 0 for the varlen layout."""
     pad_id: int
 
     def pack(self, sequences: MaskedSequences) -> PackedBatch:
@@ -137,29 +141,59 @@ class RankBatchSpec:
 def pack(
     sequences: MaskedSequences, *, row_length: int, pad_id: int, multiple: int = 128
 ) -> PackedBatch:
-    """Lay sequences out.
+    """Pack sequences into one flat batch.
 
     Args:
-        sequences: What to lay out; none at all gives a pack of filler.
-        row_length: Tokens of the longest row, at least the longest sequence; 0 lays all end to end.
-        pad_id: The filler's id.
-        multiple: T' is rounded up to it where row_length is 0.
+        sequences: S sequences; without any, the result is all padding.
+        row_length: Tokens of the longest row, at least the longest sequence; 0 for varlen.
+        pad_id: Id of padding tokens.
+        multiple: The varlen layout rounds T' up to a multiple of this.
     """
-    lengths, ends = sequences.lengths, sequences.ends
+    lengths, sources, num_tokens = sequences.lengths, sequences.ends[:-1], sequences.inputs.size
+    rows: tuple[tuple[int, int], ...] = ()
     if row_length == 0:
-        total = int(ends[-1])
-        row_ends = np.array([-(-max(1, total) // multiple) * multiple])
-        return _place(sequences, ends[:-1], np.array([total]), row_ends, (), pad_id)
-    row, column, capacities = first_fit_decreasing(lengths, row_sizes(row_length))
-    row_ends = np.cumsum(capacities)
-    row_starts = row_ends - capacities
-    used = np.bincount(row, weights=lengths, minlength=capacities.size).astype(np.int64)
-    rows = tuple((len(list(same)), size) for size, same in itertools.groupby(capacities.tolist()))
-    return _place(sequences, row_starts[row] + column, row_starts + used, row_ends, rows, pad_id)
+        starts = sources
+        row_ends = np.array([-(-max(1, num_tokens) // multiple) * multiple])
+        padding_starts = np.array([num_tokens])
+    else:
+        row, offset, capacities = first_fit_decreasing(lengths, row_sizes(row_length))
+        row_ends = np.cumsum(capacities)
+        row_starts = row_ends - capacities
+        starts = row_starts[row] + offset
+        used = np.bincount(row, weights=lengths, minlength=capacities.size).astype(np.int64)
+        padding_starts = row_starts + used
+        groups = itertools.groupby(capacities.tolist())
+        rows = tuple((len(list(equal)), length) for length, equal in groups)
+
+    # A segment is a sequence, or the padding of a row that has any.
+    size = int(row_ends[-1])
+    segment_starts = np.sort(np.concatenate([starts, padding_starts[padding_starts < row_ends]]))
+    cumulative = np.append(segment_starts, size).astype(np.int32)
+    segment_lengths = np.diff(cumulative)
+
+    source = np.arange(num_tokens)
+    destination = source + np.repeat(starts - sources, lengths)
+    inputs = np.full(size, pad_id, dtype=np.int64)
+    inputs[destination] = sequences.inputs
+    # Padding has position 0: a table of positions may be shorter than the padding.
+    positions = np.zeros(size, dtype=np.int64)
+    positions[destination] = source - np.repeat(sources, lengths)
+    masked = np.flatnonzero(sequences.is_masked)
+    return PackedBatch(
+        inputs=inputs,
+        positions=positions,
+        segments=np.repeat(np.arange(segment_starts.size, dtype=np.int32), segment_lengths),
+        cumulative=cumulative,
+        masked=destination[masked],
+        labels=sequences.tokens[masked].astype(np.int64),
+        rows=rows,
+        num_tokens=num_tokens,
+        max_length=int(segment_lengths.max()),
+    )
 
 
 def row_sizes(longest: int) -> list[int]:
-    """Lengths that a row may have, ascending: powers of two, and the longest."""
+    """List the allowed row lengths, ascending: powers of two from 64, and the longest."""
     sizes = [longest]
     power = SHORTEST_ROW
     while power < longest:
@@ -168,51 +202,17 @@ def row_sizes(longest: int) -> list[int]:
     return sizes
 
 
-def _place(
-    sequences: MaskedSequences,
-    starts: Int64s,
-    fill_starts: Int64s,
-    row_ends: Int64s,
-    rows: tuple[tuple[int, int], ...],
-    pad_id: int,
-) -> PackedBatch:
-    """Lay sequences at their starts; the filler of a row goes from `fill_starts` to its end."""
-    lengths, size = sequences.lengths, int(row_ends[-1])
-    filled = np.sort(np.concatenate([starts, fill_starts[fill_starts < row_ends]]))
-    cumulative = np.append(filled, size).astype(np.int32)
-    before = sequences.ends[:-1]
-    token = np.arange(sequences.inputs.size)
-    destination = token + np.repeat(starts - before, lengths)
-    masked = np.flatnonzero(sequences.is_masked)
-    inputs = np.full(size, pad_id, dtype=np.int64)
-    inputs[destination] = sequences.inputs
-    # Filler has position 0: a table of positions may be shorter than the filler is.
-    positions = np.zeros(size, dtype=np.int64)
-    positions[destination] = token - np.repeat(before, lengths)
-    segment_lengths = np.diff(cumulative)
-    return PackedBatch(
-        inputs=inputs,
-        positions=positions,
-        segments=np.repeat(np.arange(filled.size, dtype=np.int32), segment_lengths),
-        cumulative=cumulative,
-        masked=destination[masked],
-        labels=sequences.tokens[masked].astype(np.int64),
-        rows=rows,
-        num_tokens=sequences.inputs.size,
-        max_length=int(segment_lengths.max()),
-    )
-
-
 def first_fit_decreasing(lengths: Int64s, sizes: list[int]) -> tuple[Int64s, Int64s, Int64s]:
-    """Bins for items, the longest first, each in the first bin that has room.
+    """Pack items into bins, longest item first, each into the first bin with room.
 
     Args:
-        lengths: (S,) sizes of items, none above the largest of a bin.
-        sizes: Sizes that a bin may have, ascending; a new one has the least that takes its item.
+        lengths: (S,) sizes of the items, none above the largest bin size.
+        sizes: Allowed bin sizes, ascending; a new bin has the smallest that holds its item.
 
     Returns:
-        (S,) bin of each item, (S,) its offset in the bin, and the bins' sizes, descending: at least
-        one. With one size they are at most 11/9 of the least possible, plus one (Johnson, 1973).
+        (S,) bin of each item, (S,) its offset in the bin, and the sizes of the bins, descending; at
+        least one bin. With one bin size, their number is at most 11/9 of the optimum plus one
+        (Johnson, 1973).
     """
     bins, offsets = np.empty((2, lengths.size), dtype=np.int64)
     items = lengths.tolist()
@@ -220,7 +220,7 @@ def first_fit_decreasing(lengths: Int64s, sizes: list[int]) -> tuple[Int64s, Int
     room: list[int] = []
     size = chosen = 0
     for item in np.argsort(-lengths, kind="stable").tolist():
-        # A bin without room for an item has none for the next of equal size.
+        # Bins that were too full for an item are too full for the next one of equal size.
         size, chosen = items[item], chosen if items[item] == size else 0
         while chosen < len(room) and room[chosen] < size:
             chosen += 1

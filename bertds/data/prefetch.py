@@ -1,4 +1,4 @@
-"""Items made by a thread while the caller works on the previous one."""
+"""Prefetching: a thread computes the next items while the caller works on the current one."""
 
 import contextlib
 import queue
@@ -10,9 +10,9 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The items, made by a thread while the caller is at work on the one before.
+    """Yield items that a thread computes, up to `depth` items ahead.
 
-    An error of the thread is raised here; a caller that stops early stops the thread.
+    An exception in the thread is raised here. The thread ends if the caller stops early.
     """
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -30,10 +30,10 @@ def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             put(error)
 
-    threading.Thread(target=work, daemon=True, name="read-ahead").start()
+    threading.Thread(target=work, daemon=True, name="prefetch").start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):

@@ -1,10 +1,10 @@
-"""Random numbers without a state: a counter-based hash of 64-bit integers, vectorised.
+"""Stateless random numbers: a counter-based hash of 64-bit integers, vectorised.
 
-Order and masks must be the same on any machine, in any process, at any position, for years. So
-they draw from no generator (whose stream a library may change) but from `mix64`, the finaliser of
-SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014),
-of a key and a counter. Golden values in the tests hold the bits fixed. About 100 million values
-a second on one core.
+Order and masks must be identical on any machine, in any process, at any position, for years. A
+library may change the stream of its generators, so none is used. Each value is a hash of a key and
+a counter: the finaliser of SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
+Generators", OOPSLA 2014). Golden values in the tests fix the bits. One core computes about 100
+million values/s.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ _MASK_64 = (1 << 64) - 1
 
 
 def mix64(value: int) -> int:
-    """The SplitMix64 finaliser of one integer (taken modulo 2**64)."""
+    """Apply the SplitMix64 finaliser to one integer, modulo 2**64."""
     value = (value + _GOLDEN_GAMMA) & _MASK_64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
@@ -24,7 +24,7 @@ def mix64(value: int) -> int:
 
 
 def derive_key(*parts: int) -> int:
-    """One 64-bit key of several integers; their order counts."""
+    """Hash several integers into one 64-bit key; their order matters."""
     key = 0
     for part in parts:
         key = mix64(key ^ mix64(part))
@@ -32,14 +32,14 @@ def derive_key(*parts: int) -> int:
 
 
 def splitmix64(key: int | Uint64s, counters: npt.NDArray[np.integer]) -> Uint64s:
-    """Output `counter` of a SplitMix64 generator seeded with `key`, for every counter.
+    """Compute the outputs of a SplitMix64 generator at the given counters.
 
     Args:
-        key: One 64-bit key, or an array that broadcasts against `counters`.
-        counters: Integers of any shape, not negative.
+        key: Seed of the generator, or an array of seeds that broadcasts against `counters`.
+        counters: Non-negative integers of any shape.
 
     Returns:
-        Uniform 64-bit integers, the shape of the broadcast.
+        Uniform 64-bit integers in the broadcast shape.
     """
     values = counters.astype(np.uint64)
     values *= np.uint64(_GOLDEN_GAMMA)
@@ -54,8 +54,8 @@ def splitmix64(key: int | Uint64s, counters: npt.NDArray[np.integer]) -> Uint64s
 
 
 def permutation(key: int, size: int) -> npt.NDArray[np.int64]:
-    """A permutation of range(size) that depends on the key alone; size is below 2**32."""
-    # A number rides in the low bits of its hash: one sort of integers, far faster than an argsort.
+    """Permute range(size) by a key; size is below 2**32."""
+    # Each number replaces the low bits of its hash: one sort of integers, far faster than argsort.
     low = np.uint64((1 << max(1, size - 1).bit_length()) - 1)
     numbers = np.arange(size, dtype=np.uint64)
     keys = splitmix64(key, numbers)

@@ -1,8 +1,8 @@
-"""A view of a Hugging Face `tokenizer.json`: what shards, masks and reports need of it.
+"""A view of a Hugging Face `tokenizer.json`: what shards, masking and reports need from it.
 
-Any such file with a mask and a pad token serves. Text never makes a special token: a line that
-holds the letters `[MASK]` is text, except in `encode_marked`, which `bertds fill` uses. Loading
-costs the parse of one file (0.2 s at 50,000 merges); encoding is the library's.
+Any file with a mask token and a pad token works. Text never yields a special token: the letters
+`[MASK]` in a line are text, except in `encode_marked`, which `bertds fill` uses. Loading parses one
+file (0.2 s at 50,000 merges); the tokenizers library does the encoding.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-MAX_BYTES = 256 << 20  # a larger file is no tokenizer; 50,000 merges take 4 MiB
+MAX_BYTES = 256 << 20  # 50,000 merges take 4 MiB
 
 
-# The names that the common families give to the five roles, in order of preference.
+# Names of the five roles in the common tokenizer families, in order of preference.
 ROLES: dict[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>"),
     "unk": ("[UNK]", "<unk>", "<|unk|>"),
@@ -31,14 +31,15 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """One tokenizer and the facts about it that do not change.
+    """A tokenizer and its constant properties.
 
     Attributes:
-        fingerprint: SHA-256 of the file's bytes, in hex.
+        fingerprint: SHA-256 of the file, in hex.
         vocab_size: The largest id + 1.
         special_ids: Role ("pad", "unk", "cls", "sep", "mask") to id, for the roles that exist.
-        unmaskable_ids: Every special token and the unknown one, ascending: never masked or drawn.
-        content: The file's bytes, to be copied beside shards.
+        unmaskable_ids: Ids of all special tokens and of the unknown token, ascending. Masking never
+            masks or draws them.
+        content: The bytes of the file, copied beside shards.
     """
 
     fingerprint: str
@@ -55,11 +56,23 @@ class Tokenizer:
         Raises:
             ValueError: It is missing, too large, not a tokenizer, or has no mask or pad token.
         """
-        return cls.of(_read(path), str(path))
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: expected a tokenizer.json file")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{path} has {size:,} bytes, a tokenizer.json at most {MAX_BYTES:,}")
+        content = path.read_bytes()
+        try:
+            description = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON, so it is not a tokenizer.json") from error
+        if not isinstance(description, dict) or "model" not in description:
+            raise ValueError(f"{path} is JSON but not a tokenizer.json: it has no model")
+        return cls.of(content, str(path))
 
     @classmethod
     def of(cls, content: bytes, path: str) -> Self:
-        """The tokenizer of a file's bytes; `path` is what a complaint names.
+        """Parse the bytes of a `tokenizer.json`; error messages name `path`.
 
         Raises:
             ValueError: It is not a tokenizer, or has no mask or pad token.
@@ -69,7 +82,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
         if getattr(backend.model, "dropout", None):
-            backend.model.dropout = None  # it gives the same text other ids each time
+            backend.model.dropout = None  # BPE dropout gives the same text other ids each time
         backend.no_padding()
         backend.no_truncation()
         special_ids = _special_ids(backend)
@@ -79,7 +92,8 @@ class Tokenizer:
                 f"{path} has no {' and no '.join(missing)} token, which masked-language modelling "
                 f"needs: add one, named for example {ROLES[missing[0]][0]}"
             )
-        special = {number for number, added in _added(backend).items() if added.special}
+        added = backend.get_added_tokens_decoder()
+        special = {number for number, token in added.items() if token.special}
         return cls(
             fingerprint=hashlib.sha256(content).hexdigest(),
             vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
@@ -90,54 +104,69 @@ class Tokenizer:
         )
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens, whatever the text says."""
+        """Encode texts without special tokens, also where a text spells one."""
         self._backend.encode_special_tokens = True
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_marked(self, text: str) -> list[int]:
-        """Ids of one text as the file has it, in which special tokens may be written out.
+        """Encode one text that may spell special tokens, with the file's post-processor.
 
-        So `[MASK]` is that token, and what the post-processor puts around a text is there.
+        `[MASK]` yields the mask token, and the post-processor adds its tokens around the text.
         """
         self._backend.encode_special_tokens = False
         ids: list[int] = self._backend.encode(text).ids
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids, special tokens written out."""
+        """Decode ids to text, special tokens included."""
         text: str = self._backend.decode(ids, skip_special_tokens=False)
         return text
 
     def tokens(self, ids: list[int]) -> list[str]:
-        """The token of each id as the vocabulary spells it, `<id>` where it has none."""
+        """Return the vocabulary's spelling of each id; `<id>` for an id without a token."""
         names = (self._backend.id_to_token(number) for number in ids)
         return [f"<{number}>" if name is None else name for number, name in zip(ids, names)]
 
     def word_starts(self) -> npt.NDArray[np.bool_]:
-        """Whether each id begins a word, shape [vocab_size]; special tokens stand alone.
+        """Tell for each id whether it begins a word; special tokens count as words.
+
+        Returns:
+            (V,) booleans.
 
         Raises:
             ValueError: The vocabulary does not mark where a word begins.
         """
+        model = self._description["model"]
+        prefix_begins_word = True
+        if model.get("type") == "WordPiece":
+            prefix, prefix_begins_word = model["continuing_subword_prefix"], False
+        elif _contains_type(self._description.get("pre_tokenizer"), "ByteLevel"):
+            prefix = "Ġ"
+        elif any(token.startswith("▁") for token in self._backend.get_vocab()):
+            prefix = "▁"
+        else:
+            raise ValueError(
+                "this tokenizer does not mark where a word begins (no ▁, Ġ or ##), so whole words "
+                "cannot be masked: set the masking unit to token"
+            )
         starts = np.ones(self.vocab_size, dtype=np.bool_)
-        marks = self._word_mark
         for token, number in self._backend.get_vocab(with_added_tokens=False).items():
-            starts[number] = token.startswith(marks.prefix) == marks.begins
+            starts[number] = token.startswith(prefix) == prefix_begins_word
         starts[list(self.unmaskable_ids)] = True
         return starts
 
     @cached_property
     def words_are_independent(self) -> bool:
-        """Whether the ids of words between blanks, end to end, are the ids of the line.
+        """Whether a line can be encoded word by word: the ids of its words, concatenated.
 
-        So it is where a Metaspace pre-tokenizer cuts at each blank and the normaliser looks at
-        single characters; a text with `▁` in it is the exception.
+        This holds if a Metaspace pre-tokenizer splits at each blank and the normalizer works on
+        single characters. A text that contains `▁` is an exception.
         """
-        cut = self._description.get("pre_tokenizer") or {}
-        if cut.get("type") != "Metaspace" or not cut.get("split", True):
+        split = self._description.get("pre_tokenizer") or {}
+        if split.get("type") != "Metaspace" or not split.get("split", True):
             return False
-        if cut.get("replacement") != "▁" or cut.get("prepend_scheme") != "always":
+        if split.get("replacement") != "▁" or split.get("prepend_scheme") != "always":
             return False
         steps = self._description.get("normalizer") or {"type": "Sequence", "normalizers": []}
         steps = steps["normalizers"] if steps["type"] == "Sequence" else [steps]
@@ -151,66 +180,25 @@ class Tokenizer:
         description: dict[str, Any] = json.loads(self.content)
         return description
 
-    @cached_property
-    def _word_mark(self) -> "_WordMark":
-        """How this vocabulary tells a word's first token from the others."""
-        model = self._description["model"]
-        if model.get("type") == "WordPiece":
-            return _WordMark(prefix=model["continuing_subword_prefix"], begins=False)
-        if _mentions(self._description.get("pre_tokenizer"), "ByteLevel"):
-            return _WordMark(prefix="Ġ", begins=True)
-        if any(token.startswith("▁") for token in self._backend.get_vocab()):
-            return _WordMark(prefix="▁", begins=True)
-        raise ValueError(
-            "this tokenizer does not mark where a word begins (no ▁, Ġ or ##), so whole words "
-            "cannot be masked: set the masking unit to token"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _WordMark:
-    prefix: str
-    begins: bool  # True: the prefix marks a word's first token; False: it marks the others
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a tokenizer.json file is wanted")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes, a tokenizer.json at most {MAX_BYTES:,}")
-    content = path.read_bytes()
-    try:
-        description = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON, so it is no tokenizer.json") from error
-    if not isinstance(description, dict) or "model" not in description:
-        raise ValueError(f"{path} is JSON, but no tokenizer.json: it has no model")
-    return content
-
-
-def _added(backend: tokenizers.Tokenizer) -> dict[int, tokenizers.AddedToken]:
-    added: dict[int, tokenizers.AddedToken] = backend.get_added_tokens_decoder()
-    return added
-
 
 def _special_ids(backend: tokenizers.Tokenizer) -> dict[str, int]:
-    """The id of each role: the first of its names that the vocabulary holds."""
-    found: dict[str, int] = {}
+    """Find the id of each role: the first of its names in the vocabulary."""
+    special_ids: dict[str, int] = {}
     for role, names in ROLES.items():
         ids = [backend.token_to_id(name) for name in names]
         number = next((number for number in ids if number is not None), None)
         if number is not None:
-            found[role] = number
+            special_ids[role] = number
     unknown = getattr(backend.model, "unk_token", None)
     number = None if unknown is None else backend.token_to_id(unknown)
     if number is not None:
-        found["unk"] = number
-    return found
+        special_ids["unk"] = number
+    return special_ids
 
 
-def _mentions(part: Any, kind: str) -> bool:
-    """Whether a part of the tokenizer's description is, or contains, one of this type."""
+def _contains_type(part: Any, kind: str) -> bool:
+    """Whether a part of a tokenizer.json is, or contains, a component of this type."""
     if isinstance(part, dict):
-        return part.get("type") == kind or any(_mentions(value, kind) for value in part.values())
-    return isinstance(part, list) and any(_mentions(value, kind) for value in part)
+        values = part.values()
+        return part.get("type") == kind or any(_contains_type(value, kind) for value in values)
+    return isinstance(part, list) and any(_contains_type(value, kind) for value in part)

@@ -1,7 +1,12 @@
-"""Validation sets: fixed masks, every sequence exactly once over all ranks."""
+"""Validation sets: the same masks in every validation, every sequence exactly once over all ranks.
+
+The masks of a validation set are drawn here: those of static copy 0 of the case's masking rule,
+with the ratio `masking.valid_ratio` if it is given. They depend on the masking seed, the shards and
+the index of a sequence only, so every validation of every run predicts the same tokens.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -14,13 +19,19 @@ from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import MaskedSequences, PackedBatch, RankBatchSpec
 from bertds.data.vocabulary import Vocabulary
 
+STATIC_COPY = 0
+"""Validation reads this copy of the masks: `dataset.read(block, STATIC_COPY)`."""
+_NO_SEQUENCES = MaskedSequences.of(
+    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, bool), np.empty(0, np.int64)
+)
+
 
 def open_valid(case: Case, root: DataRoot) -> dict[str, DatasetSubset]:
-    """The validation sets of a case by name.
+    """Open the validation sets of a case, by name.
 
     Raises:
         ValueError: A set is missing or damaged.
-        RemoteError: One is behind a URL and cannot be reached.
+        RemoteError: A set behind a URL cannot be read.
     """
     sets = case.bertds.data.valid
     return {
@@ -28,48 +39,38 @@ def open_valid(case: Case, root: DataRoot) -> dict[str, DatasetSubset]:
     }
 
 
-def masked_valid(case: Case, part: DatasetSubset, vocabulary: Vocabulary) -> MaskedDataset:
-    """A validation set with its masks, which stay the same for ever: those of static copy 0."""
-    stored, chosen = part.shards.index.masking, case.bertds.masking
-    copies = 1 if stored is None else stored.copies
-    fixed = {"mode": "static", "copies": copies, "ratio": chosen.valid_ratio or chosen.ratio}
-    masking = MaskingConfig.model_validate(chosen.model_dump() | fixed)
-    return MaskedDataset(part, vocabulary.masker(masking), masking)
+def masked_valid(case: Case, subset: DatasetSubset, vocabulary: Vocabulary) -> MaskedDataset:
+    """Add masks to a validation set: static ones, whatever the masking of training is."""
+    stored, chosen = subset.shards.index.masking, case.bertds.masking
+    static = {
+        "mode": "static",
+        "copies": 1 if stored is None else stored.copies,  # only STATIC_COPY is read
+        "ratio": chosen.valid_ratio or chosen.ratio,
+    }
+    masking = MaskingConfig.model_validate(chosen.model_dump() | static)
+    return MaskedDataset(subset, vocabulary.masker(masking), masking)
 
 
-def valid_packs(masked_set: MaskedDataset, share: RankBatchSpec) -> Iterator[PackedBatch]:
-    """This process's packs of a validation set, each sequence once over all processes.
+def valid_packs(dataset: MaskedDataset, spec: RankBatchSpec) -> Iterator[PackedBatch]:
+    """Yield this rank's packed batches of a validation set, each sequence once over all ranks.
 
-    Every process yields the same number of packs (a forward pass is a collective under ZeRO-3), so
-    some may hold filler only. The masks are those of pass 0.
+    Every rank yields the same number of batches, since a forward pass is a collective under ZeRO-3.
+    Some may hold padding only.
     """
-    total = masked_set.subset.num_sequences
-    most = -(-total // share.world_size)
-    num_packs = -(-most // share.micro_batch_size)
-    start = total * share.rank // share.world_size
-    stop = total * (share.rank + 1) // share.world_size
-    cuts = [start + (stop - start) * i // num_packs for i in range(num_packs + 1)]
-    read = lru_cache(maxsize=2)(masked_set.read)
+    subset = dataset.subset
+    read = lru_cache(maxsize=2)(dataset.read)  # neighbouring batches share a block
+    start = subset.num_sequences * spec.rank // spec.world_size
+    stop = subset.num_sequences * (spec.rank + 1) // spec.world_size
+    most = -(-subset.num_sequences // spec.world_size)
+    num_batches = -(-most // spec.micro_batch_size)
+    cuts = [start + (stop - start) * i // num_batches for i in range(num_batches + 1)]
     for first, last in itertools.pairwise(cuts):
-        yield share.pack(
-            MaskedSequences.concatenate(
-                [*_first_to_last(masked_set.subset, read, first, last), _NOTHING]
-            )
-        )
-
-
-_NOTHING = MaskedSequences.of(
-    np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, bool), np.empty(0, np.int64)
-)
-
-
-def _first_to_last(
-    part: DatasetSubset, read: Callable[[int, int], MaskedSequences], first: int, last: int
-) -> Iterator[MaskedSequences]:
-    """Sequences first to last - 1 of a set, block by block."""
-    while first < last:
-        block = part.block_of(first)
-        start = part.shards.first_sequence(block)
-        stop = min(last, part.shards.first_sequence(block + 1))
-        yield read(block, 0).cut(first - start, stop - start)
-        first = stop
+        parts, position = [_NO_SEQUENCES], first
+        while position < last:
+            block = subset.block_of(position)
+            block_start = subset.shards.first_sequence(block)
+            end = min(last, subset.shards.first_sequence(block + 1))
+            sequences = read(block, STATIC_COPY)
+            parts.append(sequences.cut(position - block_start, end - block_start))
+            position = end
+        yield spec.pack(MaskedSequences.concatenate(parts))

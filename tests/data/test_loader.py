@@ -335,7 +335,7 @@ def test_lanes_follow_the_batch():
 
 def test_more_processes_than_lanes_are_told_what_they_read():
     assert shared_lanes(64, 64) == ""
-    assert "by about 4 of the 256 processes" in shared_lanes(256, 64)
+    assert "about 4 of the 256 ranks" in shared_lanes(256, 64)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_validation_with_more_processes_than_sequences(data_root):
 
 
 def reading_threads() -> int:
-    return sum(thread.name == "read-ahead" for thread in threading.enumerate())
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
 
 
 def wait_for_no_thread() -> None:

@@ -1,14 +1,14 @@
-"""Shards of other machines on a disk of this one: bounded, shared by its processes, checked.
+"""A bounded cache of remote shards on a local disk, shared by all processes of the machine.
 
-    CACHE/shards/SHA256.tar         a whole shard
-    CACHE/shards/SHA256.BYTES.part  one that is being fetched
-    CACHE/locks/                    who fetches what, and who makes room
+    CACHE/shards/SHA256.tar         a complete shard
+    CACHE/shards/SHA256.BYTES.part  a shard that is being fetched
+    CACHE/locks/                    one lock for each shard that is fetched, one for evicting
 
-A shard is known by its SHA-256, so a set that was made again never meets an old copy, and sets that
-share a shard share its copy. It gets its name when it is whole, on the disk and has that hash. Of
-several processes that want it one fetches, the others wait. Beyond the bound the least recently
-read one goes, but none that is being read or fetched: its reader holds the kernel's lock (`flock`),
-which ends with the reader, however that ends. The directory must be on a disk of this machine.
+A shard is identified by its SHA-256. So a set that was made again never reads an old copy, and sets
+share equal shards. A shard gets its name after it was fetched, synced and verified. One process
+fetches it; the others wait. When the cache exceeds its bound, the least recently used shard is
+evicted, but never one that is being read or fetched: the reader holds a kernel lock (`flock`),
+which ends with its process. The directory must be on a local disk.
 """
 
 import contextlib
@@ -30,28 +30,28 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A directory with at most so many bytes of shards."""
+    """A directory with at most `max_bytes` bytes of shards."""
 
     directory: Path
     max_bytes: int
 
     def read(self, url: str, shard: Shard, start: int, size: int) -> bytes:
-        """So many bytes of a shard, which is fetched first if it is not here.
+        """Read `size` bytes of a shard, which is fetched first if the cache does not hold it.
 
         Args:
-            url: Where the shard is.
+            url: URL of the shard.
             shard: Its entry in the index.
             start: The first byte.
-            size: How many.
+            size: Number of bytes.
 
         Raises:
             RemoteError: It cannot be fetched.
-            OSError: The cache's disk is at fault.
+            OSError: The disk of the cache fails.
         """
         descriptor = self._open(url, shard)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # in use: it stays
-            with contextlib.suppress(PermissionError):  # a copy of another user
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # protects the shard from being evicted
+            with contextlib.suppress(PermissionError):  # another user's copy
                 os.utime(descriptor)
             return os.pread(descriptor, size, start)
         finally:
@@ -59,7 +59,7 @@ class Cache:
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Be the only one on this machine to hold a name, for the time of the context."""
+        """Hold a named lock, exclusively on this machine, inside the context."""
         locks = self.directory / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -74,22 +74,23 @@ class Cache:
         return self.directory / "shards"
 
     def _open(self, url: str, shard: Shard) -> int:
-        """A descriptor of the whole shard; it stays good if the file is removed."""
+        """Open a complete shard; the descriptor stays valid if the file is evicted."""
         path = self._shards / f"{shard.sha256}.tar"
         with contextlib.suppress(FileNotFoundError):
-            return _opened(path)
+            return _open_readonly(path)
         with self.locked(_lock_name(path)):
             with contextlib.suppress(FileNotFoundError):
-                return _opened(path)  # another process was faster
+                return _open_readonly(path)  # another process has fetched it
             return self._fetch(url, shard, path)
 
     def _fetch(self, url: str, shard: Shard, path: Path) -> int:
+        """Fetch a shard and open it."""
         part = self._reserve(shard)
         try:
             download_checked(url, part, shard.bytes, shard.sha256)
-            descriptor = _opened(part)
+            descriptor = _open_readonly(part)
             os.fsync(descriptor)
-            with self.locked("room"):  # no count of what is here may miss it under both names
+            with self.locked("room"):  # while sizes are summed, the shard must keep its name
                 part.rename(path)
             sync(path.parent)
         except OSError as error:
@@ -106,23 +107,25 @@ class Cache:
         return descriptor
 
     def _reserve(self, shard: Shard) -> Path:
-        """An empty file that stands for the shard's bytes, once there is room for them."""
+        """Wait until there is room for a shard, then create the .part file that reserves it."""
         self._shards.mkdir(parents=True, exist_ok=True)
         part = self._shards / f"{shard.sha256}.{shard.bytes}.part"
-        part.unlink(missing_ok=True)  # of a process that was killed: its lock is ours now
+        part.unlink(missing_ok=True)  # left by a killed process: its lock is held here now
         while True:
             with self.locked("room"):
                 if self._make_room(shard.bytes):
                     part.touch()
                     return part
-            time.sleep(_POLL_S)  # all the rest is being read or fetched
+            time.sleep(_POLL_S)  # all other shards are being read or fetched
 
     def _make_room(self, size: int) -> bool:
-        """Remove the least recently read shards; whether so many bytes may be added."""
+        """Evict the least recently used shards; whether `size` more bytes fit then."""
         held, shards = 0, []
         for path in self._shards.iterdir():
             if path.suffix == ".part":
-                held += 0 if self._removed_if_abandoned(path) else int(path.suffixes[0][1:])
+                lock = self.directory / "locks" / _lock_name(path)
+                is_abandoned = _remove_unless_locked(path, os.open(lock, os.O_RDWR | os.O_CREAT))
+                held += 0 if is_abandoned else int(path.suffixes[0][1:])
                 continue
             state = path.stat()
             held += state.st_size
@@ -130,38 +133,26 @@ class Cache:
         for _, path, freed in sorted(shards):
             if held + size <= self.max_bytes:
                 break
-            held -= freed if _removed_if_unused(path) else 0
+            held -= freed if _remove_unless_locked(path, _open_readonly(path)) else 0
         return held + size <= self.max_bytes
 
-    def _removed_if_abandoned(self, part: Path) -> bool:
-        """Whether nobody fetches it any more; then it is gone."""
-        descriptor = os.open(self.directory / "locks" / _lock_name(part), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            part.unlink(missing_ok=True)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
 
-
-def _opened(path: Path) -> int:
+def _open_readonly(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _lock_name(path: Path) -> str:
-    """256 locks for all shards: two that share one are fetched one after the other."""
+    """Return one of 256 lock names; shards that share a lock are fetched one after the other."""
     return path.name[:2]
 
 
-def _removed_if_unused(path: Path) -> bool:
-    descriptor = _opened(path)
+def _remove_unless_locked(path: Path, lock: int) -> bool:
+    """Remove a file unless a process holds its lock, whose descriptor is closed; whether removed."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:
-        os.close(descriptor)
+        os.close(lock)
     return True

@@ -1,19 +1,19 @@
-"""Shard sets on disk: what their bytes are. One format, one owner: writing and reading it.
+"""The on-disk format of shard sets: encoding and decoding.
 
     data/50k/en/train/   index.json   blocks.npy   tokenizer.json   shard-000000.tar …
 
-A *sequence* is one row of token ids, a *block* holds many (at most 32,768 tokens), a shard is a
-plain tar of blocks that any webdataset program reads. The blocks of a shard lie end to end from
-byte 0, each the same members in the same order:
+A *sequence* is one row of token ids. A *block* holds many sequences, at most 32,768 tokens. A
+*shard* is a plain tar of blocks that any webdataset program reads. The blocks of a shard are
+concatenated from byte 0. Each has the same members in the same order:
 
-    000000000012.tokens.npy     ids end to end, the index's dtype
-    000000000012.lengths.npy    uint16; uint32 where seq_len > 65,535
+    000000000012.tokens.npy     concatenated ids, dtype from the index
+    000000000012.lengths.npy    uint16; uint32 if seq_len > 65,535
     000000000012.inputs.K.npy, 000000000012.positions.K.npy      for each pre-masked copy K
 
-`blocks.npy`, uint32 of shape (2, blocks), has each block's sequences and bytes. Nothing is decoded
-but `.npy` of the expected type and size: no pickle, no member that the index does not name. A
-block that was decoded is a block that holds: its counts, lengths and ids were checked, which
-together costs 0.04 ms a block.
+`blocks.npy`, uint32 of shape (2, blocks), holds the number of sequences and of bytes of each block.
+Decoding accepts only `.npy` of the expected type and size: no pickle, and no member that the index
+does not name. Counts, lengths and ids of a block are checked when it is decoded, which takes 0.04
+ms.
 """
 
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ VERSION: Literal[1] = 1
 INDEX_NAME = "index.json"
 BLOCKS_NAME = "blocks.npy"
 TOKENIZER_NAME = "tokenizer.json"
-BLOCK_TOKENS = 32_768  # a block holds at most so many tokens, or one longer sequence
+BLOCK_TOKENS = 32_768  # most tokens of a block, unless it holds one longer sequence
 END_OF_TAR = bytes(1024)
 MAX_INDEX_BYTES = 256 << 20  # a million shards
 MAX_COPIES = 1000
 NPY_HEADER_BYTES = 128
-_RECORD = 512  # the unit of a tar
+_RECORD = 512  # tar pads headers and contents to a multiple of this
 _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(gt=0)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -48,7 +48,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredMasking:
-    """The masking that pre-masked copies were made with: copy K is pass K of this rule."""
+    """The rule that pre-masked copies were made with: copy K has the masks of dataset epoch K."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     seed: int
@@ -78,8 +78,10 @@ class Shard:
 class Index:
     """`index.json`.
 
-    `characters` counts the set's lines after normalisation, `dropped` what was left out of the
-    text by reason, `set_key` (16 hex digits) names the set's content and so keys its masks.
+    Attributes:
+        set_key: 16 hex digits that identify the content of the set; the masks depend on it.
+        characters: Characters of the set's lines after normalisation.
+        dropped: Number of dropped lines, by reason.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -105,12 +107,12 @@ class Index:
 
     @property
     def copies(self) -> int:
-        """How many pre-masked copies each block holds."""
+        """Number of pre-masked copies in each block."""
         return 0 if self.masking is None else self.masking.copies
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes on disk for each token, lengths and tar headers included."""
+        """Bytes on disk per token, lengths and tar headers included."""
         return sum(shard.bytes for shard in self.shards) / self.tokens
 
 
@@ -119,13 +121,13 @@ _INDEX_JSON = TypeAdapter(Index)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """One block: T tokens in S sequences, and the pre-masked copies, if there are any.
+    """One block: T tokens in S sequences, and the pre-masked copies.
 
     Attributes:
-        tokens: Ids end to end, shape [T].
-        lengths: Tokens in each sequence, shape [S].
-        inputs: For each copy the ids with masks, shape [T].
-        positions: For each copy the places to predict, ascending, shape [M].
+        tokens: (T,) concatenated ids.
+        lengths: (S,) tokens of each sequence.
+        inputs: For each copy, (T,) ids with masks applied.
+        positions: For each copy, (M,) flat positions of the tokens to predict, ascending.
     """
 
     tokens: Ids
@@ -135,53 +137,53 @@ class Block:
 
 
 def length_dtype(seq_len: int) -> Literal["uint16", "uint32"]:
-    """The type of stored lengths."""
+    """Return the dtype of stored lengths."""
     return "uint16" if seq_len <= np.iinfo(np.uint16).max else "uint32"
 
 
 def id_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
-    """The type of stored ids."""
+    """Return the dtype of stored ids."""
     return "uint16" if vocab_size <= np.iinfo(np.uint16).max + 1 else "uint32"
 
 
 def encode_index(index: Index) -> bytes:
-    """The bytes of `index.json`."""
+    """Encode an index as the bytes of `index.json`."""
     return _INDEX_JSON.dump_json(index, indent=1) + b"\n"
 
 
 def read_index(directory: Path) -> Index:
-    """Read and check `index.json` by itself.
+    """Read and validate `index.json`; the shards are not looked at.
 
     Raises:
-        ShardError: It is missing or not such an index.
+        ShardError: It is missing or invalid.
     """
     path = directory / INDEX_NAME
     if not path.is_file():
-        raise ShardError(f"{path} does not exist: {directory} is no finished shard set")
+        raise ShardError(f"{path} does not exist: {directory} is not a finished shard set")
     if path.stat().st_size > MAX_INDEX_BYTES:
-        raise ShardError(f"{path} has more than {MAX_INDEX_BYTES:,} bytes: it is no shard index")
+        raise ShardError(f"{path} has more than {MAX_INDEX_BYTES:,} bytes: it is not a shard index")
     return parse_index(path.read_bytes(), str(path))
 
 
 def parse_index(content: bytes, name: str) -> Index:
-    """The index in the bytes of an `index.json`; `name` is what a complaint names.
+    """Validate the bytes of an `index.json`; error messages name `name`.
 
     Raises:
-        ShardError: It is not such an index.
+        ShardError: It is invalid.
     """
     try:
         return _INDEX_JSON.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        where = f" at {place}" if place else ""
+        key = ".".join(str(part) for part in first["loc"])
+        where = f" at {key}" if key else ""
         raise ShardError(
-            f"{name} is no index of {FORMAT} version {VERSION}{where}: {first['msg']}"
+            f"{name} is not an index of {FORMAT} version {VERSION}{where}: {first['msg']}"
         ) from error
 
 
 def member_names(key: int, copies: int) -> list[str]:
-    """The tar members of one block, in order; `key` counts blocks over the whole set."""
+    """List the tar members of a block, in order; `key` is its number in the set."""
     parts = ["tokens", "lengths"]
     for copy in range(copies):
         parts += [f"inputs.{copy}", f"positions.{copy}"]
@@ -189,7 +191,7 @@ def member_names(key: int, copies: int) -> list[str]:
 
 
 def encode_block(key: int, block: Block) -> bytes:
-    """The tar members of one block, padding included: the same bytes on every machine."""
+    """Encode a block as tar members; the bytes are the same on every machine."""
     arrays: list[npt.NDArray[Any]] = [block.tokens, block.lengths]
     for inputs, positions in zip(block.inputs, block.positions, strict=True):
         arrays += [inputs, positions]
@@ -201,10 +203,10 @@ def encode_block(key: int, block: Block) -> bytes:
 
 
 def decode_block(content: bytes, key: int, index: Index) -> Block:
-    """The block that `encode_block` made these bytes of; its arrays are views of them.
+    """Decode and check the bytes of one block; the arrays are views of the bytes.
 
     Raises:
-        ValueError: The bytes are not such a block, or its lengths, ids or positions cannot be.
+        ValueError: The bytes are not a block, or its lengths, ids or positions are impossible.
     """
     members = list(_split_tar(content, member_names(key, index.copies)))
     block = Block(
@@ -213,24 +215,21 @@ def decode_block(content: bytes, key: int, index: Index) -> Block:
         inputs=tuple(_decode_npy(member, index.dtype) for member in members[2::2]),
         positions=tuple(_decode_npy(member, "uint32") for member in members[3::2]),
     )
-    _check_lengths(block, index.seq_len)
-    for ids in (block.tokens, *block.inputs):
-        _check_ids(ids, len(block.tokens), index.vocab_size)
-    for positions in block.positions:
-        _check_positions(positions, len(block.tokens))
+    _check_values(block, index)
     return block
 
 
 def encode_npy(array: npt.NDArray[Any]) -> bytes:
-    """An array as the bytes of a `.npy` file, little-endian, C order, the same for ever."""
+    """Encode an array as the bytes of a `.npy` file: little-endian, C order."""
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return npy_header(array.dtype.name, array.shape) + array.tobytes()
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The header of a `.npy` file, version 1.0 (NumPy Enhancement Proposal 1), in 128 bytes.
+    """Build the header of a `.npy` file, version 1.0 (NumPy Enhancement Proposal 1), in 128 bytes.
 
-    Ours, not the library's: that one pads as its version likes, and its reader evaluates Python.
+    NumPy's writer is not used since its padding depends on the version, nor its reader since that
+    evaluates Python.
     """
     kind = np.dtype(dtype).newbyteorder("<").str
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
@@ -239,39 +238,41 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _decode_npy(content: memoryview, dtype: str) -> npt.NDArray[Any]:
-    """A one-dimensional array of exactly this type and size: a view of `content`."""
-    wanted = np.dtype(dtype).newbyteorder("<")
-    count, rest = divmod(len(content) - NPY_HEADER_BYTES, wanted.itemsize)
+    """Decode a one-dimensional array of exactly this type and size, as a view of `content`."""
+    little_endian = np.dtype(dtype).newbyteorder("<")
+    count, rest = divmod(len(content) - NPY_HEADER_BYTES, little_endian.itemsize)
     if count < 0 or rest or content[:NPY_HEADER_BYTES] != npy_header(dtype, (count,)):
-        raise ValueError(f"a member is no .npy of {dtype}")
-    return np.frombuffer(content, dtype=wanted, offset=NPY_HEADER_BYTES)
+        raise ValueError(f"a member is not a .npy of {dtype}")
+    return np.frombuffer(content, dtype=little_endian, offset=NPY_HEADER_BYTES)
 
 
-def _check_lengths(block: Block, seq_len: int) -> None:
-    if len(block.lengths) == 0 or block.lengths.min() == 0:
+def _check_values(block: Block, index: Index) -> None:
+    """Check lengths, ids and positions of a block."""
+    lengths, num_tokens = block.lengths, len(block.tokens)
+    if len(lengths) == 0 or lengths.min() == 0:
         raise ValueError("it has a sequence without a token")
-    if block.lengths.max() > seq_len:
-        raise ValueError(f"it has a sequence of {block.lengths.max()} tokens, seq_len is {seq_len}")
-    if block.lengths.sum(dtype=np.int64) != len(block.tokens):
-        raise ValueError(f"its lengths do not sum to its {len(block.tokens)} tokens")
-
-
-def _check_ids(ids: Ids, num_tokens: int, vocab_size: int) -> None:
-    if len(ids) != num_tokens:
-        raise ValueError(f"a masked copy has {len(ids)} tokens, the block {num_tokens}")
-    if ids.max() >= vocab_size:
-        place = int(ids.argmax())
-        raise ValueError(f"token {place} has id {ids[place]}, the vocabulary only {vocab_size} ids")
-
-
-def _check_positions(positions: Uint32s, num_tokens: int) -> None:
-    ascending = bool((positions[1:] > positions[:-1]).all())
-    if not ascending or (len(positions) > 0 and positions[-1] >= num_tokens):
-        raise ValueError("the positions of a masked copy do not ascend inside the block")
+    if lengths.max() > index.seq_len:
+        raise ValueError(
+            f"it has a sequence of {lengths.max()} tokens, but seq_len is {index.seq_len}"
+        )
+    if lengths.sum(dtype=np.int64) != num_tokens:
+        raise ValueError(f"its lengths do not sum to its {num_tokens} tokens")
+    for ids in (block.tokens, *block.inputs):
+        if len(ids) != num_tokens:
+            raise ValueError(f"a masked copy has {len(ids)} tokens, but the block has {num_tokens}")
+        if ids.max() >= index.vocab_size:
+            token = int(ids.argmax())
+            raise ValueError(
+                f"token {token} has id {ids[token]}, but the vocabulary has {index.vocab_size} ids"
+            )
+    for positions in block.positions:
+        ascending = bool((positions[1:] > positions[:-1]).all())
+        if not ascending or (len(positions) > 0 and positions[-1] >= num_tokens):
+            raise ValueError("the positions of a masked copy do not ascend inside the block")
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    """A USTAR header: a plain file, mode 0444, user and group 0, time 0."""
+    """Build a USTAR header: a regular file, mode 0444, user and group 0, time 0."""
     owner_size_time = b"0000444\0" + 2 * b"0000000\0" + b"%011o\0%011o\0" % (size, 0)
     head = name.encode("ascii").ljust(100, b"\0") + owner_size_time
     tail = (b"0" + bytes(100) + b"ustar\x0000").ljust(356, b"\0")
@@ -279,7 +280,7 @@ def _tar_header(name: str, size: int) -> bytes:
 
 
 def _split_tar(content: bytes, names: list[str]) -> Iterator[memoryview]:
-    """The contents of exactly these members; every header is compared bit for bit."""
+    """Yield the contents of exactly these members; every header must match byte for byte."""
     view = memoryview(content)
     offset = 0
     for name in names:
@@ -292,4 +293,4 @@ def _split_tar(content: bytes, names: list[str]) -> Iterator[memoryview]:
         yield view[offset + _RECORD : end]
         offset = end + -size % _RECORD
     if offset != len(content):
-        raise ValueError("its members do not have the size that blocks.npy says")
+        raise ValueError("the size of its members differs from blocks.npy")

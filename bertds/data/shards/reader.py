@@ -1,8 +1,8 @@
-"""Reading shard sets: any block at any time, in any process, checked.
+"""Reading shard sets: random access to checked blocks.
 
-`blocks.npy` tells where each block lies, so that reading one is one `pread` at a computed offset.
-Some 800 million tokens a second come from the page cache on one core; memory is 16 bytes for
-each 256 blocks, whatever the size of the corpus. What is damaged is named: shard, block, fault.
+`blocks.npy` gives the offset of each block, so reading a block is one `pread`. Memory is 16 bytes
+for every 256 blocks, whatever the size of the corpus. From the page cache, one core reads about 800
+million tokens/s. An error names the damaged shard and block.
 """
 
 import bisect
@@ -20,7 +20,6 @@ from bertds.data.shards.format import (
     Block,
     Index,
     Shard,
-    StoredMasking,
     Uint32s,
     decode_block,
     npy_header,
@@ -31,19 +30,18 @@ from bertds.errors import RemoteError, ShardError
 
 logger = logging.getLogger("bertds")
 
-__all__ = ["Block", "Index", "Shard", "ShardError", "ShardSet", "StoredMasking"]
-_MOST_BAD_BLOCKS = 1000  # in a row, beyond shards known to be bad: then the whole set is
-_STRIDE = 256  # blocks between two remembered sums
+_MAX_BAD_BLOCKS = 1000  # in a row, bad shards not counted: then the whole set counts as damaged
+_STRIDE = 256  # blocks between two stored partial sums
 
 
 class ShardSet:
-    """A shard set that is open for reading; threads may share it.
+    """A shard set that is open for reading; it is thread-safe.
 
     Attributes:
-        files: Where it is.
+        files: Its files.
         index: Its `index.json`.
-        block_sequences: Sequences of each block, uint32 of shape [blocks], mapped from the disk.
-        bad_shards: Numbers of those that are missing or of another size, as far as is known.
+        block_sequences: (blocks,) uint32 number of sequences of each block, memory-mapped.
+        bad_shards: Numbers of the shards known to be missing or of the wrong size.
     """
 
     def __init__(self, files: ShardFiles, index: Index, blocks: Uint32s) -> None:
@@ -56,22 +54,22 @@ class ShardSet:
         counts = [shard.blocks for shard in index.shards]
         self._first_blocks: list[int] = [0, *np.cumsum(counts).tolist()]
         self.bad_shards: set[int] = set()
-        self._named: set[int] = set()
+        self._logged_blocks: set[int] = set()
 
     @classmethod
     def open(cls, files: ShardFiles | Path, *, skips_bad: bool = False) -> Self:
-        """Open a set: the index, the sizes of its files and the sums of its blocks are checked.
+        """Open a set; checks the index, the sizes of the files and the block table.
 
         Args:
-            files: Where it is, a directory for example.
-            skips_bad: Name shards that are missing or of another size, instead of refusing them.
+            files: A directory, or other storage.
+            skips_bad: Log a shard that is missing or of the wrong size instead of raising.
 
         Raises:
-            ShardError: Something is missing, or does not belong together; one sentence names it.
+            ShardError: A file is missing, or contradicts the index.
         """
         files = ShardDirectory(files) if isinstance(files, Path) else files
         index = read_index(files.directory)
-        shards = cls(files, index, _read_blocks(files.directory / BLOCKS_NAME, index))
+        shards = cls(files, index, _map_block_table(files.directory / BLOCKS_NAME, index))
         for number, shard in enumerate(index.shards):
             try:
                 shards._check_shard(number, shard)
@@ -85,7 +83,7 @@ class ShardSet:
 
     @property
     def directory(self) -> Path:
-        """The directory of this machine with its index, block table and tokenizer."""
+        """A local directory with the index, the block table and the tokenizer."""
         return self.files.directory
 
     @property
@@ -99,25 +97,25 @@ class ShardSet:
         return self._first_blocks[-1]
 
     def first_sequence(self, block: int) -> int:
-        """The ordinal in the set of a block's first sequence; that of `num_blocks` is their sum."""
+        """Return the index in the set of a block's first sequence; N for block `num_blocks`."""
         return self._sequence_sums.before(block)
 
     def shard_of(self, block: int) -> int:
-        """The number of the shard that holds a block."""
+        """Return the number of the shard that holds a block."""
         if not 0 <= block < self.num_blocks:
             raise IndexError(f"block {block} of {self.num_blocks}")
         return bisect.bisect_right(self._first_blocks, block) - 1
 
     def blocks_of(self, shard: int) -> range:
-        """The blocks of a shard."""
+        """Return the blocks of a shard."""
         return range(self._first_blocks[shard], self._first_blocks[shard + 1])
 
     def read_block(self, block: int) -> Block:
         """Read and check one block.
 
         Raises:
-            ShardError: The shard is damaged; names shard and block.
-            RemoteError: It is behind a URL and cannot be reached.
+            ShardError: The shard is damaged; the message names shard and block.
+            RemoteError: A shard behind a URL cannot be read.
         """
         shard = self.shard_of(block)
         size = int(self._block_bytes[block])
@@ -126,9 +124,10 @@ class ShardSet:
             content = self.files.read(self.index.shards[shard], start, size)
             if len(content) != size:
                 raise ValueError(f"the file ends {size - len(content)} bytes early")
-            found = decode_block(content, block, self.index)
-            if len(found.lengths) != self.block_sequences[block]:
-                raise ValueError(f"it has {len(found.lengths)} sequences, {BLOCKS_NAME} says other")
+            decoded = decode_block(content, block, self.index)
+            found, expected = len(decoded.lengths), self.block_sequences[block]
+            if found != expected:
+                raise ValueError(f"it has {found} sequences, {BLOCKS_NAME} lists {expected}")
         except RemoteError:
             raise
         except AbsentShardError as error:
@@ -136,44 +135,41 @@ class ShardSet:
             self._fail(shard, str(error), error)
         except (ValueError, OSError) as error:
             self._fail(shard, f"block {block} is damaged ({error})", error)
-        return found
+        return decoded
 
     def read_block_or_substitute(self, block: int, num_blocks: int) -> tuple[int, Block]:
-        """A block, or else the next one that is whole, among the first ones of the set.
+        """Read a block or, if it is damaged, the next intact one.
 
-        Which one that is depends on the files alone, so every process finds the same.
+        The substitute depends only on the files, so every rank selects the same one.
 
         Args:
-            block: The one that is wanted.
-            num_blocks: How many of the first blocks may stand in; after the last comes the first.
+            block: The block to read.
+            num_blocks: The first blocks of the set, which may substitute; the search wraps around.
 
         Returns:
-            Its number and content.
+            Number and content of the block that was read.
 
         Raises:
-            ShardError: There is none far and wide.
+            ShardError: Too many blocks in a row are damaged, or all.
         """
-        failed: ShardError | None = None
-        tries, number = 0, block
+        last_error: ShardError | None = None
+        failures, number = 0, block
         for _ in range(num_blocks):
             if self.shard_of(number) not in self.bad_shards:
                 try:
                     return number, self.read_block(number)
                 except ShardError as error:
-                    failed, tries = error, tries + 1
-                    self._name(number, error)
-            if tries > _MOST_BAD_BLOCKS:
+                    last_error, failures = error, failures + 1
+                    if number not in self._logged_blocks:
+                        self._logged_blocks.add(number)
+                        logger.error("%s (its sequences are replaced by others)", error)
+            if failures > _MAX_BAD_BLOCKS:
                 break
             number = (number + 1) % num_blocks
-        raise failed or ShardError(f"{self.files} has no whole shard among those that are used")
-
-    def _name(self, block: int, error: ShardError) -> None:
-        """Say it, once a block."""
-        if block not in self._named:
-            self._named.add(block)
-            logger.error("%s (its sequences are replaced by others)", error)
+        raise last_error or ShardError(f"{self.files}: all shards in use are damaged or missing")
 
     def _check_shard(self, number: int, shard: Shard) -> None:
+        """Check a shard against the storage and the block table, without reading it."""
         try:
             self.files.check(shard)
         except AbsentShardError as error:
@@ -182,15 +178,17 @@ class ShardSet:
         sequences = self.first_sequence(last) - self.first_sequence(first)
         size = self._byte_sums.before(last) - self._byte_sums.before(first) + len(END_OF_TAR)
         if (sequences, size) != (shard.sequences, shard.bytes):
-            self._fail(number, f"{BLOCKS_NAME} and the index do not agree about it")
+            self._fail(number, f"{BLOCKS_NAME} and the index disagree about it")
 
-    def _fail(self, shard: int, what: str, cause: Exception | None = None) -> NoReturn:
+    def _fail(self, shard: int, problem: str, cause: Exception | None = None) -> NoReturn:
         name = self.index.shards[shard].name
-        raise ShardError(f"{self.files}/{name}: {what}; make or copy {self.files} again") from cause
+        raise ShardError(
+            f"{self.files}/{name}: {problem}; make or copy {self.files} again"
+        ) from cause
 
 
 class _StridedSums:
-    """Sums of the first n values of a mapped array, remembered every `_STRIDE` values."""
+    """Prefix sums of a memory-mapped array; one in `_STRIDE` is kept in memory."""
 
     def __init__(self, values: Uint32s) -> None:
         starts = range(0, len(values), _STRIDE)
@@ -199,46 +197,44 @@ class _StridedSums:
         self._sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(sums)])
 
     def before(self, count: int) -> int:
-        """The sum of the first `count` values."""
+        """Return the sum of the first `count` values."""
         whole = count // _STRIDE
         rest = self._values[whole * _STRIDE : count]
         return int(self._sums[whole]) + int(rest.sum(dtype=np.int64))
 
 
-def _read_blocks(path: Path, index: Index) -> Uint32s:
-    """The block table, mapped: sequences and bytes of each block, [2, blocks]."""
+def _map_block_table(path: Path, index: Index) -> Uint32s:
+    """Memory-map the block table, (2, blocks): sequences and bytes of each block."""
     shape = (2, sum(shard.blocks for shard in index.shards))
     header = npy_header("uint32", shape)
-    size = len(header) + 8 * shape[1]
-    if not path.is_file() or path.stat().st_size != size or _head(path, len(header)) != header:
+    is_valid = path.is_file() and path.stat().st_size == len(header) + 8 * shape[1]
+    if is_valid:
+        with path.open("rb") as file:
+            is_valid = file.read(len(header)) == header
+    if not is_valid:
         raise ShardError(
-            f"{path} is not the table of {shape[1]} blocks that the index wants; make or copy "
+            f"{path} is not a table of {shape[1]} blocks, which the index expects; make or copy "
             f"{path.parent} again"
         )
     return np.asarray(np.memmap(path, "<u4", "r", len(header), shape))
 
 
-def _head(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(size)
-
-
-def _check_totals(place: str, index: Index) -> None:
-    """The whole of the index against its parts."""
-    wholes = (index.sequences, index.tokens, index.max_length)
-    parts = (
+def _check_totals(name: str, index: Index) -> None:
+    """Check the totals of an index against its shards."""
+    totals = (index.sequences, index.tokens, index.max_length)
+    from_shards = (
         sum(shard.sequences for shard in index.shards),
         sum(shard.tokens for shard in index.shards),
         max(shard.max_length for shard in index.shards),
     )
-    top_id = max(shard.max_id for shard in index.shards)
-    if wholes != parts or index.max_length > index.seq_len or top_id >= index.vocab_size:
+    max_id = max(shard.max_id for shard in index.shards)
+    if totals != from_shards or index.max_length > index.seq_len or max_id >= index.vocab_size:
         raise ShardError(
-            f"{place}: the totals of its index.json do not agree with its shards; make the set again"
+            f"{name}: the totals of its index.json do not agree with its shards; make the set again"
         )
 
 
 def has_own_tokenizer(shards: ShardSet) -> bool:
-    """Whether the tokenizer.json beside the shards, which must be there, is the index's."""
+    """Whether the tokenizer.json beside the shards, which must exist, is the index's."""
     content = (shards.directory / TOKENIZER_NAME).read_bytes()
     return hashlib.sha256(content).hexdigest() == shards.index.tokenizer

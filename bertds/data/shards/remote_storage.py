@@ -1,9 +1,10 @@
-"""A shard set behind a URL: its small files are fetched at once, a shard when it is first read.
+"""A shard set behind a URL: small files are fetched when it is opened, a shard at its first read.
 
-    CACHE/sets/HASH/   index.json  blocks.npy  tokenizer.json      HASH is of the index
+    CACHE/sets/HASH/   index.json  blocks.npy  tokenizer.json      HASH is the hash of the index
 
-The index is fetched anew by each process that opens the set, the rest once a machine, by the hashes
-that the index gives. What lies at the URL may so be replaced by another set, and never half of it.
+Each process that opens the set fetches the index. The other small files are fetched once per
+machine and verified by their hashes in the index. So the set at the URL may be replaced by another
+one, and a mixture of both is never read.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from bertds.io.remote import download, download_checked
 
 @dataclass(frozen=True, slots=True)
 class CachedSet:
-    """The files of a set behind a URL; see `ShardFiles`."""
+    """The files of a remote set; see `ShardFiles`."""
 
     url: str
     directory: Path
@@ -41,38 +42,45 @@ class CachedSet:
 
     @classmethod
     def fetch(cls, url: str, cache: Cache) -> "CachedSet":
-        """Fetch a set's index, block table and tokenizer.
+        """Fetch the index, the block table and the tokenizer of a set.
 
         Raises:
-            RemoteError: One cannot be read.
-            ShardError: There is no finished set, or it is damaged.
-            ValueError: The scheme is not read, or the cache holds less than the largest shard.
+            RemoteError: A file cannot be read.
+            ShardError: The URL does not hold a finished set, or the set is damaged.
+            ValueError: The scheme is not supported, or the cache is smaller than a shard.
         """
         url = url.rstrip("/")
         try:
-            content = _index_content(url, cache)
+            with _draft(cache.directory / "sets") as draft:
+                download(f"{url}/{INDEX_NAME}", draft, MAX_INDEX_BYTES)
+                content = draft.read_bytes()
             index = parse_index(content, f"{url}/{INDEX_NAME}")
-            _check_bound(url, index, cache)
+            largest = max(shard.bytes for shard in index.shards)
+            if largest > cache.max_bytes:
+                raise ValueError(
+                    f"data.cache_gb is {cache.max_bytes / 1e9:g}, but {url} has a shard of "
+                    f"{largest / 1e9:g} GB: set it to at least that, better to the size of all sets"
+                )
             directory = cache.directory / "sets" / hashlib.sha256(content).hexdigest()[:32]
             with cache.locked("sets"):
-                _complete(url, index, content, directory)
+                _fetch_small_files(url, index, content, directory)
         except (RemoteFileNotFoundError, RemoteChecksumError) as error:
-            raise ShardError(f"{error}: {url} is no finished shard set, or damaged") from error
+            raise ShardError(f"{error}: {url} is not a finished shard set, or damaged") from error
         return cls(url, directory, cache)
 
     def __str__(self) -> str:
         return self.url
 
     def check(self, shard: Shard) -> None:
-        """Nothing yet: a question for each of thousands of shards would hold up every start."""
+        """Do nothing: a request for each of thousands of shards would delay every start."""
 
     def read(self, shard: Shard, start: int, size: int) -> bytes:
-        """So many bytes of a shard, which is fetched first if need be.
+        """Read `size` bytes of a shard, which is fetched first if the cache does not hold it.
 
         Raises:
-            AbsentShardError: It is missing, or not the one that the index names.
-            RemoteError: It cannot be reached.
-            OSError: The cache's disk is at fault.
+            AbsentShardError: It is missing, or is not the one that the index names.
+            RemoteError: It cannot be read.
+            OSError: The disk of the cache fails.
         """
         try:
             return self.cache.read(f"{self.url}/{shard.name}", shard, start, size)
@@ -82,23 +90,8 @@ class CachedSet:
             raise AbsentShardError("it is not the shard that the index names") from error
 
 
-def _index_content(url: str, cache: Cache) -> bytes:
-    with _draft(cache.directory / "sets") as draft:
-        download(f"{url}/{INDEX_NAME}", draft, MAX_INDEX_BYTES)
-        return draft.read_bytes()
-
-
-def _check_bound(url: str, index: Index, cache: Cache) -> None:
-    largest = max(shard.bytes for shard in index.shards)
-    if largest > cache.max_bytes:
-        raise ValueError(
-            f"data.cache_gb is {cache.max_bytes / 1e9:g}, but {url} has a shard of "
-            f"{largest / 1e9:g} GB: set it to that at least, to the size of all sets at best"
-        )
-
-
-def _complete(url: str, index: Index, content: bytes, directory: Path) -> None:
-    """Fetch what is missing of a set's small files; the index is written last."""
+def _fetch_small_files(url: str, index: Index, content: bytes, directory: Path) -> None:
+    """Fetch the tokenizer and the block table unless they are here; the index is written last."""
     if (directory / INDEX_NAME).is_file():
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,7 +110,7 @@ def _complete(url: str, index: Index, content: bytes, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(directory: Path) -> Iterator[Path]:
-    """The name of a file to write, which is gone afterwards unless it got another one."""
+    """Yield the path of a temporary file; it is removed at the end unless it was renamed."""
     directory.mkdir(parents=True, exist_ok=True)
     draft = directory / f".tmp-{uuid.uuid4().hex}"
     try:

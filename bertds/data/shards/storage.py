@@ -1,4 +1,4 @@
-"""Where the files of a shard set are: what reading needs of that place, and a local directory."""
+"""Storage of shard files: the interface that reading needs, and a local directory."""
 
 import os
 import threading
@@ -12,34 +12,34 @@ _MAX_OPEN_FILES = 64
 
 
 class AbsentShardError(ValueError):
-    """A whole shard is missing or not the one that the index names, not only a block of it."""
+    """A whole shard is missing, or is not the one that the index names."""
 
 
 class ShardFiles(Protocol):
-    """A place with the files of one set; `str` of it is what its user calls it."""
+    """The files of one shard set; its `str` is the path or URL that the user gave."""
 
     @property
     def directory(self) -> Path:
-        """A directory of this machine with the index, the block table and the tokenizer."""
+        """A local directory with the index, the block table and the tokenizer."""
 
     def check(self, shard: Shard) -> None:
-        """See that a shard is there, as far as that can be told without reading it.
+        """Check that a shard exists, as far as possible without reading it.
 
         Raises:
-            AbsentShardError: It is missing or of another size.
+            AbsentShardError: It is missing or of the wrong size.
         """
 
     def read(self, shard: Shard, start: int, size: int) -> bytes:
-        """So many bytes of a shard; fewer where the file ends.
+        """Read `size` bytes of a shard; fewer at the end of the file.
 
         Raises:
-            AbsentShardError: The whole shard is at fault.
+            AbsentShardError: The whole shard is missing or not the one in the index.
             OSError: It cannot be read.
         """
 
 
 class ShardDirectory:
-    """Shards on a disk of this machine, or on a file system that it shares."""
+    """Shards in a directory of this machine, on a local or shared file system."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,42 +50,39 @@ class ShardDirectory:
         return str(self.directory)
 
     def check(self, shard: Shard) -> None:
-        """See that a shard is there and has its size.
+        """Check that a shard exists and has its size.
 
         Raises:
-            AbsentShardError: It is not, or has not.
+            AbsentShardError: It is missing or of the wrong size.
         """
         path = self.directory / shard.name
         if not path.is_file():
             raise AbsentShardError("it is missing")
         if path.stat().st_size != shard.bytes:
             raise AbsentShardError(
-                f"it has {path.stat().st_size} bytes, the index says {shard.bytes}"
+                f"it has {path.stat().st_size} bytes, the index expects {shard.bytes}"
             )
 
     def read(self, shard: Shard, start: int, size: int) -> bytes:
-        """So many bytes of a shard; fewer where the file ends.
+        """Read `size` bytes of a shard; fewer at the end of the file.
+
+        The least recently used file is closed when more than `_MAX_OPEN_FILES` are open.
 
         Raises:
             OSError: It cannot be read.
         """
-        file = self._open(shard.name)
-        return os.pread(file.number, size, start)
-
-    def _open(self, name: str) -> "_Descriptor":
-        """The open shard; the least recently used one beyond `_MAX_OPEN_FILES` is closed."""
         with self._lock:
-            file = self._files.get(name)
+            file = self._files.get(shard.name)
             if file is None:
-                file = self._files[name] = _Descriptor(self.directory / name)
-            self._files.move_to_end(name)
+                file = self._files[shard.name] = _Descriptor(self.directory / shard.name)
+            self._files.move_to_end(shard.name)
             if len(self._files) > _MAX_OPEN_FILES:
                 self._files.popitem(last=False)
-            return file
+        return os.pread(file.number, size, start)
 
 
 class _Descriptor:
-    """A file open for `pread`, closed when its last user lets it go."""
+    """A file descriptor that is closed when the last thread has dropped its reference."""
 
     __slots__ = ("number",)
 

@@ -1,9 +1,9 @@
-"""Writing shard sets: streaming, in bounded memory, never half a file under its own name.
+"""Writing shard sets: streamed in bounded memory, every file written atomically.
 
-    lengths --cut_blocks--> blocks --write_shard--> tar files --write_index--> index.json, last
+    lengths --cut_blocks--> blocks --write_shard--> tar files --write_index--> index.json
 
-Every file is written as `.tmp-NAME…`, synced, then renamed; the index comes last, so a directory
-with an index is a whole set. The bytes depend on the blocks alone.
+Every file is written as `.tmp-NAME…`, synced, then renamed. The index is written last, so a
+directory with an index is a complete set. The bytes depend on the blocks only.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ from bertds.data.shards.format import (
 from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 
-SHARD_BYTES = 256 << 20  # about the size of a shard, unless asked otherwise
+SHARD_BYTES = 256 << 20  # approximate size of a shard by default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenShard:
-    """What the index must know of a shard: its entry and its rows of `blocks.npy`, [2, blocks]."""
+    """A written shard: its entry in the index, and its (2, blocks) columns of `blocks.npy`."""
 
     shard: Shard
     blocks: Uint32s
@@ -49,7 +49,7 @@ class WrittenShard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetFacts:
-    """What the index says of a set that its shards do not."""
+    """The metadata of a set that its index stores and its shards do not."""
 
     tokenizer: Tokenizer
     seq_len: int
@@ -62,9 +62,15 @@ class SetFacts:
 
 
 def cut_blocks(lengths: npt.NDArray[np.integer[Any]]) -> list[int]:
-    """Where blocks of at most `BLOCK_TOKENS` tokens end: ordinals of sequences, the last included.
+    """Cut sequences into blocks of at most `BLOCK_TOKENS` tokens.
 
-    Greedy, so the blocks before any place do not depend on the sequences after their ends.
+    The cut is greedy, so a block does not depend on the sequences after it.
+
+    Args:
+        lengths: (S,) tokens of each sequence.
+
+    Returns:
+        For each block, one past the index of its last sequence.
     """
     sums = np.cumsum(lengths, dtype=np.int64)
     ends: list[int] = []
@@ -78,7 +84,13 @@ def cut_blocks(lengths: npt.NDArray[np.integer[Any]]) -> list[int]:
 
 
 def write_shard(path: Path, first_block: int, blocks: Iterable[Block]) -> WrittenShard:
-    """Write one tar of at least one block; `first_block` is the first one's number in the set."""
+    """Write one shard.
+
+    Args:
+        path: The tar file.
+        first_block: Number in the set of its first block.
+        blocks: At least one block.
+    """
     digest = hashlib.sha256()
     sequences: list[int] = []
     sizes: list[int] = []
@@ -110,7 +122,7 @@ def write_shard(path: Path, first_block: int, blocks: Iterable[Block]) -> Writte
 
 
 def write_index(directory: Path, written: list[WrittenShard], facts: SetFacts) -> Index:
-    """Complete a set whose shards are written: tokenizer, block table, then the index."""
+    """Complete a set whose shards are written: write tokenizer, block table and index."""
     table = encode_npy(np.concatenate([part.blocks for part in written], axis=1))
     shards = tuple(part.shard for part in written)
     index = Index(
@@ -142,5 +154,5 @@ def write_index(directory: Path, written: list[WrittenShard], facts: SetFacts) -
 
 
 def shard_name(number: int) -> str:
-    """The file name of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:06d}.tar"

@@ -81,5 +81,5 @@ def test_a_crafted_member_is_refused_and_harms_nobody(
 def test_a_giant_index_is_not_read(directory: Path) -> None:
     with (directory / INDEX_NAME).open("r+b") as file:
         file.truncate(MAX_INDEX_BYTES + 1)
-    with pytest.raises(ShardError, match="it is no shard index"):
+    with pytest.raises(ShardError, match="it is not a shard index"):
         ShardSet.open(directory)

@@ -400,13 +400,13 @@ def test_an_index_names_only_its_own_shards(plain, name):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 50_000])
 def test_an_index_that_is_none_is_refused(plain, content):
     (plain / "index.json").write_bytes(content)
-    assert "is no index of bertds-shards version 1" in refused(plain)
+    assert "is not an index of bertds-shards version 1" in refused(plain)
 
 
 def test_a_directory_without_index_is_refused(plain, tmp_path):
     (plain / "index.json").unlink()
-    assert "is no finished shard set" in refused(plain)
-    with pytest.raises(ShardError, match="is no finished shard set"):
+    assert "is not a finished shard set" in refused(plain)
+    with pytest.raises(ShardError, match="is not a finished shard set"):
         ShardSet.open(tmp_path / "nowhere")
 
 
@@ -434,9 +434,9 @@ def test_a_block_table_of_another_set_is_refused(plain, row):
     table = np.load(plain / "blocks.npy")
     table[row, 3] += 1
     np.save(plain / "blocks.npy", table)
-    assert "shard-000001.tar: blocks.npy and the index do not agree" in refused(plain)
+    assert "shard-000001.tar: blocks.npy and the index disagree" in refused(plain)
     np.save(plain / "blocks.npy", table[:, :5])
-    assert "is not the table of 10 blocks" in refused(plain)
+    assert "is not a table of 10 blocks" in refused(plain)
 
 
 def test_a_pickle_in_a_member_is_not_opened(tmp_path, monkeypatch):
@@ -457,8 +457,8 @@ def test_a_pickle_in_a_member_is_not_opened(tmp_path, monkeypatch):
         ([1, 2, 3], [3, 0], "a sequence without a token"),
         ([1, 2, 3], [], "a sequence without a token"),
         ([1, 2, 3], [2], "do not sum to its 3 tokens"),
-        ([1] * 65, [65], "65 tokens, seq_len is 64"),
-        ([1, 100, 3], [3], "token 1 has id 100, the vocabulary only 100 ids"),
+        ([1] * 65, [65], "65 tokens, but seq_len is 64"),
+        ([1, 100, 3], [3], "token 1 has id 100, but the vocabulary has 100 ids"),
     ],
 )
 def test_blocks_that_cannot_be_are_refused(tokens, lengths, part):
@@ -470,7 +470,7 @@ def test_blocks_that_cannot_be_are_refused(tokens, lengths, part):
 @pytest.mark.parametrize(
     ("inputs", "positions", "part"),
     [
-        ([1, 2], [0], "a masked copy has 2 tokens, the block 3"),
+        ([1, 2], [0], "a masked copy has 2 tokens, but the block has 3"),
         ([1, 2, 100], [0], "has id 100"),
         ([1, 2, 3], [3], "do not ascend inside the block"),
         ([1, 2, 3], [1, 1], "do not ascend inside the block"),
@@ -524,4 +524,4 @@ def test_verify_sees_wrong_entries(plain):
     shards[0]["max_id"] -= 1
     rewrite_index(plain, shards=shards)
     (fault,) = faults_of(plain)
-    assert "its tokens, largest id or length are not those in the index" in fault
+    assert "its tokens, largest id or length differ from the index" in fault

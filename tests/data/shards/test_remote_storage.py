@@ -124,7 +124,7 @@ def test_a_server_that_is_not_there(tmp_path):
 
 
 def test_no_set_behind_the_url(root):
-    with pytest.raises(ShardError, match=r"fr/index\.json does not exist: .* is no finished"):
+    with pytest.raises(ShardError, match=r"fr/index\.json does not exist: .* is not a finished"):
         root.files("fr")
 
 
