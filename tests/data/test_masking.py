@@ -1,4 +1,4 @@
-"""TODO."""
+"""Masks: exact numbers, the 80/10/10 split, uniformity, and independence of everything else."""
 
 import math
 
@@ -12,9 +12,7 @@ from bertds.data.masking import Masker, MaskRule, sequence_keys
 VOCAB = 200
 SPECIAL = (0, 1, 2, 3, 4)
 PAD, UNK, CLS, SEP, MASK = SPECIAL
-
-
-# Every third id begins a word, as do the special ones.
+# Every third id begins a word, and every special one.
 WORD_STARTS = (np.arange(VOCAB) % 3 == 0) | (np.arange(VOCAB) < 5)
 
 
@@ -27,12 +25,12 @@ def make_masker(ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", seed
     )
 
 
-def keys_of(count: int, *, seed=0, set_key=9, pass_number=0, first=0) -> np.ndarray:
-    return sequence_keys(seed, set_key, pass_number, first + np.arange(count))
+def keys_of(count: int, *, seed=0, set_key=9, dataset_epoch=0, first=0) -> np.ndarray:
+    return sequence_keys(seed, set_key, dataset_epoch, first + np.arange(count))
 
 
 def text(lengths, *, special_share=0.0, seed=0, dtype=np.uint16):
-    """Random ids of sequences of these lengths, some of them special."""
+    """Draw random ids for sequences of these lengths, some of them special."""
     generator = np.random.default_rng(seed)
     total = int(np.sum(lengths))
     tokens = generator.integers(5, VOCAB, total)
@@ -61,7 +59,7 @@ units = st.sampled_from(["token", "word"])
     st.sampled_from([0.0, 0.2, 0.9]),
     st.sampled_from([np.uint16, np.uint32, np.int64]),
 )
-def test_exactly_so_many_maskable_tokens_are_chosen(lengths, ratio, special_share, dtype):
+def test_the_number_of_chosen_tokens_is_exact(lengths, ratio, special_share, dtype):
     tokens, lengths = text(lengths, special_share=special_share, dtype=dtype)
     inputs, positions = make_masker(ratio).mask(tokens, lengths, keys_of(lengths.size))
     assert inputs.dtype == tokens.dtype and inputs.shape == tokens.shape
@@ -72,12 +70,12 @@ def test_exactly_so_many_maskable_tokens_are_chosen(lengths, ratio, special_shar
     ids, chosen = per_sequence(tokens, lengths), per_sequence(flags, lengths)
     for row, row_flags in zip(ids, chosen, strict=True):
         maskable = int((~np.isin(row, SPECIAL)).sum())
-        wanted = max(1, math.floor(ratio * maskable + 0.5)) if maskable else 0
-        assert row_flags.sum() == wanted
+        expected = max(1, math.floor(ratio * maskable + 0.5)) if maskable else 0
+        assert row_flags.sum() == expected
 
 
 @given(lengths_lists, units, st.integers(0, 40), st.data())
-def test_a_mask_depends_on_its_own_sequence_alone(lengths, unit, first, data):
+def test_a_mask_depends_only_on_its_sequence(lengths, unit, first, data):
     tokens, lengths = text(lengths, special_share=0.1)
     masker = make_masker(unit=unit)
     keys = keys_of(lengths.size, first=first)
@@ -95,25 +93,24 @@ def test_a_mask_depends_on_its_own_sequence_alone(lengths, unit, first, data):
 
 
 @pytest.mark.parametrize("unit", ["token", "word"])
-def test_sequences_without_a_maskable_token_are_left_alone(unit):
+def test_sequences_without_a_maskable_token_are_unchanged(unit):
     masker = make_masker(unit=unit)
-    hopeless = np.array([CLS, UNK, SEP], np.uint16)
+    special = np.array([CLS, UNK, SEP], np.uint16)
     row, _ = text([7])
-    for first in (hopeless, row), (row, hopeless), (hopeless, hopeless), (hopeless, row, hopeless):
-        tokens = np.concatenate(first)
-        lengths = np.array([part.size for part in first])
+    for parts in (special, row), (row, special), (special, special), (special, row, special):
+        tokens = np.concatenate(parts)
+        lengths = np.array([part.size for part in parts])
         inputs, positions = masker.mask(tokens, lengths, keys_of(lengths.size))
         counts = [
             int(flags.sum())
             for flags in per_sequence(masked_flags(positions, tokens.size), lengths)
         ]
-        assert counts == [0 if part is hopeless else counts[i] for i, part in enumerate(first)]
-        assert all(count for count, part in zip(counts, first, strict=True) if part is row)
+        assert [count > 0 for count in counts] == [part is row for part in parts]
         assert np.array_equal(inputs[np.isin(tokens, SPECIAL)], tokens[np.isin(tokens, SPECIAL)])
 
 
 @pytest.mark.parametrize("unit", ["token", "word"])
-def test_no_sequences_at_all(unit):
+def test_no_sequences(unit):
     nothing = np.empty(0, np.uint16)
     inputs, positions = make_masker(unit=unit).mask(nothing, nothing, keys_of(0))
     assert inputs.dtype == np.uint16 and inputs.size == positions.size == 0
@@ -133,7 +130,7 @@ def test_eighty_ten_ten(unit):
     assert not np.isin(changed, SPECIAL).any()
 
 
-def test_random_ids_are_uniform_and_independent_of_place_and_token():
+def test_random_ids_are_uniform_and_independent_of_position_and_token():
     tokens, lengths = text(np.full(20_000, 50))
     masker = make_masker(mask_share=0.0, random_share=1.0)
     inputs, positions = masker.mask(tokens, lengths, keys_of(lengths.size))
@@ -151,32 +148,32 @@ def test_random_ids_are_uniform_and_independent_of_place_and_token():
 
 
 @pytest.mark.parametrize(("length", "ratio"), [(2, 0.15), (7, 0.3), (30, 0.15), (64, 0.5)])
-def test_every_place_and_every_pair_of_places_is_as_likely(length, ratio):
+def test_every_position_and_every_pair_of_positions_is_equally_likely(length, ratio):
     tries = 40_000
     tokens, lengths = text(np.full(tries, length))
     _, positions = make_masker(ratio).mask(tokens, lengths, keys_of(tries))
     flags = masked_flags(positions, tokens.size).reshape(tries, length).astype(float)
-    wanted = max(1, math.floor(ratio * length + 0.5))
-    share = wanted / length
+    chosen = max(1, math.floor(ratio * length + 0.5))
+    share = chosen / length
     assert np.abs(flags.mean(0) - share).max() < 5 * np.sqrt(share * (1 - share) / tries)
     pairs = flags.T @ flags / tries
-    both = share * (wanted - 1) / (length - 1)
+    both = share * (chosen - 1) / (length - 1)
     off_diagonal = pairs[~np.eye(length, dtype=bool)]
     assert np.abs(off_diagonal - both).max() < 6 * np.sqrt(max(both, 1e-4) / tries)
 
 
-def test_what_becomes_of_a_token_does_not_depend_on_its_place():
+def test_the_replacement_does_not_depend_on_the_position():
     tokens, lengths = text(np.full(40_000, 10))
     inputs, positions = make_masker(0.3, 0.5, 0.0).mask(tokens, lengths, keys_of(lengths.size))
     hidden = inputs[positions] == MASK
-    for place in range(10):
-        here = hidden[positions % 10 == place]
-        assert abs(here.mean() - 0.5) < 5 * 0.5 / np.sqrt(here.size)
+    for position in range(10):
+        at_position = hidden[positions % 10 == position]
+        assert abs(at_position.mean() - 0.5) < 5 * 0.5 / np.sqrt(at_position.size)
 
 
-def test_passes_sets_seeds_and_sequences_have_other_masks():
+def test_masks_differ_between_epochs_sets_seeds_and_sequences():
     tokens, lengths = text(np.full(2000, 40))
-    base = {"seed": 1, "set_key": 2, "pass_number": 3, "first": 4}
+    base = {"seed": 1, "set_key": 2, "dataset_epoch": 3, "first": 4}
     masker = make_masker()
 
     def flags(**changed):
@@ -185,25 +182,25 @@ def test_passes_sets_seeds_and_sequences_have_other_masks():
 
     first = flags()
     assert np.array_equal(first, flags())
-    for changed in ({"seed": 2}, {"set_key": 3}, {"pass_number": 4}, {"first": 5}):
+    for changed in ({"seed": 2}, {"set_key": 3}, {"dataset_epoch": 4}, {"first": 5}):
         both = np.mean(first & flags(**changed))
         assert abs(both - 0.15**2) < 5 * 0.15 / np.sqrt(tokens.size)
 
 
 def words_of(row: np.ndarray) -> list[range]:
-    """Runs of maskable tokens from one that begins a word to the next."""
+    """Find the runs of maskable tokens from one word start to the next."""
     words, start = [], None
-    for place, token in enumerate(row):
+    for position, token in enumerate(row):
         if start is not None and (WORD_STARTS[token] or token in SPECIAL):
-            words.append(range(start, place))
+            words.append(range(start, position))
             start = None
         if start is None and token not in SPECIAL:
-            start = place
+            start = position
     return words if start is None else [*words, range(start, len(row))]
 
 
 @given(lengths_lists, st.floats(0.01, 0.9), st.sampled_from([0.0, 0.2, 0.9]))
-def test_whole_words_are_masked_or_none_of_it(lengths, ratio, special_share):
+def test_a_word_is_masked_whole_or_not_at_all(lengths, ratio, special_share):
     tokens, lengths = text(lengths, special_share=special_share)
     _, positions = make_masker(ratio, unit="word").mask(tokens, lengths, keys_of(lengths.size))
     flags = per_sequence(masked_flags(positions, tokens.size), lengths)
@@ -226,7 +223,7 @@ def test_whole_words_keep_the_ratio():
     assert abs(positions.size / tokens.size - 0.15) < 0.003
 
 
-def test_whole_words_need_a_vocabulary_that_marks_them():
+def test_whole_words_require_a_vocabulary_with_word_starts():
     rule = MaskRule(seed=0, ratio=0.15, mask_share=0.8, random_share=0.1, unit="word")
     with pytest.raises(ValueError, match="does not mark where a word starts"):
         Masker(rule, vocab_size=VOCAB, mask_id=MASK, unmaskable_ids=SPECIAL)
@@ -238,13 +235,13 @@ def test_more_than_a_million_sequences_in_one_call():
     keys = keys_of(lengths.size)
     masker = make_masker()
     inputs, positions = masker.mask(tokens, lengths, keys)
-    assert positions.size == lengths.size  # one each
+    assert positions.size == lengths.size  # one token each
     owner = np.searchsorted(np.cumsum(lengths), positions, side="right")
     assert np.array_equal(owner, np.arange(lengths.size))
     tail, last = int(lengths[:-9].sum()), slice(lengths.size - 9, None)
-    alone, at = masker.mask(tokens[tail:], lengths[last], keys[last])
-    assert np.array_equal(alone, inputs[tail:])
-    assert np.array_equal(at + tail, positions[-9:])
+    tail_inputs, tail_positions = masker.mask(tokens[tail:], lengths[last], keys[last])
+    assert np.array_equal(tail_inputs, inputs[tail:])
+    assert np.array_equal(tail_positions + tail, positions[-9:])
 
 
 def test_long_sequences():

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The data order: a permutation in each epoch, computed at any position, well shuffled."""
 
 import time
 import tracemalloc
@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertds.data import sampler as order_module
+from bertds.data import sampler as sampler_module
 from bertds.data.sampler import ShuffledSampler
 
 Slot = tuple[int, int]
 
 
 def batch_of(order: ShuffledSampler, epoch: int, step: int) -> list[Slot]:
-    """(block, row) of every slot of a batch."""
+    """List (block, row) of every slot of a batch."""
     slots = []
     for lane in range(order.lanes):
         for position in range(step * order.per_lane, (step + 1) * order.per_lane):
             window = order.window_at(epoch, lane, position)
-            place = position - window.start
-            slots.append((int(window.blocks[window.owners[place]]), int(window.rows[place])))
+            index = position - window.start
+            slots.append((int(window.blocks[window.owners[index]]), int(window.rows[index])))
     return slots
 
 
 def epoch_of(order: ShuffledSampler, epoch: int) -> list[list[Slot]]:
-    """All batches, the windows of a lane walked from its first position."""
+    """List all batches, reading the windows of each lane in order."""
     lanes = []
     for lane in range(order.lanes):
         slots: list[Slot] = []
@@ -45,7 +45,7 @@ def epoch_of(order: ShuffledSampler, epoch: int) -> list[list[Slot]]:
 
 
 @st.composite
-def orders(draw) -> ShuffledSampler:
+def samplers(draw) -> ShuffledSampler:
     lanes = draw(st.integers(1, 8))
     batch_size = lanes * draw(st.integers(1, 4))
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=60))
@@ -75,24 +75,24 @@ def check_conservation(order: ShuffledSampler) -> None:
     assert dropped == order.num_sequences % order.batch_size < order.batch_size
 
 
-@given(orders())
-def test_every_sequence_once_an_epoch_but_less_than_a_batch(order):
+@given(samplers())
+def test_an_epoch_has_every_sequence_once_but_for_less_than_a_batch(order):
     check_conservation(order)
 
 
-@given(orders())
-def test_units_of_several_blocks_conserve_as_well(order):
+@given(samplers())
+def test_so_has_an_epoch_of_units_of_several_blocks(order):
     sizes = order._counts.between(0, order._counts.size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_module, "_MAX_UNITS", 7)
+        patch.setattr(sampler_module, "_MAX_UNITS", 7)
         grouped = ShuffledSampler(
             [sizes], batch_size=order.batch_size, lanes=order.lanes, window=5, seed=order._seed
         )
     check_conservation(grouped)
 
 
-@given(orders(), st.integers(0, 5), st.data())
-def test_any_position_is_what_walking_there_gives(order, epoch, data):
+@given(samplers(), st.integers(0, 5), st.data())
+def test_a_batch_at_any_position_equals_the_one_read_in_order(order, epoch, data):
     step = data.draw(st.integers(0, order.steps_per_epoch - 1))
     assert batch_of(order, epoch, step) == epoch_of(order, epoch)[step]
 
@@ -107,14 +107,14 @@ def uneven(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(5, 40, count)
 
 
-def test_epochs_and_seeds_have_other_orders_and_drop_other_sequences():
+def test_order_and_dropped_sequences_differ_between_epochs_and_seeds():
     sizes = uneven(101)
     sizes[0] += 31 - sizes.sum() % 32  # leaves 31 over
     first, other_seed = make(sizes), make(sizes, seed=2)
     epochs = [epoch_of(first, epoch) for epoch in range(4)] + [epoch_of(other_seed, 0)]
-    for one in range(5):
-        for other in range(one):
-            pairs = zip(epochs[one], epochs[other], strict=True)
+    for first_epoch in range(5):
+        for second_epoch in range(first_epoch):
+            pairs = zip(epochs[first_epoch], epochs[second_epoch], strict=True)
             shared = sum(len(set(a) & set(b)) for a, b in pairs)
             assert shared < 0.05 * first.num_sequences
     dropped = [all_slots(first) - {s for batch in epoch for s in batch} for epoch in epochs]
@@ -122,7 +122,7 @@ def test_epochs_and_seeds_have_other_orders_and_drop_other_sequences():
     assert len(set.union(*dropped)) > 100  # of 155
 
 
-def test_which_sequences_are_dropped_is_even():
+def test_every_sequence_is_dropped_equally_often():
     order = make([50, 50], batch_size=64, lanes=4)
     counts = Counter()
     epochs = 400
@@ -133,7 +133,7 @@ def test_which_sequences_are_dropped_is_even():
     assert np.abs(kept - 0.64).max() < 6 * np.sqrt(0.64 * 0.36 / epochs)
 
 
-def test_lanes_read_few_blocks_at_once():
+def test_a_window_has_few_blocks():
     order = make(uneven(400), window=4)
     for lane in range(order.lanes):
         position, length = 0, order.steps_per_epoch * order.per_lane
@@ -144,14 +144,14 @@ def test_lanes_read_few_blocks_at_once():
         assert position == length
 
 
-def test_the_lanes_do_not_all_read_at_the_same_step():
+def test_the_lanes_read_at_different_steps():
     order = make(uneven(800), window=8)
     ends = [order.window_at(0, lane, 0).stop // order.per_lane for lane in range(order.lanes)]
     assert len(set(ends)) == order.lanes
 
 
 def test_two_languages_stay_mixed_in_every_batch():
-    # Corpora come one after the other in the list of blocks; 2 sequences in 3 are of the first.
+    # The list of blocks has one corpus after the other; 2 sequences in 3 are of the first.
     order = make(np.full(1200, 30), batch_size=256, lanes=64, window=16)
     shares = [
         np.mean([block < 800 for block, _ in batch])
@@ -159,11 +159,10 @@ def test_two_languages_stay_mixed_in_every_batch():
         for batch in epoch_of(order, epoch)
     ]
     assert abs(np.mean(shares) - 2 / 3) < 0.01
-    assert min(shares) > 0.45 and max(shares) < 0.87  # +- 7 standard deviations of 256 free draws
+    assert min(shares) > 0.45 and max(shares) < 0.87  # +- 7 standard deviations of 256 draws
 
 
-def test_neighbours_in_the_corpus_are_apart():
-    """A sequence's successor in its block is hardly ever in the same batch."""
+def test_neighbours_in_a_block_are_rarely_in_the_same_batch():
     order = make(np.full(640, 30), batch_size=64, lanes=16, window=8)
     pairs = 0
     for batch in epoch_of(order, 0):
@@ -172,7 +171,7 @@ def test_neighbours_in_the_corpus_are_apart():
     assert pairs < 0.02 * order.num_sequences
 
 
-def test_fewer_sequences_than_a_batch_are_refused():
+def test_fewer_sequences_than_a_batch_are_rejected():
     with pytest.raises(ValueError, match="31 sequences, fewer than one batch of 32"):
         make([10, 21])
 
@@ -186,7 +185,7 @@ def test_golden_order():
     ]
 
 
-def test_a_billion_sequences_at_any_position_at_once():
+def test_a_billion_sequences_take_less_than_a_second_and_100_megabytes():
     sizes = np.full(30_000_000, 33, np.uint32)
     sizes[::3] += 1
     tracemalloc.start()

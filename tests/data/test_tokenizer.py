@@ -1,4 +1,4 @@
-"""The view of a tokenizer.json: roles, word starts, literal special tokens, refusals."""
+"""The view of a tokenizer.json: roles, word starts, special tokens in text, invalid files."""
 
 import hashlib
 import json
@@ -47,27 +47,27 @@ def metaspace(path, normalizer=None, **options):
 
 
 def test_roles_of_the_common_families(tmp_path):
-    wanted = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-    assert word_piece(tmp_path / "a").special_ids == wanted
-    assert metaspace(tmp_path / "b").special_ids == wanted
+    expected = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert word_piece(tmp_path / "a").special_ids == expected
+    assert metaspace(tmp_path / "b").special_ids == expected
     roberta = byte_level(tmp_path / "c")
     assert roberta.special_ids == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
     assert roberta.unmaskable_ids == (0, 1, 2, 3, 4)
 
 
 def test_identity_and_size(tmp_path):
-    found = metaspace(tmp_path / "t.json")
-    assert found.fingerprint == hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
-    assert found.content == (tmp_path / "t.json").read_bytes()
-    assert found.vocab_size == 10
+    tokenizer = metaspace(tmp_path / "t.json")
+    assert tokenizer.fingerprint == hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
+    assert tokenizer.content == (tmp_path / "t.json").read_bytes()
+    assert tokenizer.vocab_size == 10
 
 
-def test_special_tokens_past_the_vocabulary_count(tmp_path):
+def test_added_special_tokens_count(tmp_path):
     backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
     backend.add_special_tokens(["[PAD]", "[MASK]", "[EXTRA]"])
-    found = save(tmp_path / "t.json", backend)
-    assert found.vocab_size == 5
-    assert found.unmaskable_ids == (0, 2, 3, 4)
+    tokenizer = save(tmp_path / "t.json", backend)
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.unmaskable_ids == (0, 2, 3, 4)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_special_tokens_past_the_vocabulary_count(tmp_path):
     ],
 )
 def test_word_starts(tmp_path, make, starts):
-    found = make(tmp_path / "t.json")
-    marked = found.word_starts()
-    assert marked.shape == (found.vocab_size,)
+    tokenizer = make(tmp_path / "t.json")
+    marked = tokenizer.word_starts()
+    assert marked.shape == (tokenizer.vocab_size,)
     assert marked.dtype == np.bool_
-    names = found.tokens(range(found.vocab_size))
-    special = set(found.unmaskable_ids)
+    names = tokenizer.tokens(range(tokenizer.vocab_size))
+    special = set(tokenizer.unmaskable_ids)
     assert {name for i, name in enumerate(names) if marked[i] and i not in special} == starts
     assert all(marked[number] for number in special)
 
 
-def test_a_vocabulary_without_word_starts_says_so(tmp_path):
+def test_a_vocabulary_without_word_starts_is_an_error(tmp_path):
     backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
     backend.add_special_tokens(["[PAD]", "[MASK]"])
     with pytest.raises(ValueError, match="does not mark where a word begins"):
@@ -97,26 +97,26 @@ def test_a_vocabulary_without_word_starts_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("make", [metaspace, word_piece, byte_level])
-def test_text_never_makes_a_special_token(tmp_path, make):
-    found = make(tmp_path / "t.json")
-    names = found.tokens(found.unmaskable_ids)
-    unknown = found.special_ids["unk"]
-    for ids in found.encode_batch(names + [f"a {name} b" for name in names]):
-        assert set(ids) & set(found.unmaskable_ids) <= {unknown}
+def test_text_never_yields_a_special_token(tmp_path, make):
+    tokenizer = make(tmp_path / "t.json")
+    names = tokenizer.tokens(tokenizer.unmaskable_ids)
+    unknown = tokenizer.special_ids["unk"]
+    for ids in tokenizer.encode_batch(names + [f"a {name} b" for name in names]):
+        assert set(ids) & set(tokenizer.unmaskable_ids) <= {unknown}
 
 
-def test_marked_text_makes_them(tmp_path):
-    found = byte_level(tmp_path / "t.json")
-    assert found.special_ids["mask"] in found.encode_marked("ab<mask>ab")
-    assert found.special_ids["mask"] not in found.encode_batch(["ab<mask>ab"])[0]
+def test_encode_marked_yields_special_tokens(tmp_path):
+    tokenizer = byte_level(tmp_path / "t.json")
+    assert tokenizer.special_ids["mask"] in tokenizer.encode_marked("ab<mask>ab")
+    assert tokenizer.special_ids["mask"] not in tokenizer.encode_batch(["ab<mask>ab"])[0]
 
 
 def test_decoding_inverts_encoding(tmp_path):
-    found = metaspace(tmp_path / "t.json")
-    (ids,) = found.encode_batch(["ab a bab"])
-    assert found.decode(ids) == "ab a bab"
-    assert found.tokens(ids)[0] == "▁ab"
-    assert found.tokens([99]) == ["<99>"]
+    tokenizer = metaspace(tmp_path / "t.json")
+    (ids,) = tokenizer.encode_batch(["ab a bab"])
+    assert tokenizer.decode(ids) == "ab a bab"
+    assert tokenizer.tokens(ids)[0] == "▁ab"
+    assert tokenizer.tokens([99]) == ["<99>"]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_decoding_inverts_encoding(tmp_path):
         ({"split": False}, False),
     ],
 )
-def test_when_words_are_independent(tmp_path, options, independent):
-    found = metaspace(tmp_path / "t.json", **options)
-    assert found.words_are_independent is independent
+def test_words_are_independent_with_metaspace_only(tmp_path, options, independent):
+    tokenizer = metaspace(tmp_path / "t.json", **options)
+    assert tokenizer.words_are_independent is independent
     if independent:
         words = ["ab", "b", "abab", "a"]
-        joined = [number for ids in found.encode_batch(words) for number in ids]
-        assert found.encode_batch([" ".join(words)]) == [joined]
+        joined = [number for ids in tokenizer.encode_batch(words) for number in ids]
+        assert tokenizer.encode_batch([" ".join(words)]) == [joined]
 
 
 def test_byte_level_words_are_not_independent(tmp_path):
@@ -145,8 +145,7 @@ def test_byte_level_words_are_not_independent(tmp_path):
     assert not word_piece(tmp_path / "b").words_are_independent
 
 
-def test_dropout_of_the_file_is_ignored(tmp_path):
-    """It would give a text other ids at each call."""
+def test_bpe_dropout_of_the_file_is_ignored(tmp_path):
     backend = tokenizers.Tokenizer(
         models.BPE(vocab={"[PAD]": 0, "[MASK]": 1, "a": 2, "b": 3, "ab": 4}, merges=[("a", "b")])
     )
@@ -175,7 +174,7 @@ def test_padding_and_truncation_of_the_file_are_ignored(tmp_path):
         (b'{"version": "1.0", "model": null}', "is not a Hugging Face tokenizer.json"),
     ],
 )
-def test_other_files_are_refused(tmp_path, content, message):
+def test_other_files_are_rejected(tmp_path, content, message):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -183,20 +182,20 @@ def test_other_files_are_refused(tmp_path, content, message):
     assert "tokenizer.json" in str(caught.value)
 
 
-def test_missing_and_giant_files_are_refused(tmp_path):
+def test_missing_and_huge_files_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         Tokenizer.load(tmp_path / "gone.json")
     with pytest.raises(ValueError, match="does not exist"):
         Tokenizer.load(tmp_path)
-    giant = tmp_path / "giant.json"
-    with giant.open("wb") as file:
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(ValueError, match="at most 268,435,456"):
-        Tokenizer.load(giant)
+        Tokenizer.load(huge)
 
 
 @pytest.mark.parametrize(("missing", "role"), [("[MASK]", "mask"), ("[PAD]", "pad")])
-def test_a_tokenizer_without_mask_or_pad_is_refused(tmp_path, missing, role):
+def test_a_tokenizer_without_mask_or_pad_token_is_rejected(tmp_path, missing, role):
     content = json.loads(metaspace(tmp_path / "a").content)
     text = json.dumps(content).replace(missing, "[OTHER]")
     (tmp_path / "b").write_text(text)

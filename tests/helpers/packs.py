@@ -1,23 +1,36 @@
-"""The content of a packed batch, without its layout."""
+"""Loaders over small shard sets, and the sequences that packed batches hold, without their layout."""
 
 import itertools
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.packing import PackedBatch
+from bertds.config.schema import DataConfig, MaskingConfig
+from bertds.data.dataset import DatasetSubset
+from bertds.data.loader import TrainLoader
+from bertds.data.masked_dataset import MaskedDataset
+from bertds.data.packing import PackedBatch, RankBatchSpec
+from bertds.data.vocabulary import Vocabulary
+
+BATCH = 24
+SETS: tuple[dict[str, Any], ...] = ({"name": "ko"}, {"name": "en", "fraction": 0.7})
+"""Training sets of the fixture `data_root`; the keys are those of the case file."""
 
 
 class Packed(NamedTuple):
-    """One sequence of a pack."""
+    """One sequence of a packed batch."""
 
     tokens: tuple[int, ...]
     inputs: tuple[int, ...]
     masked: tuple[int, ...]
+    """Positions of the tokens to predict."""
 
 
 def sequences_of(pack: PackedBatch, pad_id: int) -> list[Packed]:
-    """The sequences of a pack in the order in which they lie; its layout is checked on the way."""
+    """List the sequences of a packed batch in the order of its tokens, and check its layout."""
     size = pack.inputs.size
     assert pack.cumulative[0] == 0
     assert pack.cumulative[-1] == size == pack.positions.size == pack.segments.size
@@ -26,7 +39,7 @@ def sequences_of(pack: PackedBatch, pad_id: int) -> list[Packed]:
     row_lengths = [length for count, length in pack.rows for _ in range(count)]
     row_of = np.repeat(np.arange(len(row_lengths)), row_lengths)
     assert row_of.size == (size if pack.rows else 0)
-    found = []
+    sequences = []
     for number, (start, stop) in enumerate(itertools.pairwise(pack.cumulative.tolist())):
         assert 0 < stop - start <= pack.max_length
         assert (pack.segments[start:stop] == number).all()
@@ -40,7 +53,78 @@ def sequences_of(pack: PackedBatch, pad_id: int) -> list[Packed]:
         assert np.array_equal(pack.positions[start:stop], np.arange(stop - start))
         masked = tuple(place - start for place in range(start, stop) if place in labels)
         tokens = [labels.get(start + place, token) for place, token in enumerate(inputs)]
-        found.append(Packed(tuple(tokens), tuple(inputs), masked))
-    assert sum(len(one.tokens) for one in found) == pack.num_tokens
-    assert sum(len(one.masked) for one in found) == pack.masked.size == pack.labels.size
-    return found
+        sequences.append(Packed(tuple(tokens), tuple(inputs), masked))
+    assert sum(len(each.tokens) for each in sequences) == pack.num_tokens
+    assert sum(len(each.masked) for each in sequences) == pack.masked.size == pack.labels.size
+    return sequences
+
+
+def content(packs: Iterable[PackedBatch]) -> Counter[Packed]:
+    """Count the sequences of packed batches, by tokens and masks."""
+    return Counter(sequence for pack in packs for sequence in sequences_of(pack, 0))
+
+
+def masked_datasets(
+    root: Path,
+    sets: Iterable[dict[str, Any]] = SETS,
+    masking: MaskingConfig | None = None,
+    *,
+    skips_bad: bool = False,
+) -> list[MaskedDataset]:
+    """Open training sets with their masks."""
+    masking = masking or MaskingConfig()
+    subsets = [
+        DatasetSubset.open(
+            root,
+            block["name"],
+            block.get("fraction", 1.0),
+            block.get("weight", 1),
+            skips_bad=skips_bad,
+        )
+        for block in sets
+    ]
+    masker = Vocabulary.of(subsets).masker(masking)
+    return [MaskedDataset(subset, masker, masking) for subset in subsets]
+
+
+def loader_of(
+    root: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation: int = 1,
+    sets: Iterable[dict[str, Any]] = SETS,
+    batch_size: int = BATCH,
+    seed: int = 3,
+    row_length: int = 64,
+    skips_bad: bool = False,
+    **data: int,
+) -> TrainLoader:
+    """Build the loader of one rank; `data` is `lanes` and `window`."""
+    spec = RankBatchSpec(
+        rank=rank,
+        world_size=world_size,
+        micro_batch_size=batch_size // world_size // accumulation,
+        row_length=row_length,
+        pad_id=0,
+    )
+    config = DataConfig.model_validate({"train": list(sets), "seq_len": 64, **data})
+    datasets = masked_datasets(root, sets, skips_bad=skips_bad)
+    return TrainLoader(datasets, config, spec, batch_size=batch_size, seed=seed)
+
+
+def all_tokens(root: Path, sets: Iterable[dict[str, Any]] = SETS) -> Counter[tuple[int, ...]]:
+    """Count the tokens of every sequence in use, weighted as in an epoch."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for dataset in masked_datasets(root, sets):
+        subset = dataset.subset
+        blocks = [dataset.read(block, 0) for block in range(subset.num_blocks)]
+        rows = [tuple(row.tolist()) for b in blocks for row in np.split(b.tokens, b.ends[1:-1])]
+        for row in rows[: subset.num_sequences]:
+            counts[row] += subset.weight
+    return counts
+
+
+def flat(lists: Iterable[Iterable[Any]]) -> list[Any]:
+    """Concatenate lists."""
+    return list(itertools.chain.from_iterable(lists))
