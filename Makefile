@@ -8,7 +8,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data test lint test-fast test-slow test-scale test-cluster test-gpu bench record-check soak fuzz audit clean
+.PHONY: install train sample-data docs test lint test-fast test-slow test-scale test-cluster test-gpu bench record-check soak fuzz audit clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,10 @@ sample-data: install
 	$(BIN)/python -m data_prep shard --input $(DATA)/sample/text/ko.txt,$(DATA)/sample/text/en.txt \
 		--tokenizer $(DATA)/sample/tokenizer.json --nospecial_tokens --out $(DATA)/sample
 
+# The documentation at http://127.0.0.1:8000, rebuilt when a page changes.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 test: lint test-fast
 
 lint: install
@@ -40,6 +44,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 test-fast: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m "not slow and not cluster" \
