@@ -1,9 +1,9 @@
-# `make train` and `make test` do everything, each alone: environment, data, job. Both may be repeated.
+# `make train` and `make test` each do everything: environment, data, job. Both are idempotent.
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= data
 BIN := $(VENV)/bin
-# All GPUs, or two processes where there are none.
+# All GPUs, or two processes without a GPU.
 LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/python -c \
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
@@ -15,7 +15,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet 'torch>=2.11,<2.14' # first: what follows builds against it
+	$(BIN)/pip install --quiet 'torch>=2.11,<2.14' # first: the packages below build against it
 	$(BIN)/pip install --quiet --editable . --group dev
 	touch $@
 
@@ -53,18 +53,19 @@ test-fast: install
 test-slow: install
 	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m slow --timeout 3600
 	PATH="$(abspath $(BIN)):$$PATH" BERTDS_HYPOTHESIS=new $(BIN)/python -m pytest -m "not slow" \
-		tests/case tests/data tests/test_schedule.py tests/test_command_line.py
+		tests/config tests/data tests/optim tests/test_cli.py
 
 # The same training at any scale, and exact resume, in full: part of test-slow.
 test-scale: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m slow --timeout 3600 \
-		tests/test_any_scale.py tests/test_exact_resume.py tests/state tests/test_checkpoint.py
+		tests/end_to_end/test_batch_invariance.py tests/end_to_end/test_exact_resume.py \
+		tests/engine tests/checkpoint
 
-# As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2; skips what it lacks.
+# As root, with Debian's slurm-wlm, munge, openssh-server, pdsh and iproute2. Skips what is not installed.
 test-cluster: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m cluster --timeout 1800
 
-# What only a GPU shows; skipped where there is none.
+# Needs a GPU; skipped without one.
 test-gpu: install
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m gpu
 
@@ -95,7 +96,7 @@ FUZZ_MINUTES ?= 20
 fuzz: install
 	$(BIN)/pip install --quiet atheris
 	mkdir -p $(DATA)/fuzz
-	PYTHONPATH=. $(BIN)/python tests/data/fuzz_readers.py $(DATA)/fuzz -artifact_prefix=found- \
+	PYTHONPATH=. $(BIN)/python tests/data/shards/fuzz_readers.py $(DATA)/fuzz -artifact_prefix=found- \
 		-max_total_time=$$(( 60 * $(FUZZ_MINUTES) )) -max_len=400 -timeout=20 -rss_limit_mb=2048
 
 # Known vulnerabilities of what is installed; asks PyPI, and lists as skipped what it found nothing of.

@@ -17,8 +17,10 @@ from bertds.inference.export import export
 from bertds.inference.fill_mask import MaskPrediction, fill
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.trained_run import TrainedRun
-from bertds.train.session import open_session
-from bertds.train.setup import prepare_run
+from bertds.training.session import open_session
+from bertds.training.setup import prepare_run
+
+__all__ = ["Case", "Model", "load_model", "train"]
 
 
 def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Path:

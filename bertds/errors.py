@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
     """What a program ends with; job files and supervisors rely on these numbers."""
 
     SUCCESS = 0
+    """The command did its work; all steps of a training are done."""
     UNEXPECTED = 1
     """An error that no message was written for; a traceback precedes it."""
     CONFIG = 2
@@ -25,6 +26,7 @@ class ExitCode(IntEnum):
     PREEMPTED = 75
     """Stopped before the end, with a checkpoint: run the same command again to resume."""
     INTERRUPTED = 130
+    """Interrupted by Ctrl-C, without a checkpoint."""
 
 
 RESUMABLE = (ExitCode.RANK_FAILURE, ExitCode.PREEMPTED)

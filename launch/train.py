@@ -20,8 +20,8 @@ from bertds.distributed.world import World
 from bertds.engine.process_group import destroy_process_group
 from bertds.errors import DeviceError, ExitCode, exit_code_of
 from bertds.tracking import console
-from bertds.train.session import open_session
-from bertds.train.setup import prepare_run
+from bertds.training.session import open_session
+from bertds.training.setup import prepare_run
 
 _GRACE_S = 10.0
 

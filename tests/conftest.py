@@ -43,7 +43,7 @@ LONGEST = (
     "engine/test_optimizer_state.py",
     "end_to_end/test_exact_resume.py",
     "distributed/test_launcher_guard.py",
-    "train/test_host_check.py",
+    "training/test_host_check.py",
     "launch/test_kubernetes.py",
     "inference/test_export.py",
 )

@@ -19,8 +19,8 @@ from bertds.engine.engine import Engine
 from bertds.engine.process_group import init_process_group
 from bertds.metrics.accumulators import AsyncSums
 from bertds.metrics.device import measured_flops, peak_memory_gb
-from bertds.train.setup import prepare_run
-from bertds.train.trainer import build
+from bertds.training.setup import prepare_run
+from bertds.training.trainer import build
 
 
 class TrainingSteps:

@@ -19,8 +19,8 @@ from bertds.engine.process_group import init_process_group
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
-from bertds.train.setup import RunSetup, prepare_run
-from bertds.train.trainer import build
+from bertds.training.setup import RunSetup, prepare_run
+from bertds.training.trainer import build
 
 STEPS = 2  # per turn
 CPU = torch.device("cpu")

@@ -40,6 +40,7 @@ class Bf16(Block):
 
     enabled: bool = False
     check_grad_overflow: bool = True
+    """Skip steps with a non-finite gradient. false is rejected."""
     bf16_master_weights_and_grads: bool = False
     bf16_optimizer_states: bool = False
 
@@ -98,7 +99,10 @@ class OffloadOptimizer(Offload):
 
     buffer_count: NotNegative = 4
     ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Fraction of the states that is offloaded. Only 1 is accepted, because checkpoints would
+    lack the rest."""
     super_offload: bool = False
+    """Offloading for superchips. Only false is accepted."""
 
     @model_validator(mode="after")
     def _check_states(self) -> Self:
@@ -152,18 +156,27 @@ class DataTypes(Block):
     """`data_types`: the type that gradients are accumulated in (default: the model's)."""
 
     grad_accum_dtype: Dtype | None = None
+    """Default: the type of the weights. With bf16 and accumulation, `fp32` is more exact; it
+    needs stage 1 or above."""
 
 
 class FlopsProfiler(Block):
     """`flops_profiler`: a profile of one step; it slows down all steps."""
 
     enabled: bool = False
+    """Whether the block has an effect."""
     recompute_fwd_factor: Rate = 0.0
+    """Extra forward passes to count for recomputed activations: 0, or 1 if all are recomputed."""
     profile_step: Count = 1
+    """The step that is profiled."""
     module_depth: int = -1
+    """Depth of modules in the output. -1 is the innermost."""
     top_modules: Count = 1
+    """Number of modules in the summary."""
     detailed: bool = True
+    """Print the profile of every module."""
     output_file: str | None = None
+    """File for the output. Default: standard output."""
 
 
 @deepspeed_checks("enabled prof_all verbose debug")
@@ -190,7 +203,9 @@ class Comet(Block):
     """`comet`."""
 
     samples_log_interval: Count = 100
+    """Steps between two uploads. If not given: 1."""
     api_key: str | None = None
+    """Rejected, because reports and TensorBoard show the case file: set `COMET_API_KEY`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -206,11 +221,17 @@ class Aio(Block):
     """`aio`: asynchronous reads and writes for NVMe offload."""
 
     block_size: Count = 1048576
+    """Size of a request."""
     queue_depth: Count = 8
+    """Requests in flight per thread."""
     intra_op_parallelism: Count = 1
+    """Threads of one transfer."""
     single_submit: bool = False
+    """Submit requests one by one instead of in batches."""
     overlap_events: bool = True
+    """Submit new requests while others complete."""
     use_gds: bool = False
+    """GPUDirect Storage. CUDA only."""
 
 
 class DeepSpeedKeys(Block):
@@ -228,14 +249,23 @@ class DeepSpeedKeys(Block):
     fp16: Fp16 = Fp16()
     zero_optimization: Zero = Zero()
     zero_allow_untested_optimizer: bool = False
+    """Accept optimizers that DeepSpeed has not tested with ZeRO."""
     zero_force_ds_cpu_optimizer: bool = True
+    """With `offload_optimizer`: insist on DeepSpeed's CPU Adam."""
     data_types: DataTypes = DataTypes()
     communication_data_type: Dtype | None = None
+    """Data type in which gradients are communicated. Default: the type of the weights."""
     prescale_gradients: bool = False
+    """Divide gradients before they are summed over the ranks, against overflow."""
     gradient_predivide_factor: Annotated[float, Field(gt=0)] = 1.0
+    """Divide gradients by this factor before they are summed over the ranks, and by the rest
+    after."""
     steps_per_print: Count | None = None
+    """Interval of DeepSpeed's own progress lines. Default: none."""
     wall_clock_breakdown: bool = False
+    """Log DeepSpeed's timers. Every step then waits for the device."""
     memory_breakdown: bool = False
+    """Log the memory at several points of a step."""
     flops_profiler: FlopsProfiler = FlopsProfiler()
     comms_logger: CommsLogger = CommsLogger()
     tensorboard: FileMonitor = FileMonitor()

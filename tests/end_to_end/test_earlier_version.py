@@ -18,8 +18,8 @@ from bertds.distributed.world import World
 from bertds.inference.evaluate import evaluate
 from bertds.runs.trained_run import TrainedRun
 from bertds.tracking.jsonl import read_metrics
-from bertds.train.session import Session
-from bertds.train.setup import prepare_run
+from bertds.training.session import Session
+from bertds.training.setup import prepare_run
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "earlier_version"
 SHARDS = GOLDEN / "shards"

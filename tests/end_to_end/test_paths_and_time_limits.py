@@ -10,7 +10,7 @@ import torch
 from bertds.checkpoint.directory import list_checkpoints
 from bertds.io.json_files import read_json
 from bertds.report.case_report import write_report
-from bertds.train.preemption import PreemptionSignal
+from bertds.training.preemption import PreemptionSignal
 from tests.helpers.in_process_training import train_here
 from tests.helpers.launching import figures_of
 from tests.helpers.weights import read_weights

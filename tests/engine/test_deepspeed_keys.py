@@ -8,7 +8,7 @@ from bertds.config.case import read_case
 from bertds.distributed.world import World
 from bertds.engine.deepspeed_keys import check_deepspeed_keys
 from bertds.errors import ConfigError
-from bertds.train.setup import prepare_run
+from bertds.training.setup import prepare_run
 from tests.helpers.launching import ROOT
 
 CASE1 = ROOT / "ds_configs" / "case1.json", "layers4"

@@ -8,8 +8,8 @@ import torch
 
 from bertds.config.case import read_case
 from bertds.distributed.world import World
-from bertds.train.session import Session
-from bertds.train.setup import prepare_run
+from bertds.training.session import Session
+from bertds.training.setup import prepare_run
 
 BASE: dict[str, Any] = {
     "train_batch_size": 32,

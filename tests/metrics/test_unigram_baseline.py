@@ -12,7 +12,7 @@ from bertds.data.validation import masked_valid
 from bertds.data.vocabulary import Vocabulary
 from bertds.metrics.accumulators import MetricSums, validation_metrics
 from bertds.metrics.unigram_baseline import unigram_baseline
-from bertds.train.state import TrainState
+from bertds.training.state import TrainState
 from tests.helpers.in_process_training import BASE
 
 

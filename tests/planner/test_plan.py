@@ -20,8 +20,8 @@ from bertds.model import mlm
 from bertds.planner.corpus import Corpus, corpus_of
 from bertds.planner.memory import MicroBatch, count_parameters, memory
 from bertds.planner.plan import GPUS, communication, make_plan
-from bertds.train.metric_logger import _flops_per_token
-from bertds.train.setup import prepare_run
+from bertds.training.metric_logger import _flops_per_token
+from bertds.training.setup import prepare_run
 from tests.helpers.gloo import run
 from tests.helpers.launching import ROOT, free_port
 from tests.helpers.weights import count_parameters as parameters_of

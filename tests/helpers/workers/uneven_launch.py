@@ -12,8 +12,8 @@ from bertds import cli
 from bertds.checkpoint import saver
 from bertds.engine.engine import Engine
 from bertds.errors import ShardError
-from bertds.train import host_check
-from bertds.train.trainer import Trainer
+from bertds.training import host_check
+from bertds.training.trainer import Trainer
 from launch import train
 
 what, *arguments = [one for one in sys.argv[1:] if not one.startswith("--local_rank")]

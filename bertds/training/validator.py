@@ -10,9 +10,9 @@ from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
 from bertds.metrics.accumulators import validation_metrics
 from bertds.tracking.predictions import SamplePredictions
-from bertds.train.metric_logger import MetricLogger
-from bertds.train.setup import RunSetup
-from bertds.train.state import TrainState
+from bertds.training.metric_logger import MetricLogger
+from bertds.training.setup import RunSetup
+from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
 

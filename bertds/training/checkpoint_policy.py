@@ -8,9 +8,9 @@ from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
 from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
 from bertds.runs.status import write_status
-from bertds.train.metric_logger import MetricLogger
-from bertds.train.setup import RunSetup
-from bertds.train.state import TrainState
+from bertds.training.metric_logger import MetricLogger
+from bertds.training.setup import RunSetup
+from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
 

@@ -12,7 +12,7 @@ from bertds.distributed.world import World
 from bertds.errors import ConfigError
 from bertds.inference.export import export
 from bertds.runs.trained_run import TrainedRun
-from bertds.train.setup import prepare_run
+from bertds.training.setup import prepare_run
 from tests.helpers.launching import run
 from tests.helpers.trained_runs import BF16, CASE, arm
 

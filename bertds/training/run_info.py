@@ -21,7 +21,7 @@ from bertds.io.json_files import read_json, write_json
 from bertds.metrics.device import device_name
 from bertds.metrics.unigram_baseline import unigram_baseline
 from bertds.runs.status import now, write_status
-from bertds.train.setup import RunSetup
+from bertds.training.setup import RunSetup
 
 logger = logging.getLogger("bertds")
 

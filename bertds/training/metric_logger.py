@@ -22,8 +22,8 @@ from bertds.tracking.deepspeed_monitors import DeepSpeedMonitors
 from bertds.tracking.jsonl import MetricsLog
 from bertds.tracking.mlflow import MlflowRun
 from bertds.tracking.tensorboard import run_summaries, scalars_of
-from bertds.train.setup import RunSetup
-from bertds.train.state import TrainState
+from bertds.training.setup import RunSetup
+from bertds.training.state import TrainState
 
 
 class MetricLogger:

@@ -18,9 +18,9 @@ from bertds.distributed.world import World
 from bertds.engine.process_group import all_gather_object, init_process_group
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode
 from bertds.runs.lock import locked
-from bertds.train.preemption import PreemptionSignal
-from bertds.train.setup import RunSetup
-from bertds.train.trainer import Trainer
+from bertds.training.preemption import PreemptionSignal
+from bertds.training.setup import RunSetup
+from bertds.training.trainer import Trainer
 
 logger = logging.getLogger("bertds")
 

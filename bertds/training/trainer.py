@@ -23,17 +23,17 @@ from bertds.metrics.accumulators import AsyncSums
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.status import write_status
 from bertds.tracking.console import log_to_file
-from bertds.train.checkpoint_policy import CheckpointPolicy, resume
-from bertds.train.fault_policy import FaultPolicy
-from bertds.train.host_check import check_hosts
-from bertds.train.metric_logger import MetricLogger
-from bertds.train.preemption import PreemptionSignal
-from bertds.train.profiler import traced, untraced
-from bertds.train.run_info import write_run_info
-from bertds.train.setup import RunSetup
-from bertds.train.spike_guard import LossSpike, SkippedRange, find_skip
-from bertds.train.state import TrainState
-from bertds.train.validator import Validator
+from bertds.training.checkpoint_policy import CheckpointPolicy, resume
+from bertds.training.fault_policy import FaultPolicy
+from bertds.training.host_check import check_hosts
+from bertds.training.metric_logger import MetricLogger
+from bertds.training.preemption import PreemptionSignal
+from bertds.training.profiler import traced, untraced
+from bertds.training.run_info import write_run_info
+from bertds.training.setup import RunSetup
+from bertds.training.spike_guard import LossSpike, SkippedRange, find_skip
+from bertds.training.state import TrainState
+from bertds.training.validator import Validator
 
 _INITIAL_WEIGHTS = 30  # the stream of the run's seed that the initial weights are drawn from
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bertds.train.run_info import emulated_bf16
+from bertds.training.run_info import emulated_bf16
 
 
 @pytest.mark.parametrize("supported", [True, False])

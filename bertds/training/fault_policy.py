@@ -6,9 +6,9 @@ import math
 from bertds.errors import NonFiniteError
 from bertds.metrics.accumulators import MetricSums
 from bertds.tracking.skipped_batches import NAME, SkippedBatchLog
-from bertds.train.setup import RunSetup
-from bertds.train.spike_guard import SkippedRange, check_for_spike
-from bertds.train.state import TrainState
+from bertds.training.setup import RunSetup
+from bertds.training.spike_guard import SkippedRange, check_for_spike
+from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from bertds.errors import CheckpointError
 from bertds.metrics.accumulators import MetricSums
-from bertds.train.spike_guard import SkippedRange
+from bertds.training.spike_guard import SkippedRange
 
 
 @dataclass(slots=True)

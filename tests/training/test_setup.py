@@ -12,7 +12,7 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.distributed.world import World
 from bertds.errors import ConfigError, ShardError
 from bertds.runs.status import write_status
-from bertds.train.setup import prepare_run
+from bertds.training.setup import prepare_run
 from tests.helpers.in_process_training import BASE
 
 

@@ -13,7 +13,7 @@ from bertds.checkpoint.directory import list_checkpoints
 from bertds.config.schema import RunConfig
 from bertds.engine.engine import Engine
 from bertds.errors import NonFiniteError
-from bertds.train.spike_guard import LossSpike, SkippedRange, check_for_spike, find_skip
+from bertds.training.spike_guard import LossSpike, SkippedRange, check_for_spike, find_skip
 from tests.engine.test_nonfinite_steps import bad_lines, spoilt
 from tests.helpers.in_process_training import train_here
 from tests.helpers.launching import figures_of, kill_group, run, start
