@@ -1,1 +1,1 @@
-"""Reports of finished runs: tables, plots, HTML. Reads run directories only."""
+"""Reports of finished and running experiments: tables, plots, HTML. Reads run directories only."""

@@ -1,142 +1,235 @@
-"""What the page draws: the panels of a case as plain JSON, thinned to what a screen can show.
+"""The interactive figure of a case: JSON for plotly.js, with the x values of each measure.
 
-A curve of any length becomes at most `MOST_POINTS` points that keep each span's extremes, so a
-case takes some hundred kilobytes. Smoothing comes before thinning: the same means as in the plots.
+Curves of any length are thinned to `MAX_POINTS` points, so a case takes some hundred kilobytes.
+Smoothing comes before thinning: the means are the same as in the PNG plots.
 """
 
+import html
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from plotly.subplots import make_subplots
 
-from bertds.report.curves import COLOURS, Floats, are_far_apart, settled_limits, smoothed, steady
-from bertds.report.formatting import NO_VALUE
-from bertds.report.run_data import MEASURES, ArmRun, Series
-from bertds.report.tables import best, state_of, validation_sets
+from bertds.report.curves import (
+    COLOURS,
+    Curve,
+    Panel,
+    axis_limits,
+    collect_curves,
+    extremes,
+    metric_panels,
+    needs_log_axis,
+    smoothed,
+)
+from bertds.report.formatting import NO_VALUE, time_unit
+from bertds.report.run_data import MEASURES, ArmRun, Floats, Measure, Series
+from bertds.report.tables import best_cells, state_of
 
-__all__ = ["chart_data"]
-MOST_POINTS = 800
-DIGITS = 6
-NAMES = {"loss": "loss", "acc": "accuracy"}
-LABELS = {"loss": "nats per masked token", "acc": "share of masked tokens"}
-Best = Literal["min", "max"]
+__all__ = ["MAX_POINTS", "chart_data"]
+MAX_POINTS = 800
+MAX_POINTS_WITH_MARKERS = 30
+SIGNIFICANT_DIGITS = 6
+ROW_PIXELS = 300
+DASHES = ("solid", "dash", "dot")
+INK, GREY, LINE, GRID = "#1c2430", "#5b6675", "#b9c2cc", "#e8ebef"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+X_AXES: dict[Measure, tuple[str, str, str]] = {
+    "step": ("optimizer steps", "~s", ",.0f"),
+    "epoch": ("epochs", "~g", ".2f"),
+    "tokens": ("tokens, padding excluded", "~s", ",.0f"),
+    "seconds": ("time since the start", "~g", ".2f"),
+}
+"""Label, tick format and hover format by measure."""
+HOVER_FORMATS = {"lr": ".3~e", "tokens_per_s": ",.4~g", "grad_norm": ",.4~g"}
 
 
 def chart_data(arms: Sequence[ArmRun]) -> dict[str, Any]:
-    """The arms with their colours, and the panels that have a curve."""
+    """Build the figure of a case; empty if no arm has logged a metric.
+
+    Returns:
+        "data", "layout": the figure; its traces have no x but `meta`, [curve] or [curve, point].
+        "x": the x values by measure and curve.
+        "axes": the settings of the x axes by measure.
+    """
     panels = [
-        *(panel for figure in ("loss", "acc") for panel in _figure_panels(arms, figure)),
-        _panel(arms, "lr", "learning rate", "", kind="rate"),
-        _panel(
-            arms, "tokens_per_s", "throughput", "real tokens a second", kind="speed", smooth=True
+        *metric_panels(arms, "loss", "step"),
+        *metric_panels(arms, "acc", "step"),
+        Panel(key="lr", title="learning rate", curves=collect_curves(arms, "lr", "step")),
+        Panel(
+            key="tokens_per_s",
+            title="throughput",
+            unit="tokens/s, padding excluded",
+            curves=collect_curves(arms, "tokens_per_s", "step"),
+            smooth=True,
         ),
-        _panel(arms, "grad_norm", "gradient norm", "before clipping", kind="speed", smooth=True),
-    ]
-    return {
-        "arms": [_arm(number, arm) for number, arm in enumerate(arms)],
-        "panels": [panel for panel in panels if panel["curves"]],
-    }
-
-
-def _arm(number: int, arm: ArmRun) -> dict[str, Any]:
-    """How an arm is shown in every panel, and in a few words."""
-    accuracy = best(arm, "acc/valid")[0] if arm.lines else NO_VALUE
-    words = [f"= {arm.same_as}"] if arm.same_as else []
-    state = state_of(arm)
-    return {
-        "name": arm.name,
-        "colour": COLOURS[number % len(COLOURS)],
-        "dash": ("solid", "dash", "dot")[number // len(COLOURS) % 3],
-        "best": "" if accuracy in (NO_VALUE, "NaN") else accuracy,
-        "failed": arm.failed,
-        "words": " ".join(words + ([] if state == "done" else [state])),
-    }
-
-
-def _figure_panels(arms: Sequence[ArmRun], figure: str) -> list[dict[str, Any]]:
-    """Training beside validation, and each validation set if there are several."""
-    mark: Best = "min" if figure == "loss" else "max"
-    label, name = LABELS[figure], NAMES[figure]
-    sets = validation_sets(arms)
-    several = sets if len(sets) > 1 else []
-    return [
-        _panel(arms, f"{figure}/train", f"training {name}", label, smooth=True),
-        _panel(arms, f"{figure}/valid", f"validation {name}", label, mark=mark),
-        *(
-            _panel(arms, f"{figure}/valid/{one}", f"validation {name}, {one}", label, mark=mark)
-            for one in several
+        Panel(
+            key="grad_norm",
+            title="gradient norm",
+            unit="before clipping",
+            curves=collect_curves(arms, "grad_norm", "step"),
+            smooth=True,
         ),
     ]
-
-
-def _panel(
-    arms: Sequence[ArmRun],
-    key: str,
-    title: str,
-    label: str,
-    *,
-    kind: Literal["figure", "rate", "speed"] = "figure",
-    smooth: bool = False,
-    mark: Best | None = None,
-) -> dict[str, Any]:
-    """One figure of all arms that logged it."""
-    every = [(number, arm.series(key)) for number, arm in enumerate(arms)]
-    known = [(number, series) for number, series in every if np.isfinite(series.values).any()]
-    means = [smoothed(series.values) if smooth else series.values for _, series in known]
-    limits = None
-    if kind == "figure":
-        steadied = [(one.at["step"], steady(one.values, smooth=smooth)) for _, one in known]
-        limits = settled_limits(steadied)
-    return {
-        "key": key,
-        "title": title,
-        "label": label,
-        "kind": kind,
-        "log": kind == "rate" and are_far_apart(means),
-        "limits": None if limits is None else _numbers(np.array(limits)),
-        "curves": [
-            _curve(number, series, mean, mark)
-            for (number, series), mean in zip(known, means, strict=True)
-        ],
-    }
-
-
-def _curve(number: int, series: Series, mean: Floats, mark: Best | None) -> dict[str, Any]:
-    """One arm's points: where they lie in each measure, the value, its mean, the best of them."""
-    kept = _kept(series.values)
-    curve: dict[str, Any] = {"arm": number, "y": _numbers(series.values[kept])}
-    if not np.array_equal(mean, series.values, equal_nan=True):
-        curve["mean"] = _numbers(mean[kept])
+    panels = [panel for panel in panels if panel.curves]
+    if not panels:
+        return {}
+    layout = _layout(panels)
+    traces = []
+    for index, arm in enumerate(arms):  # a legend entry for all traces of the arm
+        entry = {"x": [None], "y": [None], "mode": "lines", "line": _line(index, 3)}
+        traces.append(entry | {"name": _legend_text(arm), "legendgroup": arm.name})
+    points: list[tuple[Series, Sequence[int]]] = []
+    for position, panel in enumerate(panels):
+        subplot = str(position + 1) if position else ""
+        layout[f"yaxis{subplot}"] |= _y_axis(panel)
+        for curve in panel.curves:
+            arm = arms[curve.arm]
+            names = {"name": html.escape(arm.name), "legendgroup": arm.name, "showlegend": False}
+            names |= {"xaxis": f"x{subplot}", "yaxis": f"y{subplot}"}
+            kept = extremes(curve.y, MAX_POINTS)
+            traces += [trace | names for trace in _traces(panel, curve, kept, len(points))]
+            points.append((arm.series(panel.key), kept))
+    x, axes = {}, {}
     for measure in MEASURES:
-        curve[measure] = _numbers(series.at[measure][kept])
-    if mark is not None:
-        find = np.nanargmin if mark == "min" else np.nanargmax
-        curve["best"] = int(find(series.values[kept]))
-    return curve
+        reached = [arm.reached(measure) for arm in arms]
+        if not np.isnan(reached).all():
+            unit, axes[measure] = _x_axis(measure, float(np.nanmax(reached)) or 1.0)
+            x[measure] = [_rounded(series.at[measure][kept] / unit) for series, kept in points]
+    return {"data": traces, "layout": layout, "x": x, "axes": axes}
 
 
-def _kept(values: Floats) -> list[int]:
-    """The points to show: all of a short curve, else each span's least and greatest, and the ends."""
-    if len(values) <= MOST_POINTS:
-        return list(range(len(values)))
-    kept = {0, len(values) - 1}
-    for span in np.array_split(np.arange(len(values)), MOST_POINTS // 2 - 1):
-        if np.isfinite(values[span]).any():
-            kept |= {int(span[find(values[span])]) for find in (np.nanargmin, np.nanargmax)}
+def _layout(panels: Sequence[Panel]) -> dict[str, Any]:
+    """Subplots in rows of two that share their x range."""
+    rows = math.ceil(len(panels) / 2)
+    height = ROW_PIXELS * rows
+    cells: list[dict[str, Any] | None] = [{} for _ in panels] + [None] * (len(panels) % 2)
+    figure = make_subplots(
+        rows,
+        2,
+        specs=[cells[2 * row : 2 * row + 2] for row in range(rows)],
+        subplot_titles=[
+            f'<b>{html.escape(panel.title)}</b>  <span style="color:{GREY}">{panel.unit}</span>'
+            for panel in panels
+        ],
+        horizontal_spacing=0.07,
+        vertical_spacing=90 / height,
+    )
+    axis = {"gridcolor": GRID, "zeroline": False, "showline": True, "linecolor": LINE}
+    axis |= {"ticks": "outside", "tickcolor": LINE, "ticklen": 4, "automargin": True}
+    figure.update_xaxes(axis, matches="x")
+    figure.update_yaxes(axis)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": FONT, "size": 12, "color": INK},
+        margin={"l": 50, "r": 10, "t": 60, "b": 40},
+        hovermode="x unified",
+        showlegend=True,
+        legend={
+            "orientation": "h",
+            "y": 1 + 28 / height,  # above the titles, also if it has several rows
+            "yanchor": "bottom",
+            "uirevision": "legend",  # hidden arms stay hidden when the x axis changes
+        },
+    )
+    layout: dict[str, Any] = figure.to_plotly_json()["layout"]
+    return layout
+
+
+def _legend_text(arm: ArmRun) -> str:
+    """The name of an arm, its best validation accuracy, and its state if it is not done."""
+    accuracy, state = best_cells(arm, "acc/valid")[0], state_of(arm)
+    notes = [
+        f"= {arm.same_as}" if arm.same_as else "",
+        f"best acc {accuracy}" if accuracy != NO_VALUE else "",
+        state if state != "done" else "",
+    ]
+    text = ", ".join(filter(None, notes))
+    return html.escape(f"{arm.name} ({text})" if text else arm.name)
+
+
+def _line(arm: int, width: float) -> dict[str, Any]:
+    dash = DASHES[arm // len(COLOURS) % len(DASHES)]
+    return {"color": COLOURS[arm % len(COLOURS)], "dash": dash, "width": width}
+
+
+def _traces(
+    panel: Panel, curve: Curve, kept: Sequence[int], number: int
+) -> Iterator[dict[str, Any]]:
+    """The raw curve behind its mean, the curve itself, its best point, and the point of failure."""
+    values = smoothed(curve.y) if panel.smooth else curve.y
+    y, raw = values[kept], curve.y[kept]
+    value_format = HOVER_FORMATS.get(panel.key, ".4f")
+    line: dict[str, Any] = {
+        "meta": [number],
+        "y": _rounded(y),
+        "mode": "lines+markers" if len(y) <= MAX_POINTS_WITH_MARKERS else "lines",
+        "line": _line(curve.arm, 1.9),
+        "marker": {"size": 4.5},
+        "hovertemplate": f"%{{y:{value_format}}}",
+    }
+    if not np.array_equal(y, raw, equal_nan=True):
+        line["customdata"] = _rounded(raw)
+        line["hovertemplate"] += (
+            f' <span style="color:{GREY}">(as logged %{{customdata:{value_format}}})</span>'
+        )
+        faint = {"line": _line(curve.arm, 1), "opacity": 0.22, "hoverinfo": "skip"}
+        yield {"meta": [number], "y": _rounded(raw), "mode": "lines", **faint}
+    yield line
+    colour = COLOURS[curve.arm % len(COLOURS)]
+    finite = np.flatnonzero(np.isfinite(y))
+    marks = []
+    if panel.best != "none":
+        best = finite[(np.argmin if panel.best == "min" else np.argmax)(y[finite])]
+        ring = {"symbol": "circle", "size": 9, "color": "white"}
+        marks.append((int(best), ring | {"line": {"color": colour, "width": 2}}))
+    if curve.failed:
+        cross = {"symbol": "x", "size": 10, "color": colour}
+        marks.append((int(finite[-1]), cross | {"line": {"color": "white", "width": 1}}))
+    for point, marker in marks:
+        shape = {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+        yield {"meta": [number, point], "y": _rounded(y[[point]]), **shape}
+
+
+def _x_axis(measure: Measure, end: float) -> tuple[float, dict[str, Any]]:
+    """The unit of the x axis in steps, epochs, tokens or seconds, and its settings."""
+    label, ticks, hover = X_AXES[measure]
+    title, name, unit = label, label, 1.0
+    if measure == "seconds":
+        name, unit = time_unit(end)
+        title = f"{label} ({name})"
+    return unit, {
+        "title": {"text": title, "standoff": 6, "font": {"size": 12, "color": GREY}},
+        "tickformat": ticks,
+        "hoverformat": hover,
+        "unifiedhovertitle": {"text": f"%{{x:{hover}}} {name}"},
+        "range": [-0.01 * end / unit, 1.02 * end / unit],
+    }
+
+
+def _y_axis(panel: Panel) -> dict[str, Any]:
+    """Metrics from where their curves settle, rates from zero or logarithmically."""
+    if panel.key == "lr" and needs_log_axis([curve.y for curve in panel.curves]):
+        return {"type": "log", "dtick": "D2", "exponentformat": "e"}
+    if panel.key == "lr":
+        return {"rangemode": "tozero", "exponentformat": "e", "minexponent": 2}
+    if panel.key in ("tokens_per_s", "grad_norm"):
+        return {"rangemode": "tozero", "exponentformat": "SI", "minexponent": 3}
+    limits = axis_limits([panel])
+    return {} if limits is None else {"range": _rounded(np.array(limits))}
+
+
+def _rounded(values: Floats) -> list[float | int | None]:
+    """Round for JSON: whole numbers without a point, null for NaN and infinity."""
+    rounded: list[float | int | None] = []
+    for value in values.tolist():
+        if not math.isfinite(value):
+            rounded.append(None)
+        elif value.is_integer():
+            rounded.append(int(value))
         else:
-            kept.add(int(span[0]))  # the gap shows
-    return sorted(kept)
-
-
-def _numbers(values: Floats) -> list[float | int | None]:
-    """Rounded to what can be seen, whole numbers without a point, null for what is no number."""
-    return [_number(value) for value in values.tolist()]
-
-
-def _number(value: float) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    if value.is_integer():
-        return int(value)
-    return float(f"{value:.{DIGITS}g}")
+            rounded.append(float(f"{value:.{SIGNIFICANT_DIGITS}g}"))
+    return rounded

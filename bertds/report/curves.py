@@ -1,150 +1,173 @@
-"""What is drawn, before it is known how: curves, and the arithmetic that makes them readable."""
+"""What the plots show, independent of the plotting library: panels, curves, smoothing, axis limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from bertds.report.run_data import ArmRun, Floats, Measure, validation_sets
 
 __all__ = [
     "COLOURS",
     "Curve",
-    "Floats",
+    "Metric",
     "Panel",
-    "are_far_apart",
+    "axis_limits",
+    "collect_curves",
+    "extremes",
+    "metric_panels",
+    "needs_log_axis",
     "running_mean",
-    "settled_limits",
     "smoothed",
     "smoothing_window",
-    "steady",
-    "thinned",
 ]
-Floats = npt.NDArray[np.float64]
-
-
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart with any colour vision; its yellow
-# is too pale for a line on white. More arms than colours go round again in dashes.
+Metric = Literal["loss", "acc"]
+METRICS: dict[Metric, tuple[str, str, Literal["min", "max"]]] = {
+    "loss": ("loss", "nats per masked token", "min"),
+    "acc": ("accuracy", "fraction of masked tokens", "max"),
+}
+"""Name, unit, and which value is best."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
-# Learning rates further apart than this are drawn on a logarithmic axis.
+"""Palette of Okabe and Ito (jfly.uni-koeln.de/color), distinct with any colour vision, without its
+yellow, which is too pale on white. Further arms reuse the colours with dashed lines."""
 LOG_RATIO = 8.0
-
-
-# What a curve does in this share of its length does not set the limits of the axes: every loss
-# starts at ln(vocabulary), and the differences between arms come later.
-SETTLING_SHARE = 0.05
-
-
-# More than the pixels of a panel's width.
-SPANS = 2000
-
-
-# Curves of as many points have spikes; of fewer, every point is drawn.
-LONG = 50
+"""Learning rates whose maxima differ by more than this factor need a logarithmic axis."""
+SETTLING_FRACTION = 0.05
+"""The start of a curve that does not set the axis limits: every loss starts at ln(vocabulary size),
+and the differences between arms come later."""
+MIN_POINTS_WITH_SPIKES = 50
+"""Curves with at least this number of points may exceed the axis limits with single spikes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One figure of one arm.
-
-    `x` [N] ascends, in steps or seconds; `y` [N] may hold NaN (drawn as a gap). `arm` is the arm's
-    number in its case: the same colour in every plot. A failed arm's end is marked.
-    """
+    """One metric of one arm."""
 
     label: str
     arm: int
+    """Index of the arm in its case; gives the same colour in every plot."""
     x: Floats
+    """[N], ascending."""
     y: Floats
+    """[N]; NaN leaves a gap."""
     failed: bool
+    """Whether the run failed; its last point is marked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """Curves in one pair of axes.
+    """The curves of one metric, drawn in one pair of axes."""
 
-    `smooth` draws the running mean over the faint curve, `best` marks each curve's least or
-    greatest value, `nested` draws a curve wider under one that coincides with it, so both show.
-    """
-
+    key: str
+    """The metric's name in `metrics.jsonl`."""
     title: str
     curves: tuple[Curve, ...]
+    unit: str = ""
     smooth: bool = False
+    """Draws the running mean in front of the faint curve."""
     best: Literal["none", "min", "max"] = "none"
-    nested: bool = False
+    """Marks the least or greatest value of each curve."""
+
+
+def metric_panels(arms: Sequence[ArmRun], metric: Metric, x: Measure) -> list[Panel]:
+    """The panels of loss or accuracy: training, validation, and each set if there are several."""
+    name, unit, best = METRICS[metric]
+    keys = {f"validation {name}": f"{metric}/valid"}
+    sets = validation_sets(arms)
+    if len(sets) > 1:
+        keys |= {f"validation {name}, {one}": f"{metric}/valid/{one}" for one in sets}
+    key = f"{metric}/train"
+    curves = collect_curves(arms, key, x)
+    panels = [Panel(key=key, title=f"training {name}", curves=curves, unit=unit, smooth=True)]
+    for title, key in keys.items():
+        curves = collect_curves(arms, key, x)
+        panels.append(Panel(key=key, title=title, curves=curves, unit=unit, best=best))
+    return panels
+
+
+def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve, ...]:
+    """The curve of each arm that logged a finite value at a known progress."""
+    curves = []
+    for index, arm in enumerate(arms):
+        series = arm.series(key)
+        known = np.isfinite(series.at[x])
+        if np.isfinite(series.values[known]).any():
+            label = f"{arm.name} (failed)" if arm.failed else arm.name
+            at, values = series.at[x][known], series.values[known]
+            curves.append(Curve(label=label, arm=index, x=at, y=values, failed=arm.failed))
+    return tuple(curves)
 
 
 def smoothing_window(num_points: int) -> int:
-    """Points in the running mean of a curve: odd, 1 (as it is) for a short curve.
+    """Number of points in the running mean: odd, and 1 (no smoothing) for a short curve.
 
-    A fortieth of the curve up to 101 points, then no more until that is a two-hundredth: what the
-    eye takes for noise, and less than the shortest cycle of a schedule that restarts.
+    A fortieth of the curve, at most 101 points, but not less than a two-hundredth. Wide enough to
+    hide noise, narrower than the shortest cycle of a schedule with restarts.
     """
     return max(1, min(101, 2 * round((num_points - 20) / 80) + 1), num_points // 400 * 2 + 1)
 
 
 def running_mean(values: Floats, window: int) -> Floats:
-    """The centred mean over `window` points [N]; NaN stays NaN and is left out of its neighbours'.
+    """Centred mean over `window` points [N]; NaN stays NaN and is left out of other means.
 
-    At the start the window shrinks on both sides alike, so that the first fall is not bent; at
-    the end it loses its right side only, so that the last value is a mean too.
+    At the start the window shrinks on both sides, which keeps the shape of the first fall. At the
+    end it shrinks on the right only, so that the last value is a mean as well.
     """
     finite = np.isfinite(values)
     index = np.arange(len(values))
     half = np.minimum(window // 2, index)
-    spans = np.stack([index - half, np.minimum(index + half + 1, len(values))], axis=1).ravel()
+    bounds = np.stack([index - half, np.minimum(index + half + 1, len(values))], axis=1).ravel()
 
-    def sums(numbers: Floats) -> Floats:
-        # Each window by itself: of running totals one huge value would leave nothing but its rounding.
-        return np.add.reduceat(np.append(numbers, 0.0), spans)[::2]
+    def window_sums(numbers: Floats) -> Floats:
+        # Not a difference of cumulative sums: one huge value would destroy their precision.
+        return np.add.reduceat(np.append(numbers, 0.0), bounds)[::2]
 
-    means = sums(np.where(finite, values, 0.0)) / np.maximum(1, sums(finite.astype(np.float64)))
+    counts = window_sums(finite.astype(np.float64))
+    means = window_sums(np.where(finite, values, 0.0)) / np.maximum(1, counts)
     return np.where(finite, means, np.nan)
 
 
 def smoothed(values: Floats) -> Floats:
-    """The running mean that a curve of so many points is drawn with."""
+    """The running mean with the window for a curve of this length."""
     return running_mean(values, smoothing_window(len(values)))
 
 
-def steady(values: Floats, *, smooth: bool) -> Floats:
-    """A curve as the limits of its axes want it: without spikes, then smoothed if it is drawn so.
+def extremes(values: Floats, num_points: int) -> list[int]:
+    """Indices that draw the same picture with at most `num_points` points (thinning).
 
-    Each point of a long curve is the median of the five around it, which leaves a curve that falls
-    or rises as it is.
+    All of a short curve, otherwise the ends and the least and greatest value of each of equal
+    spans. A span without finite values keeps one point, so that the gap is visible.
     """
-    if len(values) >= LONG:
-        near = np.lib.stride_tricks.sliding_window_view(values, 5)
-        lost = np.isnan(near).all(axis=1, keepdims=True)  # of which nanmedian would warn
-        medians = np.nanmedian(np.where(lost, 0.0, near), axis=1)
-        medians[np.ravel(lost)] = np.nan
-        values = np.concatenate([values[:2], medians, values[-2:]])
-    return smoothed(values) if smooth else values
+    if len(values) <= num_points:
+        return list(range(len(values)))
+    kept = {0, len(values) - 1}
+    for span in np.array_split(np.arange(len(values)), num_points // 2 - 1):
+        finite = span[np.isfinite(values[span])]
+        if len(finite):
+            kept |= {int(finite[find(values[finite])]) for find in (np.argmin, np.argmax)}
+        else:
+            kept.add(int(span[0]))
+    return sorted(kept)
 
 
-def thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Least and greatest value of each short span: the same picture of any number of points."""
-    if len(y) <= 4 * SPANS:
-        return x, y
-    starts = np.linspace(0, len(y), SPANS, endpoint=False).astype(np.int64)
-    pairs = np.stack([np.fmin.reduceat(y, starts), np.fmax.reduceat(y, starts)], axis=1)
-    return np.append(np.repeat(x[starts], 2), x[-1]), np.append(pairs.ravel(), y[-1])
+def axis_limits(panels: Sequence[Panel]) -> tuple[float, float] | None:
+    """Limits that contain every curve once it has settled, without its first fall and its spikes.
 
-
-def settled_limits(shown: Sequence[tuple[Floats, Floats]]) -> tuple[float, float] | None:
-    """Limits that hold every steady curve from where it has settled, and not its first fall.
-
-    None if no curve has a finite value.
+    Returns:
+        None if no curve has a finite value.
     """
     lows, highs = [], []
-    for x, y in shown:
-        finite = np.isfinite(y)
-        settled = y[finite & (x >= SETTLING_SHARE * x[-1])]
-        settled = settled if len(settled) > 1 else y[finite]
-        if len(settled):
-            lows.append(np.quantile(settled, 0.002))
-            highs.append(np.quantile(settled, 0.998))
+    for panel in panels:
+        for curve in panel.curves:
+            y = _without_spikes(curve.y)
+            y = smoothed(y) if panel.smooth else y
+            finite = np.isfinite(y)
+            settled = y[finite & (curve.x >= SETTLING_FRACTION * curve.x[-1])]
+            settled = settled if len(settled) > 1 else y[finite]
+            if len(settled):
+                lows.append(np.quantile(settled, 0.002))
+                highs.append(np.quantile(settled, 0.998))
     if not lows:
         return None
     low, high = float(min(lows)), float(max(highs))
@@ -152,7 +175,18 @@ def settled_limits(shown: Sequence[tuple[Floats, Floats]]) -> tuple[float, float
     return low - margin, high + margin
 
 
-def are_far_apart(rates: Sequence[Floats]) -> bool:
-    """Whether the peaks of these curves want a logarithmic axis."""
-    peaks = [peak for rate in rates if (peak := float(np.nanmax(rate, initial=0.0))) > 0]
-    return bool(peaks) and max(peaks) > LOG_RATIO * min(peaks)
+def _without_spikes(values: Floats) -> Floats:
+    """Median of five points around each point of a long curve; monotonic curves do not change."""
+    if len(values) < MIN_POINTS_WITH_SPIKES:
+        return values
+    windows = np.lib.stride_tricks.sliding_window_view(values, 5)
+    empty = np.isnan(windows).all(axis=1, keepdims=True)
+    medians = np.nanmedian(np.where(empty, 0.0, windows), axis=1)  # would warn of empty windows
+    medians[np.ravel(empty)] = np.nan
+    return np.concatenate([values[:2], medians, values[-2:]])
+
+
+def needs_log_axis(rates: Sequence[Floats]) -> bool:
+    """Whether the maxima of these curves differ too much for a linear axis."""
+    maxima = [peak for rate in rates if (peak := float(np.nanmax(rate, initial=0.0))) > 0]
+    return bool(maxima) and max(maxima) > LOG_RATIO * min(maxima)

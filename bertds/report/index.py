@@ -1,7 +1,7 @@
-"""The record of all cases in a directory: an index, and a page with every case in it.
+"""The reports of all cases in a directory: an index, and one page with every case.
 
-Each case is drawn as `report` draws it; what stands above them is made from the same runs, and the
-first line of a case's verdict is its own.
+Each case is reported as `report` alone does; the index is made from the same runs, and shows the
+first paragraph of each verdict.
 """
 
 import re
@@ -13,39 +13,38 @@ from urllib.parse import quote
 import numpy as np
 from tqdm import tqdm
 
-from bertds.io.atomic import atomic_write
-from bertds.report.case_report import CaseRecord, Report
+from bertds.report.case_report import CaseReport, ReportFiles, write_file
 from bertds.report.formatting import NO_VALUE, duration, one_line, table
 from bertds.report.html import Section, page
 from bertds.report.run_data import ArmRun, natural
-from bertds.report.tables import best, state_of
+from bertds.report.tables import best_cells, state_of
 
 __all__ = ["ReportIndex", "case_directories", "write_index"]
-TITLE = "The record"
-HEADER = ("case", "what it compares", "arms", "best validation accuracy", "time", "verdict")
-NOTE = "Drawn from the runs by `python -m bertds report`."
+TITLE = "Experiments"
+HEADER = ("case", "title", "arms", "best validation accuracy", "time", "verdict")
+NOTE = "Generated from the run directories by `python -m bertds report`."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportIndex:
-    """What was written: the index, its page, and what each case has."""
+    """The files of an index, and of the report of each case."""
 
     record: Path
     page: Path
-    cases: tuple[Report, ...]
+    cases: tuple[ReportFiles, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
-    """A case's row in the index, and its section of the page; the runs are let go."""
+    """A case's row in the index, and its section of the page, without its runs."""
 
     cells: Sequence[str]
     section: Section
-    report: Report
+    files: ReportFiles
 
 
 def case_directories(directory: Path) -> list[Path]:
-    """The cases that lie in a directory, in the order of their numbers; none if it is a case."""
+    """The case directories in a directory, in natural order; empty if it is a case directory."""
     if any(directory.glob("*/case.json")):
         return []
     cases = {path.parent.parent for path in directory.glob("*/*/case.json")}
@@ -53,47 +52,45 @@ def case_directories(directory: Path) -> list[Path]:
 
 
 def write_index(directory: Path) -> ReportIndex:
-    """Draws every case of a directory, then `record.md` and `record.html` over all of them.
+    """Write the report of every case in a directory, and `record.md` and `record.html` over all.
 
     Raises:
-        ValueError: If the directory holds no case, or a file of a run is broken.
+        ValueError: The directory has no case, or a file of a run is malformed.
     """
     directory = directory.absolute()
     cases = case_directories(directory)
     if not cases:
-        raise ValueError(f"{directory} holds no case: no arm's case.json; train a case first.")
-    bar = tqdm(cases, desc="drawing", unit="case", disable=None)
-    entries = [_draw(case) for case in bar]
-    record, drawn = directory / "record.md", directory / "record.html"
-    blocks = [f"# {TITLE}", f"{NOTE} [record.html](record.html) has all curves.", _index(entries)]
-    with atomic_write(record, concurrent_writers=True) as file:
-        file.write(("\n\n".join(blocks) + "\n").encode())
-    with atomic_write(drawn, concurrent_writers=True) as file:
-        sections = [entry.section for entry in entries]
-        file.write(page(TITLE, sections, index=[NOTE, _index(entries, on_page=True)]))
-    return ReportIndex(record=record, page=drawn, cases=tuple(entry.report for entry in entries))
+        raise ValueError(
+            f"{directory} has no case (expected <case>/<arm>/case.json): train a case first, or "
+            "check the path"
+        )
+    entries = [_report(case) for case in tqdm(cases, desc="report", unit="case", disable=None)]
+    record, html = directory / "record.md", directory / "record.html"
+    note = f"{NOTE} [record.html](record.html) shows all plots interactively."
+    blocks = [f"# {TITLE}", note, _index(entries)]
+    write_file(record, ("\n\n".join(blocks) + "\n").encode())
+    sections = [entry.section for entry in entries]
+    write_file(html, page(TITLE, sections, index=[NOTE, _index(entries, on_page=True)]))
+    return ReportIndex(record=record, page=html, cases=tuple(entry.files for entry in entries))
 
 
-def _draw(case_dir: Path) -> _Entry:
-    case = CaseRecord.load(case_dir)
+def _report(case_dir: Path) -> _Entry:
+    case = CaseReport.load(case_dir)
     section = case.section()
     name, _, title = case.title.partition(": ")
+    seconds = [arm.reached("seconds") for arm in case.arms if arm.lines and not arm.same_as]
+    time = duration(sum(seconds)) if seconds else NO_VALUE
+    verdict = section.verdict.removeprefix("**Verdict:**").strip()
+    first_paragraph = one_line(re.split(r"\r?\n\r?\n", verdict, maxsplit=1)[0]) or NO_VALUE
     return _Entry(
-        cells=(
-            name,
-            title,
-            _arms(case.arms),
-            _best(case.arms),
-            _time(case.arms),
-            _verdict(section),
-        ),
+        cells=(name, title, _arms(case.arms), _best(case.arms), time, first_paragraph),
         section=section,
-        report=case.write(section),
+        files=case.write(section),
     )
 
 
 def _index(entries: Sequence[_Entry], *, on_page: bool = False) -> str:
-    """A row a case, with a link to its section or to its own record."""
+    """A table of the cases, with links to their sections or to their own reports."""
     rows = []
     for entry in entries:
         name = quote(entry.section.name)
@@ -103,33 +100,21 @@ def _index(entries: Sequence[_Entry], *, on_page: bool = False) -> str:
 
 
 def _arms(arms: Sequence[ArmRun]) -> str:
-    """How many there are, and what those do that are not done."""
+    """The number of arms, and the states of those that are not done."""
     states = [state_of(arm).partition(" (")[0] for arm in arms]
     others = [state for state in dict.fromkeys(states) if state != "done"]
-    counted = [f"{states.count(state)} {state}" for state in others]
-    return f"{len(arms)}" + (f" ({', '.join(counted)})" if counted else "")
+    counts = [f"{states.count(state)} {state}" for state in others]
+    return f"{len(arms)}" + (f" ({', '.join(counts)})" if counts else "")
 
 
 def _best(arms: Sequence[ArmRun]) -> str:
-    """The arm that reached the greatest accuracy, wherever it was."""
+    """The greatest accuracy at any step, and its arm."""
     reached = {}
     for arm in arms:
         accuracy = arm.series("acc/valid").values
         if np.isfinite(accuracy).any():
-            reached[arm.name] = (float(np.nanmax(accuracy)), best(arm, "acc/valid")[0])
+            reached[arm.name] = (float(np.nanmax(accuracy)), best_cells(arm, "acc/valid")[0])
     if not reached:
         return NO_VALUE
     name = max(reached, key=lambda arm: reached[arm][0])
     return f"{reached[name][1]} `{name}`"
-
-
-def _time(arms: Sequence[ArmRun]) -> str:
-    """Of the runs that are this case's own."""
-    reached = [arm.reached("seconds") for arm in arms if arm.lines and not arm.same_as]
-    return duration(sum(reached)) if reached else NO_VALUE
-
-
-def _verdict(section: Section) -> str:
-    """Its first paragraph, without the word."""
-    text = section.verdict.removeprefix("**Verdict:**").strip()
-    return one_line(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]) or NO_VALUE

@@ -1,8 +1,8 @@
-"""The tables of a case's record, in Markdown: what is compared, and how far each arm came.
+"""The Markdown tables of a case's report: the settings of its arms, and their results.
 
-Every setting and fact stands in exactly one table: common to all arms, or different. The figures
-are given at the end, at the best, and at equal steps, epochs, tokens and time, because arms end at
-different steps and the overfitted ones past their best.
+Each setting is in exactly one table: common to all arms, or different. Results are given at the
+end, at the best validation, and at equal steps, epochs, tokens and time: arms end at different
+steps, and overfitted arms end past their best.
 """
 
 import json
@@ -19,81 +19,50 @@ from bertds.report.formatting import (
     NO_VALUE,
     count,
     date,
-    decimals,
     duration,
     epochs,
+    metric,
     one_line,
     table,
 )
-from bertds.report.run_data import MEASURES, ArmRun, Measure
+from bertds.report.run_data import MEASURES, ArmRun, Measure, validation_sets
 
-__all__ = ["best", "comparison", "figures", "state_of", "validation_sets"]
-FIGURES = ("loss/train", "loss/valid", "acc/train", "acc/valid")
-FIGURE_NAMES = ("train loss", "valid loss", "train acc", "valid acc")
-END_HEADER = ("arm", "steps", "epochs", "tokens", *FIGURE_NAMES, "time", "tokens/s", "status")
+__all__ = ["best_cells", "result_tables", "settings_tables", "state_of"]
+METRICS = ("loss/train", "loss/valid", "acc/train", "acc/valid")
+METRIC_NAMES = ("train loss", "valid loss", "train acc", "valid acc")
+END_HEADER = ("arm", "steps", "epochs", "tokens", *METRIC_NAMES, "time", "tokens/s", "status")
+BEST_HEADER = ("arm", "valid loss", "step", "epoch", "valid acc", "step", "epoch")
+STEPS_HEADER = ("arm", "epochs", *METRIC_NAMES, "validated at steps")
 END_NOTE = (
-    "At the end. A training figure is the mean over the last log points, as many as the plots "
-    "smooth over; a validation figure is that of the last validation; tokens/s is the median."
+    "Final values. Training metrics are means over the smoothing window of the plots; validation "
+    "metrics are from the last validation; tokens/s is the median. Tokens exclude padding."
 )
 
 
-BEST_HEADER = ("arm", "valid loss", "step", "epoch", "valid acc", "step", "epoch")
-STEPS_HEADER = ("arm", "epochs", *FIGURE_NAMES, "validated at steps")
-
-
-def comparison(arms: Sequence[ArmRun]) -> list[str]:
-    """Every resolved setting and every fact of the runs, as what differs and what is common."""
+def settings_tables(arms: Sequence[ArmRun]) -> list[str]:
+    """Heading and tables of the settings and metadata of the runs: different ones, common ones."""
     trained = [arm for arm in arms if arm.case]
     names = [f"`{arm.name}`" for arm in trained]
-    common, differing = _split([_settings(arm) for arm in trained])
-    common_facts, differing_facts = _split([_facts(arm) for arm in trained])
-    sections = ["## What is compared"]
-    if len(trained) > 1 and not differing:
-        sections.append("The arms have the same settings.")
-    if differing:
-        rows = [[f"`{key}`", *values] for key, values in differing.items()]
-        sections.append(table(["setting", *names], rows))
-    if differing_facts:
-        rows = [[key, *values] for key, values in differing_facts.items()]
-        sections.append(table(["run", *names], rows))
-    rows = [[key, value] for key, value in common_facts.items()]
+    common, different = _split([_settings(arm) for arm in trained])
+    common_metadata, different_metadata = _split([_metadata(arm) for arm in trained])
+    blocks = ["## Settings"]
+    if len(trained) > 1 and not different:
+        blocks.append("The arms have the same settings.")
+    if different:
+        rows = [[f"`{key}`", *values] for key, values in different.items()]
+        blocks.append(table(["setting", *names], rows))
+    if different_metadata:
+        rows = [[key, *values] for key, values in different_metadata.items()]
+        blocks.append(table(["run", *names], rows))
+    rows = [[key, value] for key, value in common_metadata.items()]
     rows += [[f"`{block}`", value] for block, value in _by_block(common).items()]
     if rows:
-        sections.append(table(["common to all arms" if len(trained) > 1 else "run", ""], rows))
-    return sections
-
-
-def figures(arms: Sequence[ArmRun]) -> list[str]:
-    """How far each arm came: at the end, at the best, by validation set, and at equal cost."""
-    logged = [arm for arm in arms if arm.lines]
-    sets = validation_sets(arms)
-    sections = [
-        "## Figures",
-        END_NOTE,
-        table(END_HEADER, [_end_row(arm) for arm in arms]),
-        *_remarks(arms),
-    ]
-    if logged:
-        rows = [[_name(arm), *best(arm, "loss/valid"), *best(arm, "acc/valid")] for arm in logged]
-        sections += [
-            "At the best validation, of the loss and of the accuracy.",
-            table(BEST_HEADER, rows),
-        ]
-    if len(sets) > 1:
-        sections += _by_set(logged, sets)
-    if len(logged) > 1:
-        sections += _at_equal_steps(logged) + _at_equal_cost(logged)
-    return sections
-
-
-def validation_sets(arms: Sequence[ArmRun]) -> list[str]:
-    """The names of the validation sets that any arm logged by name; none if there is but one."""
-    keys = {key for arm in arms for line in arm.lines for key in line}
-    return sorted(key.removeprefix("loss/valid/") for key in keys if key.startswith("loss/valid/"))
+        blocks.append(table(["common to all arms" if len(trained) > 1 else "run", ""], rows))
+    return blocks
 
 
 def _settings(arm: ArmRun) -> dict[str, str]:
-    """The case file's settings by path, without the title."""
+    """The settings of the case file by path, without the title."""
     flat = flatten(arm.case.get("config", {}), expand_lists=True)
     flat.pop("bertds.title", None)
     return {
@@ -102,42 +71,44 @@ def _settings(arm: ArmRun) -> dict[str, str]:
     }
 
 
-def _facts(arm: ArmRun) -> dict[str, str]:
-    """What a run's directory says beside the settings; an empty text where it says nothing."""
+def _metadata(arm: ArmRun) -> dict[str, str]:
+    """What the run directory records in addition to the settings, without unknown values."""
     resolved: dict[str, Any] = arm.case.get("resolved", {})
     batch = ("micro_batch_size", "gradient_accumulation_steps", "world_size")
-    train, valid = resolved.get("train", {}), resolved.get("valid", {})
-    sets = {one.get("name", ""): one for one in train.get("sets", [])}
+    train = resolved.get("train", {})
+    train_sets = {data.get("name", ""): data for data in train.get("sets", [])}
+    baseline = resolved.get("guess_without_context") or {}
+    baselines = {"": baseline, **baseline.get("sets", {})} if baseline else {}
     versions = arm.case.get("versions", {})
-    facts = {
+    metadata = {
         "parameters": count(resolved.get("parameters")),
         "vocabulary": count(resolved.get("vocab_size")),
-        "training data": _amounts({"": train} if train else {}),
-        "of which": _amounts(sets) if len(sets) > 1 else "",
-        "validation data": _amounts(valid),
-        "a guess without context": _guess(resolved.get("guess_without_context") or {}),
-        "steps an epoch": count(resolved.get("steps_per_epoch")),
-        "steps planned": count(resolved.get("num_steps")),
+        "training data": _data_sizes({"": train} if train else {}),
+        "training data by set": _data_sizes(train_sets) if len(train_sets) > 1 else "",
+        "validation data": _data_sizes(resolved.get("valid", {})),
+        "unigram baseline": "; ".join(
+            f"{name} loss {metric('loss/valid', value['loss'])}, "
+            f"acc {metric('acc/valid', value['accuracy'])}".strip()
+            for name, value in baselines.items()
+        ),
+        "steps per epoch": count(resolved.get("steps_per_epoch")),
+        "planned steps": count(resolved.get("num_steps")),
         "micro-batch × accumulation × ranks": (
             " × ".join(count(resolved.get(key)) for key in batch) if resolved else ""
         ),
         "device": str(resolved.get("device", "")),
         "started": date(resolved.get("started")),
-        "last written": date(arm.status.get("updated")),
+        "last status update": date(arm.status.get("updated")),
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
-    return {name: fact for name, fact in facts.items() if fact not in ("", NO_VALUE)}
+    return {name: value for name, value in metadata.items() if value not in ("", NO_VALUE)}
 
 
-def _guess(figures: Mapping[str, Any]) -> str:
-    """What the masked tokens of the validation sets give away, nothing read around them."""
-    sets = {"": figures, **figures.get("sets", {})} if figures else {}
-    return "; ".join(f"{name} {_guess_of(one)}".strip() for name, one in sets.items())
-
-
-def _guess_of(figures: Mapping[str, float]) -> str:
-    loss, accuracy = figures["loss"], figures["accuracy"]
-    return f"loss {decimals('loss/valid', loss)}, acc {decimals('acc/valid', accuracy)}"
+def _data_sizes(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    return "; ".join(
+        f"{name} {count(data.get('sequences'))} sequences, {count(data.get('tokens'))} tokens"
+        for name, data in sets.items()
+    ).strip()
 
 
 def _split(arms: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -149,7 +120,7 @@ def _split(arms: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], dict[str,
 
 
 def _by_block(settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings gathered by DeepSpeed's blocks, and by the blocks inside "bertds"."""
+    """Join the settings of each top-level block, and of each block inside "bertds"."""
     blocks: dict[str, list[str]] = {}
     for key, value in settings.items():
         block = re.split(r"(?<!^bertds)[.\[]", key, maxsplit=1)[0]
@@ -158,144 +129,152 @@ def _by_block(settings: Mapping[str, str]) -> dict[str, str]:
     return {block: ", ".join(values) for block, values in blocks.items()}
 
 
+def result_tables(arms: Sequence[ArmRun]) -> list[str]:
+    """Heading, notes and tables of the metrics: final, best, by validation set, at equal cost."""
+    logged = [arm for arm in arms if arm.lines]
+    sets = validation_sets(arms)
+    rows = [_end_row(arm) for arm in arms]
+    blocks = ["## Results", END_NOTE, table(END_HEADER, rows), *_remarks(arms)]
+    if logged:
+        rows = [
+            [_label(arm), *best_cells(arm, "loss/valid"), *best_cells(arm, "acc/valid")]
+            for arm in logged
+        ]
+        blocks += ["Best validation loss and best validation accuracy.", table(BEST_HEADER, rows)]
+    if len(sets) > 1:
+        blocks += _by_set(logged, sets)
+    if len(logged) > 1:
+        blocks += _at_equal_steps(logged) + _at_equal_cost(logged)
+    return blocks
+
+
 def _end_row(arm: ArmRun) -> list[str]:
     speed = arm.series("tokens_per_s").values
     speed = speed[np.isfinite(speed)]
     return [
-        _name(arm),
+        _label(arm),
         count(arm.reached("step")),
         epochs(arm.reached("epoch")),
         count(arm.reached("tokens")),
-        *[_figure(arm, key) for key in FIGURES],
+        *[_value(arm, key) for key in METRICS],
         duration(arm.reached("seconds")),
         count(np.median(speed)) if len(speed) else NO_VALUE,
         state_of(arm),
     ]
 
 
-def _figure(arm: ArmRun, key: str, measure: Measure = "step", limit: float = math.inf) -> str:
-    """A figure as it was at `limit`: smoothed if it is a training figure, NaN if it last was.
-
-    A validation figure at a finite limit is on the line between two validations, since arms are
-    validated at other places. An arm that never came so far has none.
-    """
-    series = arm.series(key)
-    index = series.index_at(measure, limit)
-    if index is None or (math.isfinite(limit) and not arm.reached(measure) >= limit):
-        return NO_VALUE
-    if math.isfinite(limit) and not key.endswith("/train"):
-        return decimals(key, series.value_at(measure, limit))
-    window = smoothing_window(len(series.values)) if key.endswith("/train") else 1
-    last = series.values[max(0, index + 1 - window) : index + 1]
-    mean = np.nanmean(last) if np.isfinite(last[-1]) else math.nan
-    return decimals(key, float(mean))
-
-
-def best(arm: ArmRun, key: str) -> list[str]:
-    """The least loss or greatest accuracy, its step and its epoch."""
-    series = arm.series(key)
-    if not np.isfinite(series.values).any():
-        return [NO_VALUE] * 3
-    find = np.nanargmin if key.startswith("loss/") else np.nanargmax
-    at = int(find(series.values))
-    step, epoch = float(series.at["step"][at]), float(series.at["epoch"][at])
-    return [decimals(key, float(series.values[at])), count(step), epochs(epoch)]
-
-
-def _remarks(arms: Sequence[ArmRun]) -> list[str]:
-    """Where the arms end, if not at one step, and what stopped those that are not done."""
-    ends = {arm.name: arm.reached("step") for arm in arms if arm.lines}
-    remarks = []
-    if len(set(ends.values())) > 1:
-        listed = ", ".join(f"`{name}` {count(end)}" for name, end in ends.items())
-        remarks.append(
-            f"**The arms end at different steps** ({listed}): a verdict compares them at equal "
-            "steps, epochs, tokens or time, and says at which."
-        )
-    for arm in arms:
-        state, code = arm.status.get("state"), arm.status.get("code", NO_VALUE)
-        if state in ("failed", "pre-empted"):
-            said = one_line(str(arm.status.get("message", ""))) or "no reason given"
-            step = count(arm.status.get("step"))
-            remarks.append(f"`{arm.name}` {state} at step {step} (code {code}): {said}")
-    return remarks
-
-
-def _by_set(arms: Sequence[ArmRun], sets: Sequence[str]) -> list[str]:
-    header = ["arm"]
-    header += [f"{name} {figure}" for name in sets for figure in ("loss", "best", "acc", "best")]
-    keys = [f"{figure}/valid/{name}" for name in sets for figure in ("loss", "acc")]
-    rows = [
-        [_name(arm), *(cell for key in keys for cell in (_figure(arm, key), best(arm, key)[0]))]
-        for arm in arms
-    ]
-    return ["By validation set, at the end and at each figure's best.", table(header, rows)]
-
-
-def _at_equal_steps(arms: Sequence[ArmRun]) -> list[str]:
-    """The figures of every arm at the last step that all reached."""
-    sound = _sound(arms)
-    limit = min(arm.reached("step") for arm in sound)
-    rows = []
-    for arm in arms:
-        figures = [_figure(arm, key, "step", limit) for key in FIGURES]
-        came = arm.reached("step") >= limit
-        passed = arm.series("epoch").value_at("step", limit) if came else math.nan
-        around = _around(arm, limit) if came else NO_VALUE
-        rows.append([_name(arm), epochs(passed), *figures, around])
-    who = "all arms" if len(sound) == len(arms) else "all arms but the failed ones"
-    note = (
-        f"At equal steps: step {count(limit)}, the last that {who} reached. Validation figures are on "
-        "the line between the validations on either side of it."
-    )
-    return [note, table(STEPS_HEADER, rows)]
-
-
-def _around(arm: ArmRun, limit: float) -> str:
-    """The steps of the validations on either side of a step, or of the one that is at it."""
-    steps = arm.series("loss/valid").at["step"]
-    sides = [*steps[steps <= limit][-1:], *steps[steps >= limit][:1]]
-    return ", ".join(count(step) for step in dict.fromkeys(sides)) or NO_VALUE
-
-
-def _at_equal_cost(arms: Sequence[ArmRun]) -> list[str]:
-    """The validation figures of every arm at equal epochs, tokens and time."""
-    words = {"epoch": epochs, "tokens": count, "seconds": duration}
-    units = {"epoch": " epochs", "tokens": " tokens", "seconds": ""}
-    header, columns = ["arm"], []
-    for measure in MEASURES[1:]:
-        limit = min(arm.reached(measure) for arm in _sound(arms))
-        if math.isfinite(limit):
-            cost = words[measure](limit) + units[measure]
-            header += [f"{cost}: valid loss", "valid acc"]
-            columns += [("loss/valid", measure, limit), ("acc/valid", measure, limit)]
-    if not columns:
-        return []
-    rows = [[_name(arm), *(_figure(arm, *column) for column in columns)] for arm in arms]
-    note = "At equal epochs, tokens and time: on the line between the validations on either side."
-    return [note, table(header, rows)]
-
-
-def _sound(arms: Sequence[ArmRun]) -> Sequence[ArmRun]:
-    """The arms whose ends count: all but the failed ones, or all if every one failed."""
-    return [arm for arm in arms if not arm.failed] or arms
-
-
-def _name(arm: ArmRun) -> str:
+def _label(arm: ArmRun) -> str:
     return f"`{arm.name}` (= {arm.same_as})" if arm.same_as else f"`{arm.name}`"
 
 
 def state_of(arm: ArmRun) -> str:
-    """What the run does, in a word; a failed one's code too."""
+    """The state of a run, with the exit code of a failed one."""
     if not arm.case:
         return "not trained yet"
     state = str(arm.status.get("state", "no status"))
     return f"{state} ({arm.status.get('code', NO_VALUE)})" if state == "failed" else state
 
 
-def _amounts(sets: Mapping[str, Mapping[str, Any]]) -> str:
-    """Sequences (a sentence each, or a piece of a document) and tokens of each set."""
-    return "; ".join(
-        f"{name} {count(one.get('sequences'))} sequences, {count(one.get('tokens'))} tokens"
-        for name, one in sets.items()
-    ).strip()
+def _value(arm: ArmRun, key: str, measure: Measure = "step", limit: float = math.inf) -> str:
+    """A metric at `limit`: smoothed for training, NaN if the last value is non-finite.
+
+    Validation metrics at a finite limit are interpolated, because arms are validated at different
+    steps. An arm that did not reach the limit has no value.
+    """
+    series = arm.series(key)
+    index = series.index_at(measure, limit)
+    if index is None or (math.isfinite(limit) and not arm.reached(measure) >= limit):
+        return NO_VALUE
+    if math.isfinite(limit) and not key.endswith("/train"):
+        return metric(key, series.value_at(measure, limit))
+    window = smoothing_window(len(series.values)) if key.endswith("/train") else 1
+    last = series.values[max(0, index + 1 - window) : index + 1]
+    return metric(key, float(np.nanmean(last)) if np.isfinite(last[-1]) else math.nan)
+
+
+def best_cells(arm: ArmRun, key: str) -> list[str]:
+    """The least loss or greatest accuracy, with its step and its epoch."""
+    series = arm.series(key)
+    if not np.isfinite(series.values).any():
+        return [NO_VALUE] * 3
+    find = np.nanargmin if key.startswith("loss/") else np.nanargmax
+    at = int(find(series.values))
+    step, epoch = float(series.at["step"][at]), float(series.at["epoch"][at])
+    return [metric(key, float(series.values[at])), count(step), epochs(epoch)]
+
+
+def _remarks(arms: Sequence[ArmRun]) -> list[str]:
+    """Warn of arms that end at different steps, and give the message of those that stopped."""
+    ends = {arm.name: arm.reached("step") for arm in arms if arm.lines}
+    remarks = []
+    if len(set(ends.values())) > 1:
+        listed = ", ".join(f"`{name}` {count(end)}" for name, end in ends.items())
+        remarks.append(
+            f"**The arms end at different steps** ({listed}): compare them at equal steps, epochs, "
+            "tokens or time, and state which."
+        )
+    for arm in arms:
+        state, code = arm.status.get("state"), arm.status.get("code", NO_VALUE)
+        if state in ("failed", "pre-empted"):
+            message = one_line(str(arm.status.get("message", ""))) or "no message"
+            step = count(arm.status.get("step"))
+            remarks.append(f"`{arm.name}` {state} at step {step} (code {code}): {message}")
+    return remarks
+
+
+def _by_set(arms: Sequence[ArmRun], sets: Sequence[str]) -> list[str]:
+    """Final and best metrics of each validation set."""
+    header = ["arm"]
+    header += [f"{name} {column}" for name in sets for column in ("loss", "best", "acc", "best")]
+    keys = [f"{kind}/valid/{name}" for name in sets for kind in ("loss", "acc")]
+    rows = []
+    for arm in arms:
+        cells = [cell for key in keys for cell in (_value(arm, key), best_cells(arm, key)[0])]
+        rows.append([_label(arm), *cells])
+    return ["By validation set: final and best values.", table(header, rows)]
+
+
+def _at_equal_steps(arms: Sequence[ArmRun]) -> list[str]:
+    """The metrics of every arm at the last step that all reached."""
+    compared = _not_failed(arms)
+    limit = min(arm.reached("step") for arm in compared)
+    rows = []
+    for arm in arms:
+        epoch, validated = math.nan, NO_VALUE
+        if arm.reached("step") >= limit:
+            epoch = arm.series("epoch").value_at("step", limit)
+            steps = arm.series("loss/valid").at["step"]
+            nearest = [*steps[steps <= limit][-1:], *steps[steps >= limit][:1]]
+            validated = ", ".join(count(step) for step in dict.fromkeys(nearest)) or NO_VALUE
+        values = [_value(arm, key, "step", limit) for key in METRICS]
+        rows.append([_label(arm), epochs(epoch), *values, validated])
+    who = "all arms" if len(compared) == len(arms) else "all arms that did not fail"
+    note = (
+        f"At equal steps: step {count(limit)}, the last that {who} reached. Validation metrics are "
+        "interpolated linearly between the nearest validations."
+    )
+    return [note, table(STEPS_HEADER, rows)]
+
+
+def _at_equal_cost(arms: Sequence[ArmRun]) -> list[str]:
+    """The validation metrics of every arm at equal epochs, tokens and time."""
+    formats = {"epoch": epochs, "tokens": count, "seconds": duration}
+    units = {"epoch": " epochs", "tokens": " tokens", "seconds": ""}
+    header, columns = ["arm"], []
+    for measure in MEASURES[1:]:
+        limit = min(arm.reached(measure) for arm in _not_failed(arms))
+        if math.isfinite(limit):
+            header += [f"{formats[measure](limit)}{units[measure]}: valid loss", "valid acc"]
+            columns += [("loss/valid", measure, limit), ("acc/valid", measure, limit)]
+    if not columns:
+        return []
+    rows = [[_label(arm), *(_value(arm, *column) for column in columns)] for arm in arms]
+    note = (
+        "At equal epochs, tokens and time, interpolated linearly between the nearest validations."
+    )
+    return [note, table(header, rows)]
+
+
+def _not_failed(arms: Sequence[ArmRun]) -> Sequence[ArmRun]:
+    """The arms that set the common end: those that did not fail, or all if all failed."""
+    return [arm for arm in arms if not arm.failed] or arms

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, or a reason to skip."""
+"""Opens pages in a headless Chromium, or skips the test."""
 
 import contextlib
 import shutil
@@ -11,30 +11,30 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextlib.contextmanager
 def browser():
-    """Chromium, that of the system or playwright's own."""
+    """Start the Chromium of the system, or the one that playwright has installed."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as play:
-        own = play.chromium.executable_path
-        found = next(filter(None, map(shutil.which, NAMES)), own if Path(own).exists() else None)
-        if found is None:
-            pytest.skip(f"no browser: none of {', '.join(NAMES)}, nor playwright's own")
+    with api.sync_playwright() as playwright:
+        installed = playwright.chromium.executable_path
+        executable = next(filter(None, map(shutil.which, NAMES)), installed)
+        if not Path(executable).exists():
+            pytest.skip(f"no browser: install one of {', '.join(NAMES)}, or playwright's own")
         # Tests run as root in containers, where Chromium's sandbox cannot be set up.
-        chromium = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         with contextlib.closing(chromium):
             yield chromium
 
 
 @contextlib.contextmanager
 def opened(url, width=1360, height=900):
-    """A page, with the addresses it asked for and the faults it met."""
+    """Open a page; yields it, and the lists of its requests and of its errors."""
     with browser() as chromium:
         page = chromium.new_page(viewport={"width": width, "height": height})
-        asked, faults = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        requests, errors = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
-            lambda message: faults.append(message.text) if message.type == "error" else None,
+            lambda message: errors.append(message.text) if message.type == "error" else None,
         )
         page.goto(url)
-        yield page, asked, faults
+        yield page, requests, errors

@@ -1,4 +1,4 @@
-"""Run directories as training writes them, without training."""
+"""Writes run directories like those of training."""
 
 import json
 import math
@@ -17,30 +17,27 @@ def config(title="depth", layers=3, batch=256):
     }
 
 
+CONFIG = config()
+BASELINE = {"accuracy": 0.04, "loss": 5.5}
+
+
 def lines_of(num_steps, *, loss=2.0, log_every=1, eval_every=5, sets=()):
+    """Lines of metrics.jsonl; the training loss falls to `loss`, the validation loss is higher."""
     lines = []
     for step in range(log_every, num_steps + 1, log_every):
-        place = {"step": step, "epoch": step / 10, "tokens": step * 400, "seconds": step * 0.5}
-        falling = loss + 6 * math.exp(-step / 5)
-        lines.append(
-            {
-                **place,
-                "lr": 5e-4,
-                "loss/train": falling,
-                "acc/train": 1 / falling,
-                "tokens_per_s": 800.0,
-            }
-        )
+        progress = {"step": step, "epoch": step / 10, "tokens": step * 400, "seconds": step * 0.5}
+        train_loss = loss + 6 * math.exp(-step / 5)
+        train = {"loss/train": train_loss, "acc/train": 1 / train_loss}
+        lines.append({**progress, "lr": 5e-4, **train, "tokens_per_s": 800.0})
         if step % eval_every == 0:
-            named = {f"loss/valid/{name}": falling + 0.5 for name in sets}
-            named |= {f"acc/valid/{name}": 0.25 for name in sets}
-            lines.append(
-                {**place, "loss/valid": falling + 0.25, "acc/valid": 0.9 / falling, **named}
-            )
+            valid = {"loss/valid": train_loss + 0.25, "acc/valid": 0.9 / train_loss}
+            valid |= {f"loss/valid/{name}": train_loss + 0.5 for name in sets}
+            valid |= {f"acc/valid/{name}": 0.25 for name in sets}
+            lines.append({**progress, **valid})
     return lines
 
 
-def write_run(root, case, arm, lines, *, config=None, status=None, guess=None, tail=""):
+def write_run(root, case, arm, lines, *, config=None, status=None, baseline=None):
     run = root / case / arm
     run.mkdir(parents=True)
     resolved = {
@@ -53,21 +50,17 @@ def write_run(root, case, arm, lines, *, config=None, status=None, guess=None, t
         "vocab_size": 7458,
         "train": {"sequences": 288_435, "tokens": 4_700_001, "sets": []},
         "valid": {"en": {"sequences": 32_048, "tokens": 519_002}},
-        "guess_without_context": guess or GUESS,
+        "guess_without_context": baseline or BASELINE,
         "started": "2026-02-01T09:30:00+00:00",
         "device": "NVIDIA H200",
     }
-    about = {"case": case, "arm": arm, "resolved": resolved, "versions": {"torch": "2.13.0"}}
-    (run / "case.json").write_text(json.dumps({**about, "config": config or CONFIG}))
+    metadata = {"case": case, "arm": arm, "resolved": resolved, "versions": {"torch": "2.13.0"}}
+    (run / "case.json").write_text(json.dumps({**metadata, "config": config or CONFIG}))
     status = status or {"state": "done", "code": 0, "message": "", "step": 20}
     (run / "status.json").write_text(json.dumps(status))
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (run / "metrics.jsonl").write_text(text + tail)
+    (run / "metrics.jsonl").write_text(text)
     return run
-
-
-CONFIG = config()
-GUESS = {"accuracy": 0.04, "loss": 5.5}
 
 
 def write_same(root, case, arm, target):

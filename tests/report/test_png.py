@@ -1,0 +1,90 @@
+"""The PNG plots: what they show can be seen in the pixels."""
+
+import io
+import math
+
+import matplotlib.image
+import numpy as np
+
+from bertds.report.case_report import write_report
+from bertds.report.curves import Curve, Panel, metric_panels
+from bertds.report.png import draw_panels
+from bertds.report.run_data import load_arms
+from tests.helpers.fake_runs import lines_of, write_run
+
+
+def pixels_of(png):
+    return matplotlib.image.imread(io.BytesIO(png))
+
+
+def draw_losses(case_dir):
+    panels = metric_panels(load_arms(case_dir), "loss", "step")
+    return pixels_of(draw_panels(panels, x="step", y_label="loss"))
+
+
+def assert_has_curves(image, least_fraction=0.002):
+    height, width = image.shape[:2]
+    assert width >= 1200
+    assert height >= 600
+    coloured = image[..., :3].std(axis=-1) > 0.1
+    assert coloured.mean() > least_fraction
+
+
+def test_every_plot_has_curves(case6):
+    for path in write_report(case6).plots:
+        assert_has_curves(matplotlib.image.imread(path))
+
+
+def test_a_single_point_is_visible(tmp_path):
+    write_run(tmp_path, "case1", "layers4", lines_of(1, eval_every=1))
+    for path in write_report(tmp_path / "case1").plots:
+        assert_has_curves(matplotlib.image.imread(path), least_fraction=1e-6)
+
+
+def test_arms_that_log_different_metrics_are_drawn(tmp_path):
+    """One logs no rates or times and has failed, one logs gaps, one has validations only."""
+    bare = [
+        {"step": line["step"], "loss/train": line["loss/train"]}
+        for line in lines_of(100, log_every=50)
+        if "loss/train" in line
+    ]
+    valid = [line for line in lines_of(60) if "loss/valid" in line]
+    failed = {"state": "failed", "code": 71, "message": "", "step": 12}
+    write_run(tmp_path, "case3", "bare", bare, status=failed)
+    write_run(tmp_path, "case3", "valid", valid)
+    for arm, value in (("null", None), ("nan", math.nan)):
+        lines = [
+            {k: value if 10 <= line["step"] < 16 and "loss" in k else v for k, v in line.items()}
+            for line in lines_of(20)
+        ]
+        write_run(tmp_path, "case3", arm, lines)
+    assert len(write_report(tmp_path / "case3").plots) == 5
+
+
+def test_validation_sets_have_their_own_panels(tmp_path):
+    write_run(tmp_path, "case3", "one", lines_of(20))
+    write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")))
+    one, two = (draw_losses(tmp_path / case) for case in ("case3", "case4"))
+    assert two.shape[0] > 1.5 * one.shape[0]
+
+
+def test_more_arms_than_colours_are_drawn(tmp_path):
+    for number in range(12):
+        write_run(tmp_path, "case5", f"arm{number}", lines_of(20, loss=number))
+    assert_has_curves(draw_losses(tmp_path / "case5"))
+
+
+def test_a_first_fall_and_a_spike_do_not_compress_the_curves():
+    """The same curves with an outlier at the first step give the same picture elsewhere."""
+    x = np.arange(1.0, 501.0)
+    calm = 2.0 + np.exp(-x / 50)
+    spiked = calm.copy()
+    spiked[0], spiked[300] = 1e4, 1e3
+    images = []
+    for y in (calm, spiked):
+        curve = Curve(label="arm", arm=0, x=x, y=y, failed=False)
+        panel = Panel(key="loss/valid", title="validation", curves=(curve,))
+        images.append(pixels_of(draw_panels([panel], x="step", y_label="loss")))
+    assert images[0].shape == images[1].shape
+    assert np.mean(np.abs(images[0] - images[1]) > 0.2) < 0.02
+    assert np.array_equal(images[0][:, :100], images[1][:, :100])  # the ticks of the y axis
