@@ -1,1 +1,1 @@
-"""Raw text to a tokenizer and webdataset shards: `python -m data_prep`."""
+"""Turns raw text into a tokenizer and webdataset shards: `python -m data_prep`."""

@@ -1,4 +1,4 @@
-"""`python -m data_prep`: raw text to a tokenizer and shards, and a look at them."""
+"""`python -m data_prep`: raw text to a tokenizer and shards, and tools to check and show them."""
 
 import sys
 from pathlib import Path
@@ -9,26 +9,26 @@ from bertds.data.shards.reader import ShardSet
 from bertds.errors import ShardError
 from data_prep import train_tokenizer
 from data_prep.executors.local import default_workers
-from data_prep.output.manifest import MADE_NAME, counts_of
-from data_prep.output.storage import output_of
-from data_prep.readers.jsonl import COLUMN
+from data_prep.output.manifest import MANIFEST_NAME, read_counts
+from data_prep.output.storage import parse_output
+from data_prep.readers.jsonl import DEFAULT_COLUMN
 from data_prep.readers.sources import Inputs
-from data_prep.reproduction import MERGES, make_record, table
+from data_prep.reproduction import MERGES, format_table, make_all_sets
 from data_prep.sample.generator import write_sample
-from data_prep.sharding.options import ShardOptions, masking_of
+from data_prep.sharding.options import ShardOptions, parse_masking
 from data_prep.sharding.pipeline import make_shards
-from data_prep.verify import _faults, _sets_below
+from data_prep.verify import find_shard_sets, verify_shard_set
 
-RECORD_MERGES = ",".join(map(str, MERGES))
+REFERENCE_MERGES = ",".join(map(str, MERGES))
 
 
 def sample(out: Path, sentences: int = 20_000, seed: int = 0) -> None:
-    """Write a generated Korean-English parallel corpus that a small encoder can learn.
+    """Generate a parallel Korean-English corpus that a small encoder learns in minutes.
 
     Args:
-        out: Directory for ko.txt and en.txt.
-        sentences: Lines of each; line i of one is the translation of line i of the other.
-        seed: Another seed, other sentences.
+        out: Directory for ko.txt and en.txt. Existing files are kept if they have the same options.
+        sentences: Number of lines of each file. Line N of one file translates line N of the other.
+        seed: Seed of the sentences. The same seed always gives the same files.
     """
     write_sample(out, sentences, seed)
 
@@ -39,21 +39,28 @@ def tokenizer(
     input: str = "",
     from_hf: str = "",
     from_mds: str = "",
-    column: str = COLUMN,
+    column: str = DEFAULT_COLUMN,
     lowercase: bool = False,
     min_count: int = 5,
 ) -> None:
-    """Train a BPE tokenizer: special tokens, characters, then so many merges.
+    """Train a BPE tokenizer and write it as a Hugging Face tokenizer.json.
+
+    The vocabulary holds 5 special tokens, the characters of the text, and the merges. Give text
+    with at least one of --input, --from_hf and --from_mds. Training reads all of it, about
+    80 MB/min.
 
     Args:
-        merges: The vocabulary's merges; its size is known only when the characters are.
-        out: The tokenizer.json to write.
-        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl, .tar, .parquet too).
-        from_hf: Directories of datasets: written by save_to_disk, or with parquet files.
-        from_mds: Directories of MosaicML Streaming, with index.json.
-        column: The field of the text, of all but plain text.
-        lowercase: Whether the tokenizer lower-cases.
-        min_count: Characters seen less often are left to [UNK].
+        merges: Number of BPE merges. If the text has fewer, the command stops and names their number.
+        out: The tokenizer.json to write. A finished file with the same options is kept.
+        input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
+            Formats are .jsonl (also named .ndjson or .json), .tar, .parquet, .arrow, and plain text
+            with one document per line. All but .parquet and .arrow may be compressed (.gz, .zst).
+        from_hf: Comma-separated directories of Hugging Face datasets, written by save_to_disk or
+            with .parquet files.
+        from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
+        column: Name of the text field in every format but plain text.
+        lowercase: Whether the tokenizer converts text to lower case.
+        min_count: Minimum number of occurrences of a character. Rarer characters become [UNK].
     """
     inputs = Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column)
     train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count)
@@ -65,7 +72,7 @@ def shard(
     input: str = "",
     from_hf: str = "",
     from_mds: str = "",
-    column: str = COLUMN,
+    column: str = DEFAULT_COLUMN,
     valid_fraction: float = 0.1,
     seq_len: int = 256,
     special_tokens: bool = True,
@@ -81,53 +88,70 @@ def shard(
     scratch: Path | None = None,
     seed: int = 0,
 ) -> None:
-    """Turn text into shard sets: OUT/train and OUT/valid.
+    """Tokenize, shuffle and split text into the shard sets OUT/train and OUT/valid.
+
+    Give text with at least one of --input, --from_hf and --from_mds. Run the same command again to
+    resume an interrupted run. The shards do not depend on --workers, --scheduler, --scratch or the
+    names and the order of the files.
 
     Args:
-        tokenizer: A tokenizer.json with a mask and a pad token.
-        out: The directory or URL to write; an interrupted run is continued.
-        input: Text: F[,F...], each a path, URL, glob or - (.gz, .zst, .jsonl, .tar, .parquet too).
-        from_hf: Directories of datasets: written by save_to_disk, or with parquet files.
-        from_mds: Directories of MosaicML Streaming, with index.json.
-        column: The field of the text, of all but plain text.
-        valid_fraction: Share of the lines that goes to OUT/valid; 0 for none.
-        seq_len: The most tokens of a sequence; longer lines are cut into pieces.
-        special_tokens: Whether [CLS] and [SEP] frame each sequence.
-        join: With documents, short lines share a sequence, [SEP] between them.
-        masking: With static, masked copies are stored beside the tokens.
-        copies: How many of them.
-        mask_ratio: Share of the tokens to predict in a copy.
-        mask_unit: What is chosen to be masked.
-        mask_seed: The masking's own seed.
-        dedup: Whether a line that came before, but for case, is dropped.
-        workers: Processes; all cores if not given. The bytes do not depend on it.
-        scheduler: Of a Dask cluster that does the work instead, such as tcp://10.0.0.1:8786.
-        scratch: Directory for the unfinished work, which all workers see; OUT/.work if not given.
-        seed: Of the order of the sequences.
+        tokenizer: A Hugging Face tokenizer.json with a mask and a pad token.
+        out: The directory or URL to write. A finished output with the same options is kept.
+        input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
+            Formats are .jsonl (also named .ndjson or .json), .tar, .parquet, .arrow, and plain text
+            with one document per line. All but .parquet and .arrow may be compressed (.gz, .zst).
+        from_hf: Comma-separated directories of Hugging Face datasets, written by save_to_disk or
+            with .parquet files.
+        from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
+        column: Name of the text field in every format but plain text.
+        valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0 there
+            is no OUT/valid.
+        seq_len: Maximum length of a sequence in tokens, special tokens included, from 4 to 65,536.
+            Longer lines are cut into several sequences.
+        special_tokens: Whether a sequence starts with [CLS] and ends with [SEP].
+        join: With documents, short lines share a sequence up to --seq_len, separated by [SEP], and
+            attention covers all of it. With none, each line is a sequence.
+        masking: With static, pre-masked copies of each sequence are stored in the shards. With none,
+            training masks dynamically.
+        copies: Number of pre-masked copies of each sequence, from 1 to 1,000. Needs --masking static.
+        mask_ratio: Fraction of the tokens to predict in a copy, between 0 and 1. Needs --masking
+            static.
+        mask_unit: Whether single tokens or whole words are chosen for masking. Needs --masking static.
+        mask_seed: Seed of the masks. Needs --masking static.
+        dedup: Whether to drop a line that equals an earlier line, ignoring case and white space.
+        workers: Number of local processes. The default is the number of available cores.
+        scheduler: Address of the scheduler of a Dask cluster, such as tcp://10.0.0.1:8786. The
+            cluster then does the work instead of local processes. Excludes --workers.
+        scratch: Directory for the unfinished work, with room for three times the size of the shards.
+            The default is OUT/.work. All workers must see it. Required if OUT is a URL.
+        seed: Seed of the shuffle.
     """
     options = ShardOptions(
         valid_fraction=valid_fraction,
         seq_len=seq_len,
         special_tokens=special_tokens,
         join=join,
-        masking=masking_of(masking, copies, mask_ratio, mask_unit, mask_seed),
+        masking=parse_masking(masking, copies, mask_ratio, mask_unit, mask_seed),
         dedup=dedup,
         seed=seed,
     )
     if scheduler and workers is not None:
-        raise ValueError("--workers are processes here, --scheduler has its own: give one of them")
-    made = make_shards(
+        raise ValueError(
+            "--workers (local processes) and --scheduler (a Dask cluster) exclude each other: set "
+            "only one of them"
+        )
+    indexes = make_shards(
         Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column),
         tokenizer,
         out,
         options,
-        _workers(workers),
+        default_workers() if workers is None else workers,
         scheduler=scheduler,
         scratch=scratch,
     )
-    counts = counts_of(output_of(out).at(MADE_NAME))
-    print(f"{out}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
-    for split, index in made.items():
+    counts = read_counts(parse_output(out).joinpath(MANIFEST_NAME))
+    print(f"{out}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}")
+    for split, index in indexes.items():
         print(
             f"{out}/{split}: {index.sequences:,} sequences of {index.lines:,} lines, "
             f"{index.tokens:,} tokens, {len(index.shards)} shards"
@@ -135,64 +159,66 @@ def shard(
 
 
 def record(
-    ko: str, en: str, out: Path, workers: int | None = None, merges: str = RECORD_MERGES
+    ko: str, en: str, out: Path, workers: int | None = None, merges: str = REFERENCE_MERGES
 ) -> None:
-    """Make every vocabulary and shard set that the eleven cases name.
+    """Make every vocabulary and shard set of the reference experiments, ds_configs/case*.json.
+
+    Run the same command again to resume an interrupted run.
 
     Args:
-        ko: The Korean text, one sentence a line: F[,F...].
-        en: The English text.
-        out: The directory to write, the --data of the training.
-        workers: Processes; all cores if not given.
-        merges: Other vocabularies, the largest first, for texts too small for 50,000 merges.
+        ko: Comma-separated files of the Korean text, one sentence per line.
+        en: Comma-separated files of the English text, one sentence per line.
+        out: The directory to write, which training gets as --data.
+        workers: Number of local processes. The default is the number of available cores.
+        merges: Comma-separated numbers of BPE merges, one per vocabulary, the largest first. The
+            default is 50000,30000,20000,10000,5000. Use less for a text with fewer merges.
     """
-    print(table(make_record(ko, en, out, _merge_counts(merges), _workers(workers))))
+    numbers = merges.split(",")
+    if not all(number.isdigit() and int(number) > 0 for number in numbers):
+        raise ValueError(
+            f"--merges is {merges!r}, expected whole numbers such as {REFERENCE_MERGES}"
+        )
+    merge_counts = [int(number) for number in numbers]
+    if merge_counts != sorted(set(merge_counts), reverse=True):
+        raise ValueError(
+            f"--merges is {merges!r}, expected different numbers with the largest first"
+        )
+    num_workers = default_workers() if workers is None else workers
+    print(format_table(make_all_sets(ko, en, out, merge_counts, num_workers)))
 
 
 def verify(directory: Path) -> int:
-    """Check every byte of a shard set, or of all the sets below a directory.
+    """Verify every byte of a shard set: checksums, counts and token ids.
+
+    Prints each fault to standard error, and exits with code 3 if there are any.
 
     Args:
-        directory: Where to look.
+        directory: A shard set, or a directory with shard sets at any depth.
 
     Returns:
-        0, or 3 after naming each fault.
+        0, or 3 if there are faults.
     """
-    faults: list[str] = []
-    sets = _sets_below(directory)
-    for each in sets:
-        faults += _faults(each)
+    sets = find_shard_sets(directory)
+    faults = [fault for each in sets for fault in verify_shard_set(each)]
     for fault in faults:
         print(fault, file=sys.stderr)
     if not faults:
-        print(f"{directory}: {len(sets)} shard sets, no fault")
+        print(f"{directory}: {len(sets)} shard sets, no faults")
     return ShardError.code if faults else 0
 
 
 def show(directory: Path) -> None:
-    """Print counts, lengths and first sequences of a set, or of all below a directory, and draw.
+    """Print the counts, a histogram of the lengths and the first sequences of a shard set.
+
+    Also writes the histogram as lengths.png to the directory of the set.
 
     Args:
-        directory: Where to look.
+        directory: A shard set, or a directory with shard sets at any depth.
     """
-    from data_prep.preview import describe  # the drawing takes a while to import, here alone
+    from data_prep.preview import describe  # only this command needs matplotlib, slow to import
 
-    for each in _sets_below(directory):
+    for each in find_shard_sets(directory):
         print(f"{each}\n{describe(ShardSet.open(each))}\n")
-
-
-def _workers(workers: int | None) -> int:
-    return default_workers() if workers is None else workers
-
-
-def _merge_counts(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.isdigit() and int(word) > 0 for word in words):
-        raise ValueError(f"--merges is {text!r}, wanted are whole numbers: {RECORD_MERGES}")
-    counts = [int(word) for word in words]
-    if counts != sorted(set(counts), reverse=True):
-        raise ValueError(f"--merges is {text!r}, wanted is the largest number first, each once")
-    return counts
 
 
 COMMANDS: dict[str, Command] = {
@@ -206,7 +232,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(name: str = "data_prep") -> int:
-    """Run what the command line asks; `data_prep` is the installed script."""
+    """Run the command that the command line names."""
     return run(name, COMMANDS)
 
 

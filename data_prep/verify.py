@@ -1,4 +1,4 @@
-"""Verifies shard sets."""
+"""Finds shard sets and verifies every byte of them."""
 
 from pathlib import Path
 
@@ -9,15 +9,20 @@ from bertds.data.shards.verify import verify_frame, verify_shard
 from bertds.errors import ShardError
 
 
-def _sets_below(directory: Path) -> list[Path]:
-    """The sets in a directory: itself, or those that have an index or shards below it."""
-    found = {path.parent for name in ("index.json", "*.tar") for path in directory.rglob(name)}
-    if not found:
-        raise ShardError(f"{directory} has no shard set in it: the --out of `shard` is wanted")
-    return sorted(found)
+def find_shard_sets(directory: Path) -> list[Path]:
+    """The directories with shards or an index, at any depth: `directory` itself, or those below it.
+
+    Raises:
+        ShardError: There are none.
+    """
+    sets = {path.parent for name in ("index.json", "*.tar") for path in directory.rglob(name)}
+    if not sets:
+        raise ShardError(f"{directory} has no shard set: expected the --out of `data_prep shard`")
+    return sorted(sets)
 
 
-def _faults(directory: Path) -> list[str]:
+def verify_shard_set(directory: Path) -> list[str]:
+    """The faults of a shard set, one message each."""
     try:
         shards = ShardSet.open(directory)
     except ShardError as error:

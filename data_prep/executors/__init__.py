@@ -1,1 +1,1 @@
-"""Where tasks run: local processes or a Dask cluster."""
+"""Executors of independent tasks: local processes or a Dask cluster."""

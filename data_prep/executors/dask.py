@@ -1,12 +1,12 @@
-"""The tasks on a Dask cluster instead of processes of this machine; `pip install 'bertds[cluster]'`.
+"""Runs the tasks on a Dask cluster instead of local processes; `pip install 'bertds[cluster]'`.
 
-    dask scheduler                                        on one host
+    dask scheduler                                            on one host
     dask worker tcp://HOST:8786 --nworkers 32 --nthreads 1    on each host
-    python -m data_prep shard --scheduler tcp://HOST:8786 …
+    python -m data_prep shard --scheduler tcp://HOST:8786 ...
 
-A worker that dies costs the tasks it was at, which Dask gives to another one; a task that three
-workers in a row did not survive ends the run. Workers read the text and write parts and shards
-themselves, so the input, the unfinished work and the output must be where all of them see it.
+If a worker dies, Dask gives its tasks to another worker. A task that kills three workers in a row
+ends the run. Workers read the text and write parts and shards themselves, so all of them must see
+the input, the work directory and the output.
 """
 
 import concurrent.futures
@@ -19,51 +19,56 @@ from typing import Any
 
 from bertds.errors import LostWorkersError
 
-_PATIENCE_S = 60  # for the scheduler and the first worker
+_CONNECT_TIMEOUT_S = 60  # for the scheduler, then for the first worker
 
 
 @contextlib.contextmanager
 def cluster_executor(scheduler: str, shared: Path) -> Iterator[tuple[Executor, int]]:
-    """An executor of a Dask cluster, and how many tasks it runs at once.
+    """An executor of a Dask cluster, and the number of tasks that it runs at once.
 
     Args:
-        scheduler: Its address, such as `tcp://10.0.0.1:8786`.
-        shared: An existing directory that all workers must see and write.
+        scheduler: Address of the scheduler, such as `tcp://10.0.0.1:8786`.
+        shared: An existing directory that all workers must be able to write to.
 
     Raises:
-        LostWorkersError: There is no such scheduler, or no worker, or a task killed its workers.
+        LostWorkersError: The scheduler or its workers cannot be reached, or a task killed workers.
         ValueError: Dask is not installed, or the workers lack this program or the directory.
     """
     try:
-        import distributed  # an extra
+        import distributed  # an optional dependency
     except ImportError as error:
         raise ValueError(
-            f"--scheduler needs Dask, which is not installed ({error}): pip install "
+            f"--scheduler needs Dask, which is not installed ({error}): run pip install "
             "'bertds[cluster]'"
         ) from error
-    with _sentences(distributed, scheduler), _connected(distributed, scheduler) as client:
+    with (
+        _translate_cluster_errors(distributed, scheduler),
+        _connect(distributed, scheduler) as client,
+    ):
         _check_workers(client, shared)
         with client.get_executor() as pool:
             try:
                 yield pool, max(1, sum(client.nthreads().values()))
             finally:
-                pool.shutdown(wait=False)  # whatever is left has no use any more
+                pool.shutdown(wait=False)  # the results of unfinished tasks are not needed
 
 
 @contextlib.contextmanager
-def _connected(distributed: Any, scheduler: str) -> Iterator[Any]:
-    """A client of a scheduler that has workers."""
+def _connect(distributed: Any, scheduler: str) -> Iterator[Any]:
+    """A client of a scheduler that has at least one worker."""
     if "://" not in scheduler:
-        raise ValueError(f"--scheduler is {scheduler!r}, wanted is an address: tcp://10.0.0.1:8786")
+        raise ValueError(
+            f"--scheduler is {scheduler!r}, expected an address such as tcp://10.0.0.1:8786"
+        )
     try:
-        client = distributed.Client(scheduler, timeout=_PATIENCE_S, set_as_default=False)
+        client = distributed.Client(scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
     except OSError as error:
         raise LostWorkersError(
             f"no Dask scheduler answers at {scheduler}: start `dask scheduler`"
         ) from error
     with client:
         try:
-            client.wait_for_workers(1, timeout=_PATIENCE_S)
+            client.wait_for_workers(1, timeout=_CONNECT_TIMEOUT_S)
         except TimeoutError as error:
             raise LostWorkersError(
                 f"the Dask scheduler at {scheduler} has no worker: start `dask worker {scheduler} "
@@ -73,48 +78,50 @@ def _connected(distributed: Any, scheduler: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _sentences(distributed: Any, scheduler: str) -> Iterator[None]:
-    """Around the use of the cluster: its faults in words."""
+def _translate_cluster_errors(distributed: Any, scheduler: str) -> Iterator[None]:
+    """Raise failures of the cluster as errors that tell the user what to do."""
     try:
         yield
     except distributed.scheduler.KilledWorker as error:
         raise LostWorkersError(
-            "a task was given to one worker after the other and none survived it, perhaps for want "
-            "of memory: the same command continues, with fewer workers a host each has more"
+            "several Dask workers died while running the same task, possibly because they ran out "
+            "of memory: run the same command again to resume; fewer workers per host leave more "
+            "memory for each"
         ) from error
     except concurrent.futures.CancelledError as error:
         raise LostWorkersError(
-            f"the Dask scheduler at {scheduler} was lost: start it and its workers again, then the "
-            "same command continues"
+            f"the connection to the Dask scheduler at {scheduler} was lost: restart the scheduler "
+            "and its workers, then run the same command again to resume"
         ) from error
 
 
 def _check_workers(client: Any, shared: Path) -> None:
-    token = shared / f"seen-{uuid.uuid4().hex}"
-    token.touch()
+    """Check that all workers have this program and share the directory."""
+    marker = shared / f"seen-{uuid.uuid4().hex}"
+    marker.touch()
     try:
-        answers = client.run(_shares, token)
+        answers = client.run(_shares_directory, marker)
     except ImportError as error:
         raise ValueError(
             f"the Dask workers cannot import this program ({error}): install the same version of "
-            "bertds where they run"
+            "bertds on their hosts"
         ) from error
     finally:
-        token.unlink()
-    blind = sorted(worker for worker, sees in answers.items() if not sees)
-    if blind:
+        marker.unlink()
+    failed = sorted(worker for worker, shares in answers.items() if not shares)
+    if failed:
         raise ValueError(
-            f"{len(blind)} of {len(answers)} Dask workers ({blind[0]}, …) cannot write in {shared}: "
-            "name a directory that all hosts share, by --scratch or --out"
+            f"{len(failed)} of {len(answers)} Dask workers ({failed[0]}, ...) cannot write to "
+            f"{shared}: set --scratch or --out to a directory that all hosts share"
         )
 
 
-def _shares(token: Path) -> bool:
-    """Whether this worker sees a file of the client and may write beside it."""
-    mine = token.with_name(f"{token.name}-{uuid.uuid4().hex}")
+def _shares_directory(marker: Path) -> bool:
+    """Whether this worker sees a file of the client and can write next to it."""
+    own_file = marker.with_name(f"{marker.name}-{uuid.uuid4().hex}")
     try:
-        mine.touch()
-        mine.unlink()
+        own_file.touch()
+        own_file.unlink()
     except OSError:
         return False
-    return token.exists()
+    return marker.exists()

@@ -1,1 +1,1 @@
-"""Output directories and URLs, and the manifest of what they were made from."""
+"""Output directories and URLs, and the manifest of what an output was made from."""

@@ -1,8 +1,8 @@
-"""What an output was made from, kept beside it as `made.json`.
+"""The manifest `made.json` next to an output: what the output was made from.
 
-So a finished output is recognised and left alone, and another one in the way is refused, never
-overwritten. The recipe holds options and the digests of what was read, no names or times, so that
-equal recipes mean equal outputs.
+With it a finished output is recognized and kept, and an output made from something else is never
+overwritten. The recipe in it holds options and digests of the input, but no file names or times.
+Equal recipes therefore mean equal outputs.
 """
 
 import json
@@ -12,59 +12,55 @@ from typing import Any
 
 from bertds.io.atomic import atomic_write
 from bertds.io.json_files import parse_json_object
-from data_prep.output.storage import Place
+from data_prep.output.storage import OutputPath
 
-MADE_NAME = "made.json"
+MANIFEST_NAME = "made.json"
 Recipe = Mapping[str, Any]
 
 
-def is_up_to_date(record: Place, outputs: Sequence[Place], recipe: Recipe) -> bool:
-    """Whether the outputs are there and were made by this recipe.
+def is_up_to_date(manifest: OutputPath, outputs: Sequence[OutputPath], recipe: Recipe) -> bool:
+    """Whether all outputs exist and were made by this recipe.
 
     Raises:
-        FileExistsError: Some are there, but made by another recipe or by hand.
+        FileExistsError: Some exist, but were made by another recipe or not by this program.
     """
-    there = [path for path in outputs if path.exists()]
-    found = _read(record)
-    if not there and found is None:
+    existing = [path for path in outputs if path.exists()]
+    content = _read(manifest)
+    if not existing and content is None:
         return False
-    if found is not None and found.get("recipe") == _plain(recipe):
-        return len(there) == len(outputs)
+    if content is not None and content.get("recipe") == json.loads(encode_json(recipe)):
+        return len(existing) == len(outputs)
     raise FileExistsError(
-        f"{(there or [record])[0]} is there already, made of other text or with other options: "
-        "name another output, or delete it first"
+        f"{(existing or [manifest])[0]} already exists, made from other text or with other options: "
+        "choose another output, or delete it first"
     )
 
 
-def write_manifest(record: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None:
-    """Say what is made: before the first output, so that one without a note is someone else's.
+def write_manifest(manifest: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None:
+    """Write the manifest, before the first output: an output without one is not ours.
 
-    Shards, whose unfinished work has a note of its own, get it last.
+    Shards get it last, since their work directory has a recipe of its own.
     """
-    with atomic_write(record) as file:
-        file.write(as_json({"recipe": recipe, "counts": counts}))
+    with atomic_write(manifest) as file:
+        file.write(encode_json({"recipe": recipe, "counts": counts}))
 
 
-def counts_of(record: Place) -> dict[str, Any]:
-    """The counts that `record_made` kept."""
-    counts: dict[str, Any] = json.loads(record.read_bytes())["counts"]
+def read_counts(manifest: OutputPath) -> dict[str, Any]:
+    """Read the counts that `write_manifest` stored."""
+    counts: dict[str, Any] = json.loads(manifest.read_bytes())["counts"]
     return counts
 
 
-def as_json(value: Any) -> bytes:
-    """A value as the same bytes each time."""
+def encode_json(value: Any) -> bytes:
+    """Encode a value as JSON; equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _read(record: Place) -> dict[str, Any] | None:
+def _read(manifest: OutputPath) -> dict[str, Any] | None:
+    """The content of a manifest: None without a file, empty if it is not a JSON object."""
     try:
-        return parse_json_object(record.read_bytes(), str(record))
+        return parse_json_object(manifest.read_bytes(), str(manifest))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-
-
-def _plain(recipe: Recipe) -> Any:
-    """The recipe as it reads back from JSON."""
-    return json.loads(as_json(recipe))

@@ -1,7 +1,7 @@
-"""Where shard sets are written: a directory, or a URL that takes whole objects.
+"""Where shard sets are written: a local directory, or a URL of an object store.
 
-A file for a URL is made in a temporary directory of the machine that makes it and put when it is
-whole, an index after all else, so what has an index is a whole set there as on a disk.
+Files for a URL are first written to a temporary directory of the local machine and uploaded when
+complete, the index of a set last. A set with an index is therefore complete, as on a disk.
 """
 
 import contextlib
@@ -17,34 +17,34 @@ from bertds.errors import RemoteFileNotFoundError
 from bertds.io.remote import file_system, is_url, retried
 
 
-class Place(Protocol):
-    """A path of an output: a `Path`, or what is needed of one behind a URL."""
+class OutputPath(Protocol):
+    """A path in an output: a `Path`, or a remote path with two of its methods."""
 
     def exists(self) -> bool:
-        """Whether something is there."""
+        """Whether the file or directory exists."""
 
     def read_bytes(self) -> bytes:
-        """The file's content.
+        """Read the file.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: The file does not exist.
         """
 
 
 class Output(Protocol):
-    """A directory or URL to write to; `str` of it is what its user calls it. It is pickled."""
+    """A directory or URL to write to. Its `str` is the user's name for it. It can be pickled."""
 
-    def at(self, name: str) -> Place:
-        """The place of a file or directory in it."""
+    def joinpath(self, name: str) -> OutputPath:
+        """The path of a file or directory in it."""
 
     def size(self, name: str) -> int:
-        """Bytes of a file; -1 where there is none."""
+        """Size of a file in bytes, -1 if it does not exist."""
 
     def open_directory(self, name: str) -> AbstractContextManager[Path]:
-        """A directory whose new files are in the output's directory `name` after the context."""
+        """A local directory whose new files are in the output's directory `name` after the context."""
 
     def remove_partial(self, name: str) -> None:
-        """Remove from the directory `name` what killed processes left half-written."""
+        """Remove the incomplete files that killed processes left in the directory `name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,74 +53,74 @@ class LocalOutput:
 
     path: Path
     name: str
-    """What its user calls it."""
+    """The user's name for it."""
 
     def __str__(self) -> str:
         return self.name
 
-    def at(self, name: str) -> Path:
+    def joinpath(self, name: str) -> Path:
         """The path of a file or directory in it."""
         return self.path / name
 
     def size(self, name: str) -> int:
-        """Bytes of a file; -1 where there is none."""
+        """Size of a file in bytes, -1 if it does not exist."""
         path = self.path / name
         return path.stat().st_size if path.is_file() else -1
 
     @contextlib.contextmanager
     def open_directory(self, name: str) -> Iterator[Path]:
-        """The directory itself: who writes there gives a file its name when it is whole."""
+        """The directory itself; writers must create files atomically."""
         directory = self.path / name
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
 
     def remove_partial(self, name: str) -> None:
-        """Remove from the directory `name` what killed processes left half-written."""
-        for draft in (self.path / name).glob(".tmp-*"):
-            draft.unlink(missing_ok=True)
+        """Remove the incomplete files that killed processes left in the directory `name`."""
+        for temporary in (self.path / name).glob(".tmp-*"):
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteOutput:
-    """A URL that fsspec writes to."""
+    """A URL that fsspec can write to."""
 
     url: str
 
     def __str__(self) -> str:
         return self.url
 
-    def at(self, name: str) -> "StoredFile":
-        """The place of a file or directory behind the URL."""
-        return StoredFile(f"{self.url}/{name}")
+    def joinpath(self, name: str) -> "RemotePath":
+        """The path of a file or directory below the URL."""
+        return RemotePath(f"{self.url}/{name}")
 
     def size(self, name: str) -> int:
-        """Bytes of a file; -1 where there is none.
+        """Size of a file in bytes, -1 if it does not exist.
 
         Raises:
-            RemoteError: The server cannot be asked.
+            RemoteError: The server cannot be reached.
         """
-        return StoredFile(f"{self.url}/{name}").size()
+        return self.joinpath(name).size()
 
     @contextlib.contextmanager
     def open_directory(self, name: str) -> Iterator[Path]:
-        """A temporary directory whose files are put when the context ends well, an index last.
+        """A temporary directory; its files are uploaded when the context ends, an index last.
 
         Raises:
-            RemoteError: The server does not take one.
+            RemoteError: The server rejects a file.
         """
         with tempfile.TemporaryDirectory(prefix="data_prep-") as directory:
             yield Path(directory)
             files = sorted(Path(directory).iterdir(), key=lambda path: path.name == INDEX_NAME)
             for path in files:
-                _put(path, "/".join([self.url, *([name] if name else []), path.name]))
+                _upload(path, "/".join([self.url, *([name] if name else []), path.name]))
 
     def remove_partial(self, name: str) -> None:
-        """Nothing half-written ever has a name behind a URL."""
+        """Do nothing: uploads are atomic, so there are no incomplete files behind a URL."""
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file or directory behind a URL."""
+class RemotePath:
+    """The URL of a file or directory."""
 
     url: str
 
@@ -128,21 +128,21 @@ class StoredFile:
         return self.url
 
     def exists(self) -> bool:
-        """Whether something is there.
+        """Whether the file or directory exists.
 
         Raises:
-            RemoteError: The server cannot be asked.
+            RemoteError: The server cannot be reached.
         """
         system, path = file_system(self.url)
-        system.invalidate_cache()  # others write there as well
+        system.invalidate_cache()  # other processes write there too
         return bool(retried(self.url, lambda: system.exists(path)))
 
     def read_bytes(self) -> bytes:
-        """The file's content.
+        """Read the file.
 
         Raises:
-            FileNotFoundError: There is none.
-            RemoteError: It cannot be read.
+            FileNotFoundError: The file does not exist.
+            RemoteError: The file cannot be read.
         """
         system, path = file_system(self.url)
         try:
@@ -151,10 +151,10 @@ class StoredFile:
             raise FileNotFoundError(str(error)) from error
 
     def size(self) -> int:
-        """Bytes of the file; -1 where there is none.
+        """Size of the file in bytes, -1 if it does not exist.
 
         Raises:
-            RemoteError: The server cannot be asked.
+            RemoteError: The server cannot be reached.
         """
         system, path = file_system(self.url)
         system.invalidate_cache()
@@ -164,26 +164,26 @@ class StoredFile:
             return -1
 
 
-def output_of(place: str | Path) -> Output:
+def parse_output(out: str | Path) -> Output:
     """The output that `--out` names.
 
     Raises:
-        ValueError: A URL that is not written to.
+        ValueError: The URL cannot be written to.
     """
-    text = str(place)
+    text = str(out)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if not is_url(text):
-        # Whole, since workers of a cluster stand elsewhere.
+        # Absolute: the working directory of cluster workers may differ.
         return LocalOutput(Path(text).expanduser().absolute(), text)
     if text.startswith(("http://", "https://")):
         raise ValueError(
-            f"--out is {text}, which can only be read: give a directory, s3:// or gs://"
+            f"--out is {text}, which is read-only: expected a directory, s3:// or gs://"
         )
-    file_system(text)
+    file_system(text)  # rejects unknown schemes
     return RemoteOutput(text.rstrip("/"))
 
 
-def _put(path: Path, url: str) -> None:
-    system, inner = file_system(url)
-    retried(url, lambda: system.put_file(str(path), inner))
+def _upload(path: Path, url: str) -> None:
+    system, remote_path = file_system(url)
+    retried(url, lambda: system.put_file(str(path), remote_path))

@@ -1,1 +1,1 @@
-"""Input formats: text, JSON lines, tar, Arrow, parquet, MDS, and text cleaning."""
+"""Readers of the input formats (text, JSON lines, tar, Arrow, parquet, MDS) and text cleaning."""

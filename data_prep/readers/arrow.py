@@ -1,8 +1,8 @@
-"""Text in a column of Arrow streams and parquet files, the files of Hugging Face `datasets`.
+"""Reads a text column of Arrow streams and parquet files, the formats of Hugging Face `datasets`.
 
-Read by pyarrow (`pip install 'bertds[migrate]'`), some rows at a time, without copying more of a
-file than they need. Values are taken as bytes: what is no UTF-8 is the cleaning's to see, offsets
-that lead astray are refused before anything follows them.
+pyarrow reads the files (`pip install 'bertds[migrate]'`) in batches of rows, with little more than a
+batch in memory. Values are taken as bytes, so invalid UTF-8 is left to text cleaning. Offsets of a
+damaged file are validated before they are used.
 """
 
 import contextlib
@@ -14,128 +14,139 @@ from typing import Any, Literal
 
 from bertds.errors import RemoteError
 
-_BYTES, _MAX_ROWS = 1 << 20, 1024  # at a time, about
-_PAGE_BYTES = 1 << 20  # of a parquet file at once
+_BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 20, 1024  # approximate bytes of a batch, and its most rows
+_PAGE_BYTES = 1 << 20  # read at once from a parquet file
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 Kind = Literal["arrow", "parquet"]
 
 
 def check_column(path: Path | str, file: io.BufferedReader, kind: Kind, column: str) -> None:
-    """See that a file has a column of text by that name; little of it is read.
+    """Check that a file has one text column of this name, by its schema.
 
     Raises:
-        ValueError: It has none, or is damaged, or pyarrow is not installed.
+        ValueError: It has none, the file is damaged, or pyarrow is not installed.
     """
-    pa = _pyarrow(path)
-    with _sentences(pa, path, kind), _opened(pa, path, file, kind) as (content, _):
+    pa = _import_pyarrow(path)
+    with _translate_arrow_errors(pa, path, kind), _open(pa, path, file, kind) as (content, _):
         schema = content.schema if kind == "arrow" else content.schema_arrow
         names = schema.names
     if names.count(column) != 1:
         raise ValueError(
-            f"{path} has no column {column!r}, it has {', '.join(names) or 'none'}: name the "
-            "one of the text with --column"
+            f"{path} has no column {column!r}, it has {', '.join(names) or 'none'}: name the text "
+            "column with --column"
         )
     type_ = schema.field(column).type
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
         raise ValueError(
-            f"{path}: the column {column!r} is of {type_}, wanted is text: name the one of the text "
-            "with --column"
+            f"{path}: the column {column!r} has the type {type_}, expected text: name the text "
+            "column with --column"
         )
+
+
+def check_end_of_stream(path: Path | str, file: io.BufferedReader, size: int) -> None:
+    """Check that an Arrow stream ends with its marker: a file truncated between batches does not.
+
+    Raises:
+        ValueError: The marker is missing.
+    """
+    file.seek(max(0, size - len(_END_OF_STREAM)))
+    if file.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
+        raise ValueError(f"{path} is damaged or truncated (the end of the Arrow stream is missing)")
 
 
 def arrow_lines(
     path: Path | str, file: io.BufferedReader, kind: Kind, column: str
 ) -> Iterator[tuple[bytes, int]]:
-    """The texts of a column, each a line, in pieces; beside them how far into the file they lead.
+    """The texts of a column, one line each, in pieces of whole lines. A null is an empty line.
 
-    A null is an empty line.
+    Yields:
+        A piece, and the approximate position in the file after it.
 
     Raises:
         ValueError: The file is damaged.
-        RemoteError: It is behind a URL and cannot be read.
+        RemoteError: The file is remote and cannot be read.
     """
-    pa = _pyarrow(path)
-    with _sentences(pa, path, kind), _opened(pa, path, file, kind) as (content, mapped):
-        for array, position in _arrays(content, mapped, kind, column):
-            step = _rows_at_a_time(len(array), array.get_total_buffer_size())
+    pa = _import_pyarrow(path)
+    with _translate_arrow_errors(pa, path, kind), _open(pa, path, file, kind) as (content, stream):
+        for array, position in _column_batches(content, stream, kind, column):
+            step = _batch_rows(len(array), array.get_total_buffer_size())
             for start in range(0, len(array), step):
-                rows = _as_bytes(pa, array.slice(start, step))
+                rows = _to_bytes(pa, array.slice(start, step))
                 yield b"".join(row.replace(b"\n", b" ") + b"\n" for row in rows), position
 
 
-def check_end(path: Path | str, file: io.BufferedReader, size: int) -> None:
-    """See that an Arrow stream has its end: without it, a file cut between batches looks whole.
-
-    Raises:
-        ValueError: It has not.
-    """
-    file.seek(max(0, size - len(_END_OF_STREAM)))
-    if file.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
-        raise ValueError(f"{path} is damaged or cut off (the end of the Arrow stream is missing)")
-
-
-def _pyarrow(path: Path | str) -> Any:
+def _import_pyarrow(path: Path | str) -> Any:
     try:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")
     except ImportError as error:
         raise ValueError(
-            f"{path} needs pyarrow to be read, which is not installed ({error}): pip install "
+            f"reading {path} needs pyarrow, which is not installed ({error}): run pip install "
             "'bertds[migrate]'"
         ) from error
 
 
 @contextlib.contextmanager
-def _opened(
+def _open(
     pa: Any, path: Path | str, file: io.BufferedReader, kind: Kind
 ) -> Iterator[tuple[Any, Any]]:
-    """A stream of batches or a parquet file, and its bytes; a local one is mapped, never held."""
-    mapped = pa.memory_map(str(path)) if isinstance(path, Path) else pa.PythonFile(file, "r")
+    """The batches of an Arrow stream or the parquet file, and its byte stream.
+
+    Local files are memory-mapped.
+    """
+    stream = pa.memory_map(str(path)) if isinstance(path, Path) else pa.PythonFile(file, "r")
     if kind == "arrow":
-        with pa.ipc.open_stream(mapped) as stream:
-            yield stream, mapped
+        with pa.ipc.open_stream(stream) as batches:
+            yield batches, stream
     else:
-        yield pa.parquet.ParquetFile(mapped, buffer_size=_PAGE_BYTES), mapped
+        yield pa.parquet.ParquetFile(stream, buffer_size=_PAGE_BYTES), stream
 
 
 @contextlib.contextmanager
-def _sentences(pa: Any, path: Path | str, kind: Kind) -> Iterator[None]:
-    """Around what pyarrow does: its errors in words."""
+def _translate_arrow_errors(pa: Any, path: Path | str, kind: Kind) -> Iterator[None]:
+    """Raise errors of pyarrow about the file as ValueError; errors of the disk stay as they are."""
     try:
         yield
     except RemoteError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
-            raise  # the disk's
-        why = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(f"{path} is no whole {kind} file ({why})") from error
+            raise
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{path} is not a valid {kind} file, or is truncated ({reason})"
+        ) from error
 
 
-def _arrays(content: Any, mapped: Any, kind: Kind, column: str) -> Iterator[tuple[Any, int]]:
-    """The column batch by batch, and how far into the file each leads, about."""
+def _column_batches(
+    content: Any, stream: Any, kind: Kind, column: str
+) -> Iterator[tuple[Any, int]]:
+    """The column in batches, with the approximate position in the file after each."""
     if kind == "arrow":
         for batch in content:
-            yield batch.column(column), mapped.tell()
+            yield batch.column(column), stream.tell()
         return
-    facts = content.metadata
-    groups = [facts.row_group(number).total_byte_size for number in range(facts.num_row_groups)]
-    step = _rows_at_a_time(facts.num_rows, sum(groups))
+    metadata = content.metadata
+    num_bytes = sum(
+        metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)
+    )
+    step = _batch_rows(metadata.num_rows, num_bytes)
     rows = 0
     for batch in content.iter_batches(step, columns=[column], use_threads=False):
         rows += len(batch)
-        yield batch.column(0), min(mapped.size(), mapped.size() * rows // max(1, facts.num_rows))
+        position = stream.size() * rows // max(1, metadata.num_rows)
+        yield batch.column(0), min(stream.size(), position)
 
 
-def _rows_at_a_time(rows: int, num_bytes: int) -> int:
-    """Few of long documents, many of short ones."""
-    return max(1, min(_MAX_ROWS, _BYTES * rows // max(1, num_bytes)))
+def _batch_rows(rows: int, num_bytes: int) -> int:
+    """Number of rows per batch, so that a batch has about `_BATCH_BYTES`."""
+    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * rows // max(1, num_bytes)))
 
 
-def _as_bytes(pa: Any, array: Any) -> Iterator[bytes]:
-    """The values, checked: a damaged file may say that one lies anywhere."""
+def _to_bytes(pa: Any, array: Any) -> Iterator[bytes]:
+    """The values as bytes, after validation: offsets of a damaged file may point anywhere."""
     if pa.types.is_dictionary(array.type):
         array.validate(full=True)
         array = array.dictionary_decode()

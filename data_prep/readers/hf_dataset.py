@@ -1,4 +1,8 @@
-"""Hugging Face dataset directories as inputs."""
+"""Finds the Arrow and parquet files of Hugging Face dataset directories.
+
+A directory is one of three kinds: a DatasetDict or a Dataset written by `save_to_disk`, or any
+directory with parquet files, such as a snapshot from the Hub.
+"""
 
 import os
 import sys
@@ -12,87 +16,92 @@ STATE_NAME, DICT_NAME = "state.json", "dataset_dict.json"
 
 
 def hf_files(spec: str) -> list[Path | str]:
-    """The Arrow and parquet files of the directories `D[,D…]`.
+    """The Arrow and parquet files of the directories `D[,D...]`.
 
     Raises:
-        ValueError: A directory is missing or damaged, or holds neither.
+        ValueError: A directory is missing or damaged, or holds no such file.
     """
-    return [file for each in dataset_directories("from_hf", spec) for file in _hf_files(each)]
+    return [file for each in dataset_directories("from_hf", spec) for file in _find_files(each)]
 
 
 def dataset_directories(flag: str, spec: str) -> list[Path]:
-    """The directories `D[,D…]` that a flag names.
+    """The directories `D[,D...]` that a flag names.
 
     Raises:
         ValueError: One is a URL, or does not exist.
     """
-    is_path = bool(spec) and os.path.isdir(spec)  # noqa: PTH112 - a long list is no error
-    words = [spec] if is_path else [word for word in spec.split(",") if word]
-    for word in words:
-        if is_url(word):
-            raise ValueError(f"--{flag} names the URL {word}: copy it to a directory first")
-        if not Path(word).expanduser().is_dir():
-            raise ValueError(f"--{flag} names {word}, which is no directory that exists")
-    return [Path(word).expanduser().absolute() for word in words]
+    # A path may contain commas itself. Path.is_dir raises if the list is too long for a path.
+    is_path = bool(spec) and os.path.isdir(spec)  # noqa: PTH112
+    names = [spec] if is_path else [name for name in spec.split(",") if name]
+    for name in names:
+        if is_url(name):
+            raise ValueError(
+                f"--{flag} names the URL {name}, expected a local directory: copy it first"
+            )
+        if not Path(name).expanduser().is_dir():
+            raise ValueError(f"--{flag} names {name}, which is not an existing directory")
+    return [Path(name).expanduser().absolute() for name in names]
 
 
-def _hf_files(directory: Path) -> list[Path]:
+def _find_files(directory: Path) -> list[Path]:
     if (directory / DICT_NAME).is_file():
-        return _dict_files(directory)
+        return _dataset_dict_files(directory)
     if (directory / STATE_NAME).is_file():
         return _dataset_files(directory)
-    files = [path for path in sorted(directory.rglob("*.parquet")) if _is_shown(directory, path)]
+    files = [
+        path
+        for path in sorted(directory.rglob("*.parquet"))
+        # Hidden directories are caches of downloads.
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    ]
     if not files:
         raise ValueError(
             f"--from_hf names {directory}, which has no {STATE_NAME}, no {DICT_NAME} and no .parquet "
-            "file: a directory that save_to_disk wrote is wanted, or a snapshot from the Hub"
+            "file: expected a directory written by save_to_disk, or a snapshot from the Hub"
         )
     return files
 
 
-def _is_shown(directory: Path, path: Path) -> bool:
-    """Whether a file is no part of a hidden directory, such as a cache of downloads."""
-    return path.is_file() and not any(
-        part.startswith(".") for part in path.relative_to(directory).parts
-    )
-
-
-def _dict_files(directory: Path) -> list[Path]:
-    """The files of all splits; that they are all is said, since a test set may be one of them."""
+def _dataset_dict_files(directory: Path) -> list[Path]:
+    """The files of all splits. A message names the splits, since one may be a test set."""
     path = directory / DICT_NAME
-    splits = _read(path).get("splits")
+    splits = _read_json(path).get("splits")
     if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
         raise ValueError(f"{path} names no splits: save the dataset again with save_to_disk")
     print(
-        f"{directory}: text of all splits ({', '.join(splits)}); for one, name its directory",
+        f"{directory}: reading all splits ({', '.join(splits)}); to read one, name its directory",
         file=sys.stderr,
     )
-    return [file for split in splits for file in _dataset_files(_inside(path, split))]
+    return [file for split in splits for file in _dataset_files(_sibling(path, split))]
 
 
 def _dataset_files(directory: Path) -> list[Path]:
     path = directory / STATE_NAME
-    state = _read(path)
+    state = _read_json(path)
     if state.get("_indices_data_files"):
         raise ValueError(
-            f"{path} keeps a selection of rows beside the rows, as old releases of datasets did: "
-            "load it and save it again with save_to_disk"
+            f"{path} stores a selection of rows in a separate file, as old releases of datasets "
+            "did: load the dataset and save it again with save_to_disk"
         )
-    found = state.get("_data_files")
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+    entries = state.get("_data_files")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{path} names no data files: save the dataset again with save_to_disk")
-    files = [_inside(path, each.get("filename")) for each in found]
+    files = [_sibling(path, entry.get("filename")) for entry in entries]
     for file in files:
         if not file.is_file():
-            raise ValueError(f"{file} is missing, {path} names it: fetch the whole directory")
+            raise ValueError(
+                f"{file} is missing, but {path} names it: download the whole directory"
+            )
     return files
 
 
-def _inside(path: Path, name: Any) -> Path:
+def _sibling(path: Path, name: Any) -> Path:
+    """The file or directory `name` in the directory of `path`; paths elsewhere are rejected."""
     if not isinstance(name, str) or len(PurePosixPath(name).parts) != 1 or name in ("..", "/"):
-        raise ValueError(f"{path} names {name!r}, which is not beside it")
+        raise ValueError(f"{path} names {name!r}, which is not in the same directory")
     return path.parent / name
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json_object(path, remedy="fetch the whole directory")
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_json_object(path, remedy="download the whole directory")

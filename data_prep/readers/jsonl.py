@@ -1,17 +1,17 @@
-"""The text in a JSON object, of a line of `.jsonl` or a member of a tar."""
+"""The text field of a JSON object: a line of a `.jsonl` file, or a member of a tar."""
 
 import json
 import re
 
-COLUMN = "text"
-"""The field of the text, where `--column` names no other."""
+DEFAULT_COLUMN = "text"
+"""Name of the text field unless `--column` names another one."""
 MAX_JSON_BYTES = 64 << 20
-"""Of an object, which is parsed whole."""
+"""Maximum size of an object, which is parsed in memory."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def text_of_json(content: str, column: str) -> str | None:
-    """The field of that name; None for what is no JSON object with a text there."""
+def parse_text_field(content: str, column: str) -> str | None:
+    """The text in the field `column`, or None if this is not a JSON object with a text there."""
     try:
         text = json.loads(content.removeprefix("\ufeff"))[column]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,12 +1,12 @@
-"""Text in the shards of MosaicML Streaming (MDS): `index.json` and `.mds` files, perhaps compressed.
+"""Reads text from the shards of MosaicML Streaming (MDS): an `index.json` and `.mds` files.
 
-    a shard:   samples, uint32 | where each begins, and the end, uint32 | the writer's settings |
-               samples
-    a sample:  sizes of the columns that have no fixed one, uint32 each | the columns
+    shard:   number of samples, uint32 | start of each sample, and the end, uint32 |
+             settings of the writer, JSON | samples
+    sample:  size of each column without a fixed one, uint32 | columns
 
-The index says which columns there are and how each is encoded. The column of the text must be a
-`str`; no other is decoded, and a pickled one is never loaded. Samples are read in order from a
-stream, so memory is the table of a shard and a piece of a sample.
+The index names the columns and their encodings. The text column must be encoded as `str`. No other
+column is decoded, so pickles are never loaded. Samples are read in order from a stream, with the
+table of one shard and a piece of one sample in memory.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ _MAX_INDEX_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MdsShard:
-    """One shard as the index describes it, and the file of it that is there.
+    """One shard as the index describes it, and the file of it that exists.
 
     Attributes:
         path: The file, compressed or not.
-        compression: Of that file.
-        file_bytes: Its size by the index.
-        file_hashes: Its hashes by the index, by the name of each; often none.
-        raw_bytes: Its size without compression.
-        samples: How many it holds.
-        column_sizes: Bytes of each column in a sample, None where each sample says.
-        text_column: The number of the text's column.
+        compression: Compression of the file.
+        file_bytes: Size of the file by the index.
+        file_hashes: Hashes of the file by the index, as (algorithm, digest); often empty.
+        raw_bytes: Size of the decompressed content.
+        samples: Number of samples.
+        column_sizes: Bytes of each column in a sample, None if they vary.
+        text_column: Number of the text column.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class MdsShard:
 
     @property
     def layout(self) -> str:
-        """Where the text is in a sample, in words that are the same each time."""
+        """Position of the text in a sample, as part of the source's identity."""
         return f"{self.text_column} of {json.dumps(self.column_sizes)}"
 
 
@@ -64,7 +64,7 @@ class _File(BaseModel):
 
 
 class _Entry(BaseModel):
-    """What the index says of a shard."""
+    """The entry of a shard in the index."""
 
     format: str
     samples: NonNegativeInt
@@ -81,15 +81,15 @@ class _Index(BaseModel):
 
 
 def mds_files(spec: str, column: str) -> list[MdsShard]:
-    """The shards of the MDS directories `D[,D…]`.
+    """The shards of the MDS directories `D[,D...]`.
 
     Raises:
-        ValueError: A directory is missing or damaged, or has no such column of text.
+        ValueError: A directory is missing or damaged, or lacks this text column.
     """
     return [
         shard
-        for each in dataset_directories("from_mds", spec)
-        for shard in mds_shards(each, column)
+        for directory in dataset_directories("from_mds", spec)
+        for shard in mds_shards(directory, column)
     ]
 
 
@@ -97,88 +97,94 @@ def mds_shards(directory: Path, column: str) -> list[MdsShard]:
     """The shards of an MDS directory.
 
     Raises:
-        ValueError: It has no index, or one that is damaged, names a file that is missing or outside
-            of it, or has no text in that column.
+        ValueError: The index is missing, damaged, or has no text in that column; or a file that it
+            names is missing or outside the directory.
     """
     path = directory / INDEX_NAME
     if not path.is_file():
         raise ValueError(
-            f"--from_mds names {directory}, which has no {INDEX_NAME}: a directory that MDSWriter "
-            "wrote is wanted, of one split"
+            f"--from_mds names {directory}, which has no {INDEX_NAME}: expected the directory of one "
+            "split, written by MDSWriter"
         )
     if path.stat().st_size > _MAX_INDEX_BYTES:
-        raise ValueError(f"{path} has over {_MAX_INDEX_BYTES:,} bytes: that is no index of shards")
+        raise ValueError(
+            f"{path} has more than {_MAX_INDEX_BYTES:,} bytes: it is not an index of MDS shards"
+        )
     try:
         index = _Index.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise _bad_index(path, error) from error
-    return [_shard(path, entry, column) for entry in index.shards]
+        raise _invalid_index(path, error) from error
+    return [_parse_entry(path, entry, column) for entry in index.shards]
 
 
-def check_file(shard: MdsShard, file: io.BufferedReader, size: int) -> None:
-    """See that a shard's file is the one of the index, by its size and the hashes that we know.
+def check_mds_file(shard: MdsShard, file: io.BufferedReader, size: int) -> None:
+    """Check a shard's file against the size and the hashes in the index.
 
     Raises:
-        ValueError: It is not.
+        ValueError: They differ.
     """
     if size != shard.file_bytes:
         raise ValueError(
-            f"{shard.path} is damaged or cut off (it has {size:,} bytes, its index says "
+            f"{shard.path} is damaged or truncated (it has {size:,} bytes, the index says "
             f"{shard.file_bytes:,})"
         )
-    for name, wanted in shard.file_hashes:
-        if name not in hashlib.algorithms_guaranteed or name.startswith("shake"):
-            continue  # such as xxh64, of which Python has none
+    for algorithm, expected in shard.file_hashes:
+        if algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith("shake"):
+            continue  # such as xxh64, which hashlib lacks
         file.seek(0)
-        if hashlib.file_digest(file, name).hexdigest() != wanted:
-            raise ValueError(f"{shard.path} is damaged or cut off (its {name} is another)")
+        if hashlib.file_digest(file, algorithm).hexdigest() != expected:
+            raise ValueError(
+                f"{shard.path} is damaged or truncated (its {algorithm} differs from the index)"
+            )
 
 
 def mds_lines(reader: Reader, shard: MdsShard) -> Iterator[bytes]:
-    """The texts of a shard, each as the pieces of a line.
+    """The texts of a shard, one line each, in pieces.
 
     Raises:
-        ValueError: The shard is damaged, or not the one of the index.
+        ValueError: The shard is damaged, or not the one in the index.
     """
-    head = 4 * (shard.samples + 2)
-    if head > shard.raw_bytes or int.from_bytes(reader.read(4), "little") != shard.samples:
-        raise reader.damaged(f"it has not the {shard.samples:,} samples of its index")
-    begins = np.frombuffer(reader.read(head - 4), dtype="<u4").astype(np.int64)
-    sizes = np.diff(begins)
-    if begins[0] < head or begins[-1] != shard.raw_bytes or (sizes < 0).any():
-        raise reader.damaged("its samples do not lie where its table says")
-    reader.skip(int(begins[0]) - head)
+    table_bytes = 4 * (shard.samples + 2)
+    if table_bytes > shard.raw_bytes or int.from_bytes(reader.read(4), "little") != shard.samples:
+        raise reader.damaged(f"it does not have the {shard.samples:,} samples of the index")
+    offsets = np.frombuffer(reader.read(table_bytes - 4), dtype="<u4").astype(np.int64)
+    sizes = np.diff(offsets)
+    if offsets[0] < table_bytes or offsets[-1] != shard.raw_bytes or (sizes < 0).any():
+        raise reader.damaged("its table of samples is invalid")
+    reader.skip(int(offsets[0]) - table_bytes)
     for size in sizes:
         yield from _sample_lines(reader, int(size), shard)
-    if reader.read_some(1):
-        raise reader.damaged(f"it has more than the {shard.raw_bytes:,} bytes of its index")
+    if reader.read_up_to(1):
+        raise reader.damaged(f"it has more than the {shard.raw_bytes:,} bytes of the index")
 
 
 def _sample_lines(reader: Reader, size: int, shard: MdsShard) -> Iterator[bytes]:
-    begin = reader.position
-    num_open = shard.column_sizes.count(None)
-    said = iter(np.frombuffer(reader.read(4 * num_open), dtype="<u4").tolist())
-    sizes = [next(said) if fixed is None else fixed for fixed in shard.column_sizes]
-    if 4 * num_open + sum(sizes) != size:
-        raise reader.damaged("a sample is not as long as its columns")
+    """The text of the next sample, which has `size` bytes."""
+    end = reader.position + size
+    num_variable = shard.column_sizes.count(None)
+    variable_sizes = iter(np.frombuffer(reader.read(4 * num_variable), dtype="<u4").tolist())
+    sizes = [next(variable_sizes) if fixed is None else fixed for fixed in shard.column_sizes]
+    if 4 * num_variable + sum(sizes) != size:
+        raise reader.damaged("the size of a sample differs from the sum of its columns")
     reader.skip(sum(sizes[: shard.text_column]))
     yield from as_line(reader.pieces(sizes[shard.text_column]))
-    reader.skip(begin + size - reader.position)
+    reader.skip(end - reader.position)
 
 
-def _shard(index: Path, content: dict[str, Any], column: str) -> MdsShard:
+def _parse_entry(index: Path, content: dict[str, Any], column: str) -> MdsShard:
+    """The shard that an entry of the index describes."""
     if content.get("format") != "mds":
         raise ValueError(
-            f"{index} is of shards in the format {content.get('format')!r}, only 'mds' is read: "
-            "give JSON lines to --input"
+            f"{index} describes shards in the format {content.get('format')!r}, expected 'mds': "
+            "convert them to JSON lines and use --input"
         )
     try:
         entry = _Entry.model_validate(content)
     except ValidationError as error:
-        raise _bad_index(index, error) from error
+        raise _invalid_index(index, error) from error
     if not len(entry.column_names) == len(entry.column_encodings) == len(entry.column_sizes):
         raise ValueError(f"{index} is damaged: it has columns without a name, encoding or size")
-    path, compression, file = _file(index, entry)
+    path, compression, file = _find_file(index, entry)
     return MdsShard(
         path=path,
         compression=compression,
@@ -187,15 +193,16 @@ def _shard(index: Path, content: dict[str, Any], column: str) -> MdsShard:
         raw_bytes=entry.raw_data.bytes,
         samples=entry.samples,
         column_sizes=tuple(entry.column_sizes),
-        text_column=_text_column(index, entry, column),
+        text_column=_find_text_column(index, entry, column),
     )
 
 
-def _text_column(index: Path, entry: _Entry, column: str) -> int:
+def _find_text_column(index: Path, entry: _Entry, column: str) -> int:
+    """The number of the text column."""
     if column not in entry.column_names:
         raise ValueError(
-            f"{index} has no column {column!r}, its shards have {', '.join(entry.column_names)}: "
-            "name the one of the text with --column"
+            f"{index} has no column {column!r}, it has {', '.join(entry.column_names)}: name the "
+            "text column with --column"
         )
     number = entry.column_names.index(column)
     encoding = entry.column_encodings[number]
@@ -206,40 +213,45 @@ def _text_column(index: Path, entry: _Entry, column: str) -> int:
         )
     if encoding != "str":
         raise ValueError(
-            f"{index}: the column {column!r} is encoded as {encoding}, wanted is str: name the one "
-            "of the text with --column"
+            f"{index}: the column {column!r} is encoded as {encoding}, expected str: name the text "
+            "column with --column"
         )
     return number
 
 
-def _file(index: Path, entry: _Entry) -> tuple[Path, Literal["none", "gz", "zst"], _File]:
-    """The shard's file: the one that is not compressed if it is there."""
-    raw = _inside(index, entry.raw_data)
-    if entry.zip_data is None or raw.is_file():
-        if not raw.is_file():
-            raise ValueError(f"{raw} is missing, {index} names it: fetch the whole directory")
+def _find_file(index: Path, entry: _Entry) -> tuple[Path, Literal["none", "gz", "zst"], _File]:
+    """The shard's file: the uncompressed one if it exists, otherwise the compressed one."""
+    raw = _path_below(index, entry.raw_data)
+    if raw.is_file():
         return raw, "none", entry.raw_data
-    packed = _inside(index, entry.zip_data)
-    if not packed.is_file():
-        raise ValueError(f"{packed} is missing, {index} names it: fetch the whole directory")
-    kind = (entry.compression or "").partition(":")[0]
-    known: dict[str, Literal["gz", "zst"]] = {"gz": "gz", "zstd": "zst"}
-    if kind not in known:
+    if entry.zip_data is None:
+        raise ValueError(f"{raw} is missing, but {index} names it: download the whole directory")
+    compressed = _path_below(index, entry.zip_data)
+    if not compressed.is_file():
         raise ValueError(
-            f"{packed} is compressed with {kind!r}, zstd and gz are read: unpack it beside itself"
+            f"{compressed} is missing, but {index} names it: download the whole directory"
         )
-    return packed, known[kind], entry.zip_data
+    algorithm = (entry.compression or "").partition(":")[0]
+    known: dict[str, Literal["gz", "zst"]] = {"gz": "gz", "zstd": "zst"}
+    if algorithm not in known:
+        raise ValueError(
+            f"{compressed} is compressed with {algorithm!r}, expected zstd or gz: decompress it in "
+            "its directory"
+        )
+    return compressed, known[algorithm], entry.zip_data
 
 
-def _inside(index: Path, file: _File) -> Path:
-    """Merged indexes name files in directories below; what leads elsewhere is refused."""
+def _path_below(index: Path, file: _File) -> Path:
+    """The path of a file that the index names; files outside its directory are rejected."""
     name = PurePosixPath(file.basename)
     if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"{index} names the file {file.basename!r}, which is not below it")
+        raise ValueError(
+            f"{index} names the file {file.basename!r}, which is outside its directory"
+        )
     return index.parent / name
 
 
-def _bad_index(path: Path, error: ValidationError) -> ValueError:
-    fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return ValueError(f"{path} is no index of MDS shards ({place}: {fault['msg']})")
+def _invalid_index(path: Path, error: ValidationError) -> ValueError:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return ValueError(f"{path} is not an index of MDS shards ({key}: {first['msg']})")

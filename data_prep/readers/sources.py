@@ -1,7 +1,10 @@
-"""Where raw text is: files, globs, URLs and standard input, and corpora of other programs.
+"""Finds the sources of raw text that the command line names, and identifies each by its content.
 
-A source is known by its content, never by its name, so neither the names of files nor their order
-nor the machine they are on changes what is made of them.
+    names -> files -> one `Source` per file: kind, compression, size, SHA-256
+
+Names are files, globs, URLs, standard input, and directories of Hugging Face datasets and MDS. The
+name of a file is not part of its identity. File names, their order and the machine therefore do
+not change the outputs.
 """
 
 import contextlib
@@ -19,10 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from bertds.io.remote import RemoteFile, file_system, is_url, retried
-from data_prep.readers.arrow import check_column, check_end
+from data_prep.readers.arrow import check_column, check_end_of_stream
 from data_prep.readers.hf_dataset import hf_files
-from data_prep.readers.jsonl import COLUMN
-from data_prep.readers.mds import MdsShard, check_file, mds_files
+from data_prep.readers.jsonl import DEFAULT_COLUMN
+from data_prep.readers.mds import MdsShard, check_mds_file, mds_files
 
 Kind = Literal["lines", "jsonl", "tar", "arrow", "parquet", "mds"]
 Compression = Literal["none", "gz", "zst"]
@@ -35,160 +38,162 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
-_UNREAD = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
+_UNSUPPORTED = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What the command line names; all that is named is read.
+    """The inputs that the command line names; all of them are read.
 
     Attributes:
-        input: `F[,F…]`: paths, URLs and globs of both; `-` is standard input.
-        from_hf: `D[,D…]`: directories of Hugging Face datasets.
-        from_mds: `D[,D…]`: directories of MosaicML Streaming.
-        column: The field of the text, where documents have fields.
+        input: `F[,F...]`: paths, URLs and globs of both; `-` is standard input.
+        from_hf: `D[,D...]`: directories of Hugging Face datasets.
+        from_mds: `D[,D...]`: directories of MosaicML Streaming (MDS).
+        column: Name of the text field, in formats with fields.
     """
 
     input: str = ""
     from_hf: str = ""
     from_mds: str = ""
-    column: str = COLUMN
+    column: str = DEFAULT_COLUMN
 
     def __str__(self) -> str:
-        named = (("input", self.input), ("from_hf", self.from_hf), ("from_mds", self.from_mds))
-        return " ".join(f"--{flag}={spec}" for flag, spec in named if spec)
+        flags = (("input", self.input), ("from_hf", self.from_hf), ("from_mds", self.from_mds))
+        return " ".join(f"--{flag}={spec}" for flag, spec in flags if spec)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One file of text; `path` is the URL of one that is behind a URL."""
+    """One file of text; `path` is a string if it is a URL."""
 
     path: Path | str
     kind: Kind
     compression: Compression
-    size: int  # bytes, compressed or not
+    size: int  # bytes of the file, compressed or not
     sha256: str
-    column: str = COLUMN
-    shard: MdsShard | None = None  # of MDS
+    column: str = DEFAULT_COLUMN
+    shard: MdsShard | None = None  # set if the kind is `mds`
 
     @property
     def identity(self) -> tuple[str, int, str]:
-        """What the text depends on: not the name."""
+        """What the text depends on: the content and how it is read, but not the name."""
         read_as = f"{self.kind} {self.compression}"
         if self.shard is not None:
             read_as += f" {self.shard.layout}"
-        elif self.kind != "lines" and self.column != COLUMN:
+        elif self.kind != "lines" and self.column != DEFAULT_COLUMN:
             read_as += f" {self.column}"
         return self.sha256, self.size, read_as
 
     @property
     def line_kind(self) -> Literal["lines", "jsonl"]:
-        """What a line of its chunks is: those of a container are texts already."""
+        """What a line of its chunks is; the texts of containers are extracted already."""
         return "jsonl" if self.kind == "jsonl" else "lines"
 
 
-Mapped = Callable[
+MapFunction = Callable[
     [Callable[[Path | str | MdsShard], Source], Iterable[Path | str | MdsShard]], Iterable[Source]
 ]
 
 
 @contextlib.contextmanager
 def open_sources(
-    inputs: Inputs | str, spool_dir: Path, mapped: Mapped = map
+    inputs: Inputs | str, spool_dir: Path, map_function: MapFunction = map
 ) -> Iterator[list[Source]]:
-    """The sources that are named, in an order that does not depend on their names.
+    """Find the sources that the inputs name, in an order that does not depend on their names.
 
     Args:
-        inputs: What is named; a string is `--input` alone. Standard input is copied to a file in
-            `spool_dir` for the time of the context.
-        spool_dir: An existing directory.
-        mapped: A `map` for the hashing of all files, which reads every byte.
+        inputs: The inputs; a string stands for `--input`.
+        spool_dir: An existing directory. Standard input is copied to a file there until the
+            context ends.
+        map_function: `map`, or a parallel version of it, to hash all files.
 
     Raises:
-        ValueError: Nothing is named, a path does not exist, a glob finds nothing, all is empty, or
-            a corpus is damaged or has no such column.
-        RemoteError: A file is behind a URL and cannot be read.
+        ValueError: No input is given, a path does not exist, a glob matches nothing, all files are
+            empty, or a dataset is damaged or lacks the column.
+        RemoteError: A remote file cannot be read.
     """
     inputs = Inputs(input=inputs) if isinstance(inputs, str) else inputs
     if not str(inputs):
-        raise ValueError("there is no text: name some with --input, --from_hf or --from_mds")
+        raise ValueError("no input is given: set --input, --from_hf or --from_mds")
     spool = spool_dir / f".tmp-standard-input-{uuid.uuid4().hex}"
     try:
-        paths = [path for word in _words(inputs.input) for path in _expand(word, spool)]
-        files: list[Path | str | MdsShard] = [*paths, *hf_files(inputs.from_hf)]
+        files: list[Path | str | MdsShard] = [*_find_inputs(inputs.input, spool)]
+        files += hf_files(inputs.from_hf)
         files += mds_files(inputs.from_mds, inputs.column)
         describe = functools.partial(describe_source, column=inputs.column)
-        sources = list(mapped(describe, list(dict.fromkeys(files))))
+        sources = list(map_function(describe, list(dict.fromkeys(files))))
         if not any(source.size for source in sources):
-            raise ValueError(f"{inputs} has no bytes: some text is wanted")
+            raise ValueError(f"{inputs} is empty: expected some text")
         yield sorted(sources, key=lambda source: source.identity)
     finally:
         spool.unlink(missing_ok=True)
 
 
-def _words(spec: str) -> list[str]:
-    """The parts between commas; a path that exists may hold commas itself."""
-    # Not `Path.exists`, which raises where a list is longer than a path may be.
+def _find_inputs(spec: str, spool: Path) -> list[Path | str]:
+    """The files of `F[,F...]`, the value of --input."""
+    # A path may contain commas itself. Path.exists raises if the list is too long for a path.
     is_path = bool(spec) and os.path.exists(spec)  # noqa: PTH110
-    return [spec] if is_path else [word for word in spec.split(",") if word]
+    names = [spec] if is_path else [name for name in spec.split(",") if name]
+    return [file for name in names for file in _expand(name, spool)]
 
 
-def _expand(word: str, spool: Path) -> list[Path | str]:
-    if is_url(word):
-        return _expand_url(word)
-    if word == "-":
+def _expand(name: str, spool: Path) -> list[Path | str]:
+    """The files of a path, URL, glob or standard input."""
+    if is_url(name):
+        return _expand_url(name)
+    if name == "-":
         with spool.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         return [spool]
-    path = Path(word).expanduser().absolute()
+    path = Path(name).expanduser().absolute()
     if path.is_file():
         return [path]
     if path.is_dir():
-        raise ValueError(f"--input names the directory {word}: a file or a glob is wanted")
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-    files = [each for each in found if each.is_file()]
+        raise ValueError(f"--input names the directory {name}, expected a file or a glob")
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+    files = [match for match in matches if match.is_file()]
     if not files:
-        raise ValueError(f"--input names {word}, which does not exist: a file, glob or - is wanted")
+        raise ValueError(
+            f"--input names {name}, which does not exist: expected a file, a glob or - for "
+            "standard input"
+        )
     return [*files]
 
 
-def _expand_url(word: str) -> list[Path | str]:
+def _expand_url(name: str) -> list[Path | str]:
     """The files of a URL or a glob of URLs."""
-    system, path = file_system(word)
+    system, path = file_system(name)
     if not glob.has_magic(path):
-        return [word]
-    found = retried(word, lambda: system.glob(path))
-    files = [system.unstrip_protocol(each) for each in sorted(found)]
-    if not files:
-        raise ValueError(
-            f"--input names {word}, where nothing is found: a file or a glob is wanted"
-        )
-    return files
+        return [name]
+    matches = retried(name, lambda: system.glob(path))
+    if not matches:
+        raise ValueError(f"--input names {name}, which matches nothing: expected a file or a glob")
+    return [system.unstrip_protocol(match) for match in sorted(matches)]
 
 
-def open_binary(path: Path | str, piece_bytes: int = 4 << 20) -> io.BufferedReader:
-    """A source's bytes, from the disk or, in pieces of so many, through fsspec.
+def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -> Source:
+    """Find a file's kind by its name, hash its content and check its format.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The URL's scheme is not read.
-    """
-    if isinstance(path, str):
-        return RemoteFile.buffered(path, piece_bytes)
-    return path.open("rb")
-
-
-def describe_source(file: Path | str | MdsShard, column: str = COLUMN) -> Source:
-    """A file's kind by its name, its size and its hash.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It has no column of text by that name, or is not what its name or index says.
-        RemoteError: It is behind a URL and cannot be read.
+        ValueError: It has no text column of this name, or differs from its name or index.
+        RemoteError: It is remote and cannot be read.
     """
     if isinstance(file, MdsShard):
-        return _mds_source(file, column)
-    kind, compression = _form_of(file)
+        with file.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+            check_mds_file(file, stream, size)
+        return Source(
+            path=file.path,
+            kind="mds",
+            compression=file.compression,
+            size=size,
+            sha256=digest,
+            column=column,
+            shard=file,
+        )
+    kind, compression = _parse_file_name(file)
     with open_binary(file) as stream:
         if kind == "arrow" or kind == "parquet":
             check_column(file, stream, kind, column)
@@ -196,49 +201,48 @@ def describe_source(file: Path | str | MdsShard, column: str = COLUMN) -> Source
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         size = stream.tell()
         if kind == "arrow":
-            check_end(file, stream, size)
+            check_end_of_stream(file, stream, size)
     return Source(
         path=file, kind=kind, compression=compression, size=size, sha256=digest, column=column
     )
 
 
-def _mds_source(shard: MdsShard, column: str) -> Source:
-    with shard.path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        size = stream.tell()
-        check_file(shard, stream, size)
-    return Source(
-        path=shard.path,
-        kind="mds",
-        compression=shard.compression,
-        size=size,
-        sha256=digest,
-        column=column,
-        shard=shard,
-    )
-
-
-def _form_of(path: Path | str) -> tuple[Kind, Compression]:
-    """What a name says.
+def _parse_file_name(path: Path | str) -> tuple[Kind, Compression]:
+    """The kind and the compression that the extensions of a file name tell.
 
     Raises:
-        ValueError: That it is what cannot be read so.
+        ValueError: Such files cannot be read, or not by --input.
     """
-    name = str(path).partition("?")[0] if isinstance(path, str) else path  # a signed URL
-    endings = [ending.lower() for ending in PurePosixPath(name).suffixes]
-    if endings and endings[-1] in _UNREAD:
-        raise ValueError(f"{path} is packed as {endings[-1]}: unpack it, .gz and .zst are read")
-    compression: Compression = "none"
-    if endings and endings[-1] in _COMPRESSIONS:
-        compression = _COMPRESSIONS[endings.pop()]
-    ending = endings[-1] if endings else ""
-    if ending == ".tgz":
-        ending, compression = ".tar", "gz"
-    kind = _KINDS.get(ending, "lines")
-    if kind in ("arrow", "parquet") and compression != "none":
-        raise ValueError(f"{path}: an {ending} file is read as it is, not packed: unpack it first")
-    if ending == ".mds":
+    name = str(path).partition("?")[0] if isinstance(path, str) else path  # without URL parameters
+    extensions = [extension.lower() for extension in PurePosixPath(name).suffixes]
+    if extensions and extensions[-1] in _UNSUPPORTED:
         raise ValueError(
-            f"{path} is a shard that its index describes: name the directory of both with --from_mds"
+            f"{path} has the unsupported compression {extensions[-1]}: decompress it, or use .gz or "
+            ".zst"
+        )
+    compression: Compression = "none"
+    if extensions and extensions[-1] in _COMPRESSIONS:
+        compression = _COMPRESSIONS[extensions.pop()]
+    extension = extensions[-1] if extensions else ""
+    if extension == ".tgz":
+        extension, compression = ".tar", "gz"
+    kind = _KINDS.get(extension, "lines")
+    if kind in ("arrow", "parquet") and compression != "none":
+        raise ValueError(f"{path} is a compressed {extension} file: decompress it first")
+    if extension == ".mds":
+        raise ValueError(
+            f"{path} is an MDS shard, which needs its index: name their directory with --from_mds"
         )
     return kind, compression
+
+
+def open_binary(path: Path | str, piece_bytes: int = 4 << 20) -> io.BufferedReader:
+    """Open a local file, or a remote one that is read in pieces of at least `piece_bytes`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The scheme of the URL is not supported.
+    """
+    if isinstance(path, str):
+        return RemoteFile.buffered(path, piece_bytes)
+    return path.open("rb")

@@ -1,26 +1,26 @@
-"""Bytes of a stream in order: what is asked for and no less, in little memory."""
+"""Reads byte streams in order, with little memory, and detects truncated ones."""
 
 import io
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 PIECE_BYTES = 1 << 20
-_PACKED_BYTES = 4096  # unpacked at once: 128 MiB at the very most
+_COMPRESSED_BYTES = 4096  # decompressed at once, to 128 MiB at most
 
 
 class Readable(Protocol):
-    """A binary file; it need not seek."""
+    """A binary file that need not be seekable."""
 
     def read(self, size: int, /) -> bytes:
-        """So many bytes, fewer only at the end."""
+        """Read `size` bytes, or fewer at the end of the file."""
 
 
 class Reader:
-    """A stream that must not end before its content says.
+    """A stream that must not end before its content is complete.
 
     Attributes:
-        name: What its user calls it.
-        position: Bytes read.
+        name: The user's name for the stream, for error messages.
+        position: Number of bytes read so far.
     """
 
     def __init__(self, stream: Readable, name: str) -> None:
@@ -29,24 +29,24 @@ class Reader:
         self.position = 0
 
     def read(self, size: int) -> bytes:
-        """So many bytes.
+        """Read exactly `size` bytes.
 
         Raises:
             ValueError: The stream ends before.
         """
-        content = self.read_some(size)
+        content = self.read_up_to(size)
         if len(content) != size:
             raise self.damaged(f"it ends {size - len(content):,} bytes early")
         return content
 
-    def read_some(self, size: int) -> bytes:
-        """So many bytes, fewer where the stream ends."""
+    def read_up_to(self, size: int) -> bytes:
+        """Read `size` bytes, or fewer at the end of the stream."""
         content = self._stream.read(size)
         self.position += len(content)
         return content
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """So many bytes in pieces, whatever their number.
+        """Read exactly `size` bytes, which may be many, in pieces.
 
         Raises:
             ValueError: The stream ends before.
@@ -57,7 +57,7 @@ class Reader:
             yield piece
 
     def skip(self, size: int) -> None:
-        """Pass over so many bytes.
+        """Skip exactly `size` bytes.
 
         Raises:
             ValueError: The stream ends before.
@@ -65,49 +65,49 @@ class Reader:
         for _ in self.pieces(size):
             pass
 
-    def damaged(self, why: str) -> ValueError:
-        """The error that says so."""
-        return ValueError(f"{self.name} is damaged or cut off ({why})")
+    def damaged(self, reason: str) -> ValueError:
+        """The error for a damaged or truncated stream."""
+        return ValueError(f"{self.name} is damaged or truncated ({reason})")
 
 
 class ZstdFrames(io.RawIOBase):
-    """The content of zstd frames, one after the other; zstandard's own reader sees no cut-off one."""
+    """Decompresses concatenated zstd frames; unlike zstandard's reader, it detects truncation."""
 
     def __init__(self, stream: Readable, decompressor: Any) -> None:
-        """Take a `zstandard.ZstdDecompressor`."""
+        """Decompress `stream` with a `zstandard.ZstdDecompressor`."""
         self._stream, self._decompressor = stream, decompressor
         self._frame: Any = None
-        self._packed = self._ready = b""
+        self._compressed = self._content = b""
 
     def readable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there is content at hand.
+        """Copy the next bytes of the content to a buffer.
 
         Raises:
-            EOFError: A frame ends too soon.
+            EOFError: The last frame is incomplete.
         """
-        while not self._ready:
-            self._packed = self._packed or self._stream.read(_PACKED_BYTES)
-            if not self._packed:
+        while not self._content:
+            self._compressed = self._compressed or self._stream.read(_COMPRESSED_BYTES)
+            if not self._compressed:
                 if self._frame is not None:
-                    raise EOFError("the last frame is not whole")
+                    raise EOFError("the last frame is incomplete")
                 return 0
             self._frame = self._frame or self._decompressor.decompressobj()
-            self._ready = self._frame.decompress(self._packed)
-            self._packed = self._frame.unused_data if self._frame.eof else b""
+            self._content = self._frame.decompress(self._compressed)
+            self._compressed = self._frame.unused_data if self._frame.eof else b""
             self._frame = None if self._frame.eof else self._frame
         view = memoryview(buffer)
-        size = min(len(view), len(self._ready))
-        view[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
+        size = min(len(view), len(self._content))
+        view[:size] = self._content[:size]
+        self._content = self._content[size:]
         return size
 
 
 def as_line(document: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces of a document as those of one line: its own line ends become blanks."""
+    """Turn the pieces of a document into one line: line ends in it become spaces."""
     for piece in document:
         yield piece.replace(b"\n", b" ")
     yield b"\n"

@@ -1,12 +1,10 @@
-r"""Raw text: how it is cut into chunks, and what is done to it before anything else reads it.
+r"""Reads a source as chunks of whole lines: open, decompress, extract the documents, cut.
 
-    sources  --read_chunks, cut_chunks-->  whole lines  --clean_lines-->
+    source --_pieces--> bytes of lines --read_chunks--> chunks of whole lines --> cleaning
 
-`\n` alone ends a line; of a container (tar, Arrow, parquet, MDS) each document becomes one, its own
-line ends blanks, as in JSON lines. A clean line is NFC, without control characters, with single
-blanks; what cannot be so (bytes that are no UTF-8, lines too long for memory) is replaced or cut,
-and counted, never a crash. The chunks of a file, and so the cuts, depend on its content alone. Memory is a few
-chunks of 4 MiB, whatever the size of a file or a line; cleaning makes about 50 MB a second.
+Only `\n` ends a line. Each document of a container (tar, Arrow, parquet, MDS) becomes one line, in
+which line ends become spaces, as in JSON lines. Where chunks are cut depends only on the content
+of the source. A few chunks of 4 MiB are in memory, whatever the size of a file or a line.
 """
 
 import contextlib
@@ -27,54 +25,35 @@ from data_prep.readers.sources import Source, open_binary
 from data_prep.readers.streams import Reader, ZstdFrames
 from data_prep.readers.tar import tar_lines
 
-_PIECE_BYTES = 1 << 20  # read at a time, at least
-_TAIL_BYTES = 64 << 10  # looked through for the last end of line
+_PIECE_BYTES = 1 << 20  # minimum size of a read
+_TAIL_BYTES = 64 << 10  # end of a chunk that is searched for a line end first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileRange:
-    """Whole lines of a source that is not compressed, by where they lie: whoever needs them reads."""
+    """Whole lines of an uncompressed file, by position, so that a worker can read them itself."""
 
     path: Path | str
     start: int
     stop: int
 
     def read(self) -> bytes:
-        """The bytes.
+        """Read the bytes of the range.
 
         Raises:
-            ValueError: The file ends before, so it was changed.
-            RemoteError: It is behind a URL and cannot be read.
+            ValueError: The file is shorter than before.
+            RemoteError: The file is remote and cannot be read.
         """
         with open_binary(self.path) as file:
             file.seek(self.start)
             content = file.read(self.stop - self.start)
         if len(content) != self.stop - self.start:
-            raise ValueError(f"{self.path} was changed while it was read: run the command again")
+            raise ValueError(f"{self.path} changed while it was read: run the command again")
         return content
 
 
-def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
-    """The bytes of a source in chunks of whole lines, and how far into the file each leads.
-
-    Only a line over `CHUNK_BYTES` is split between chunks; one of JSON if it is over `MAX_JSON_BYTES`.
-
-    Raises:
-        ValueError: The file is not what its name says, or is damaged or cut off.
-        RemoteError: It is behind a URL and cannot be read.
-    """
-    rest, longest = b"", _longest_line(source)
-    for piece, position in _pieces(source):
-        rest += piece
-        while length := _cut_length(rest, longest):
-            yield rest[:length], position
-            rest = rest[length:]
-    if rest:
-        yield rest, source.size
-
-
 def cut_chunks(source: Source) -> Iterator[tuple[bytes | FileRange, int]]:
-    """The chunks of `read_chunks`, those of a plain file by where they lie: little of it is read.
+    """The chunks of `read_chunks`; those of a plain file as ranges, without reading all of it.
 
     Raises:
         ValueError: As `read_chunks`.
@@ -82,36 +61,90 @@ def cut_chunks(source: Source) -> Iterator[tuple[bytes | FileRange, int]]:
     if source.compression != "none" or source.kind not in ("lines", "jsonl"):
         yield from read_chunks(source)
         return
+    max_line_bytes = _max_line_bytes(source)
     start = 0
     with open_binary(source.path, _TAIL_BYTES) as file:
         while start < source.size:
             stop = source.size
             if stop - start > cleaning.CHUNK_BYTES:
-                length = _found_cut(file, start, _longest_line(source))
+                length = _chunk_length_in_file(file, start, max_line_bytes)
                 stop = start + length if length else stop
             yield FileRange(path=source.path, start=start, stop=stop), stop
             start = stop
 
 
+def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
+    """The content of a source in chunks of whole lines.
+
+    A line is cut only if it is longer than `CHUNK_BYTES`, a JSON line if it is longer than
+    `MAX_JSON_BYTES`.
+
+    Yields:
+        A chunk, and the position in the file after it, approximate if compressed.
+
+    Raises:
+        ValueError: The file is damaged, truncated, or not what its name says.
+        RemoteError: The file is remote and cannot be read.
+    """
+    max_line_bytes = _max_line_bytes(source)
+    rest = b""
+    for piece, position in _pieces(source):
+        rest += piece
+        while length := _chunk_length(rest, max_line_bytes):
+            yield rest[:length], position
+            rest = rest[length:]
+    if rest:
+        yield rest, source.size
+
+
 def _pieces(source: Source) -> Iterator[tuple[bytes, int]]:
-    """Some megabytes at a time, and how far into the file they lead."""
+    """The lines of a source in pieces of about 1 MiB, with the position in the file after each."""
     try:
         with open_binary(source.path) as file:
             if source.kind == "arrow" or source.kind == "parquet":
-                yield from _joined(arrow_lines(source.path, file, source.kind, source.column))
+                yield from _merge_small(arrow_lines(source.path, file, source.kind, source.column))
                 return
-            with _decompressed(file, source) as stream:
-                yield from _joined((piece, file.tell()) for piece in _stream_pieces(source, stream))
+            with _decompress(file, source) as stream:
+                pieces = ((piece, file.tell()) for piece in _stream_pieces(source, stream))
+                yield from _merge_small(pieces)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
+        raise ValueError(f"{source.path} is damaged or truncated ({error})") from error
+
+
+@contextlib.contextmanager
+def _decompress(file: io.BufferedReader, source: Source) -> Iterator[IO[bytes]]:
+    """The decompressed content of a file."""
+    if source.compression == "none":
+        yield file
+    elif source.compression == "gz":
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast("IO[bytes]", stream)
+    else:
+        try:
+            import zstandard  # an optional dependency
+        except ImportError as error:
+            raise ValueError(
+                f"reading {source.path} needs zstandard, which is not installed: run pip install "
+                "'bertds[zst]'"
+            ) from error
+        try:
+            yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), _PIECE_BYTES)
+        except zstandard.ZstdError as error:
+            if "too much memory" in str(error):
+                raise ValueError(
+                    f"{source.path} needs more than 128 MiB to be decompressed: compress it "
+                    "without --long"
+                ) from error
+            raise ValueError(f"{source.path} is damaged or truncated ({error})") from error
 
 
 def _stream_pieces(source: Source, stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a decompressed source, in pieces of any size."""
     if source.kind in ("lines", "jsonl"):
         while piece := stream.read(cleaning.CHUNK_BYTES):
             yield piece
         return
-    if source.compression != "none":  # small reads would each go to the decompressor
+    if source.compression != "none":  # otherwise each small read goes to the decompressor
         stream = io.BufferedReader(cast("io.RawIOBase", stream), _PIECE_BYTES)
     reader = Reader(stream, str(source.path))
     if source.shard is not None:
@@ -120,69 +153,51 @@ def _stream_pieces(source: Source, stream: IO[bytes]) -> Iterator[bytes]:
         yield from tar_lines(reader, source.column)
 
 
-def _joined(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """Fewer and larger pieces: each costs a copy of the chunk that it becomes part of."""
-    waiting: list[bytes] = []
+def _merge_small(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """Merge small pieces, since appending each to a chunk copies the chunk."""
+    merged: list[bytes] = []
     size = position = 0
     for piece, position in pieces:
-        waiting.append(piece)
+        merged.append(piece)
         size += len(piece)
         if size >= _PIECE_BYTES:
-            yield b"".join(waiting), position
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting), position
+            yield b"".join(merged), position
+            merged, size = [], 0
+    if merged:
+        yield b"".join(merged), position
 
 
-@contextlib.contextmanager
-def _decompressed(file: io.BufferedReader, source: Source) -> Iterator[IO[bytes]]:
-    if source.compression == "none":
-        yield file
-    elif source.compression == "gz":
-        with gzip.GzipFile(fileobj=file) as stream:
-            yield cast("IO[bytes]", stream)
-    else:
-        try:
-            import zstandard  # an extra
-        except ImportError as error:
-            raise ValueError(f"{source.path} needs the package zstandard to be read") from error
-        try:
-            yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), _PIECE_BYTES)
-        except zstandard.ZstdError as error:
-            if "too much memory" in str(error):
-                raise ValueError(
-                    f"{source.path} needs more than 128 MiB to be unpacked: pack it without --long"
-                ) from error
-            raise ValueError(f"{source.path} is damaged or cut off ({error})") from error
-
-
-def _longest_line(source: Source) -> int:
-    """Bytes at which a line is cut: an object of JSON is of no use in two."""
+def _max_line_bytes(source: Source) -> int:
+    """The length at which a line is cut; half a JSON object cannot be parsed."""
     return MAX_JSON_BYTES if source.kind == "jsonl" else cleaning.CHUNK_BYTES
 
 
-def _found_cut(file: io.BufferedReader, start: int, longest: int) -> int:
-    """The `_cut_length` of the file from `start`, mostly from the end of the chunk alone."""
-    behind = max(0, cleaning.CHUNK_BYTES + 1 - _TAIL_BYTES)
-    file.seek(start + behind)
-    end = file.read(cleaning.CHUNK_BYTES + 1 - behind).rfind(b"\n") + 1
+def _chunk_length_in_file(file: io.BufferedReader, start: int, max_line_bytes: int) -> int:
+    """The `_chunk_length` of the file from `start`; usually reads only the end of the chunk."""
+    offset = max(0, cleaning.CHUNK_BYTES + 1 - _TAIL_BYTES)
+    file.seek(start + offset)
+    end = file.read(cleaning.CHUNK_BYTES + 1 - offset).rfind(b"\n") + 1
     if end:
-        return behind + end
+        return offset + end
     file.seek(start)
-    return _cut_length(file.read(longest + 1), longest)
+    return _chunk_length(file.read(max_line_bytes + 1), max_line_bytes)
 
 
-def _cut_length(data: bytes, longest: int) -> int:
-    """Where the first chunk of `data` ends: after the last line that fits, or inside a long one.
+def _chunk_length(data: bytes, max_line_bytes: int) -> int:
+    """Length of the first chunk of `data`: it ends after the last line that fits.
 
-    0: with its end, or further on than `data` leads.
+    If the first line does not fit, the chunk ends after that line, or inside it if the line is
+    longer than `max_line_bytes`.
+
+    Returns:
+        The length, or 0 if the chunk ends with the data or more data is needed.
     """
     if len(data) <= cleaning.CHUNK_BYTES:
         return 0
     end = (
         data.rfind(b"\n", 0, cleaning.CHUNK_BYTES + 1) + 1
-        or data.find(b"\n", cleaning.CHUNK_BYTES, longest) + 1
+        or data.find(b"\n", cleaning.CHUNK_BYTES, max_line_bytes) + 1
     )
-    if end or len(data) <= longest:
+    if end or len(data) <= max_line_bytes:
         return end
-    return character_end(data, longest)
+    return character_end(data, max_line_bytes)

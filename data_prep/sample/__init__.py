@@ -1,1 +1,1 @@
-"""The generated sample corpus."""
+"""Generates the sample corpus."""

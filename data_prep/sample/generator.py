@@ -1,10 +1,11 @@
-"""A generated Korean-English parallel corpus that a small encoder learns in minutes.
+"""Generates a parallel Korean-English corpus that a small encoder learns in minutes.
 
-Each sentence has a hidden theme (kitchen, harbour, …) that decides its content words; between them
-stand words of no theme, so the neighbours of a content word tell its part of speech and only the
-other content words tell the word. Subject, pronoun and auxiliary agree over a distance, in gender,
-number and tense. So a model that reads the sentence beats one that counts neighbours, and one that
-sees each token alone. The bits come from a keyed hash: the text is the same for ever.
+Each sentence has a hidden theme, such as a kitchen or a harbor, that decides its content words. Only
+words without a theme are adjacent to a content word. These neighbors therefore tell its part of
+speech, but only the other content words tell which word it is. Subject, pronoun and auxiliary agree
+in gender, number and tense over a distance. So a model that reads whole sentences beats a model of
+adjacent tokens, which beats one of single tokens. The random choices are a keyed hash, so the text
+never changes.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from bertds.data.rng import derive_key, splitmix64
 from bertds.io.atomic import atomic_write
-from data_prep.output.manifest import MADE_NAME, is_up_to_date, write_manifest
+from data_prep.output.manifest import MANIFEST_NAME, is_up_to_date, write_manifest
 from data_prep.sample.vocabulary import (
     ADJECTIVES,
     ADVERBS,
@@ -29,13 +30,11 @@ from data_prep.sample.vocabulary import (
     Word,
 )
 
-FORMAT = 1  # raised when the same seed would give other sentences
+FORMAT = 1  # to be raised when the same seed gives other sentences
 MAN, WOMAN, MEN = range(3)
 SINGULAR, PLURAL = range(2)
-
-
-# What is drawn for a sentence, and among how many.
-_DRAWS = {
+# The random choices of a sentence, with the number of options of each.
+_CHOICES = {
     "frame": 6,
     "theme": len(THEMES),
     "person": 3,
@@ -49,7 +48,7 @@ _DRAWS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one sentence says, in no language yet."""
+    """The content of one sentence, independent of the language."""
 
     frame: int
     theme: Theme
@@ -67,12 +66,12 @@ class Scene:
 
     @property
     def object(self) -> Word:
-        """What it is done to."""
+        """The object of the action."""
         return self.theme.objects[self.action]
 
     @property
     def verb(self) -> Word:
-        """What is done."""
+        """The verb of the action."""
         return self.theme.verbs[self.action]
 
     @property
@@ -82,23 +81,23 @@ class Scene:
 
 
 def write_sample(out: Path, sentences: int, seed: int) -> None:
-    """Write `out/ko.txt` and `out/en.txt`, lines that translate each other; seconds.
+    """Write `out/ko.txt` and `out/en.txt`, whose lines translate each other.
 
     Raises:
         ValueError: A number is out of range.
-        FileExistsError: The files are there, but others.
+        FileExistsError: The files exist, but have other options.
     """
     if sentences < 1:
-        raise ValueError(f"--sentences is {sentences}, at least 1 is wanted")
+        raise ValueError(f"--sentences is {sentences}, expected at least 1")
     if seed < 0:
-        raise ValueError(f"--seed is {seed}, 0 or more is wanted")
+        raise ValueError(f"--seed is {seed}, expected 0 or more")
     recipe = {"format": FORMAT, "sentences": sentences, "seed": seed}
     paths = {"ko": out / "ko.txt", "en": out / "en.txt"}
-    if is_up_to_date(out / MADE_NAME, [*paths.values()], recipe):
-        print(f"{out}: finished already, nothing to do")
+    if is_up_to_date(out / MANIFEST_NAME, [*paths.values()], recipe):
+        print(f"{out}: already finished, nothing to do")
         return
     out.mkdir(parents=True, exist_ok=True)
-    write_manifest(out / MADE_NAME, recipe, {"lines": sentences})
+    write_manifest(out / MANIFEST_NAME, recipe, {"lines": sentences})
     scenes = draw_scenes(sentences, seed)
     for language, write_sentence in {"ko": korean, "en": english}.items():
         with atomic_write(paths[language]) as file:
@@ -107,11 +106,11 @@ def write_sample(out: Path, sentences: int, seed: int) -> None:
 
 
 def draw_scenes(count: int, seed: int) -> list[Scene]:
-    """The scenes of a seed; the first ones do not depend on `count`."""
+    """Draw the scenes of a seed; scene N does not depend on `count`."""
     numbers = np.arange(count)
-    drawn = {
-        name: _uniform(derive_key(seed, stream), numbers, size)
-        for stream, (name, size) in enumerate(_DRAWS.items())
+    choices = {
+        name: _uniform(derive_key(seed, stream), numbers, num_options)
+        for stream, (name, num_options) in enumerate(_CHOICES.items())
     }
     return [
         Scene(
@@ -125,7 +124,7 @@ def draw_scenes(count: int, seed: int) -> list[Scene]:
             adverb=ADVERBS[adverb],
         )
         for frame, theme, person, action, tense, time, adjective, adverb in zip(
-            *drawn.values(), strict=True
+            *choices.values(), strict=True
         )
     ]
 
@@ -142,10 +141,10 @@ def korean(scene: Scene) -> str:
 
 
 def with_particle(noun: str, after_consonant: str, after_vowel: str) -> str:
-    """A Korean noun with the particle that its last syllable wants.
+    """A Korean noun with the form of the particle that its last syllable requires.
 
-    A syllable's code point modulo 28 tells its final consonant, 0 for none (Unicode, chapter 3.12);
-    `로` also follows ㄹ.
+    The final consonant of a syllable is its code point modulo 28, with 0 for none (Unicode Standard,
+    section 3.12). `로` also follows ㄹ, which is 8.
     """
     final = (ord(noun[-1]) - ord("가")) % 28
     is_open = final == 0 or (after_vowel == "로" and final == 8)
@@ -153,10 +152,10 @@ def with_particle(noun: str, after_consonant: str, after_vowel: str) -> str:
 
 
 def _uniform(key: int, numbers: npt.NDArray[np.int64], size: int) -> list[int]:
-    """For each number one of `range(size)`, by multiply and shift."""
+    """A random element of `range(size)` for each number, by multiply and shift."""
     high = splitmix64(key, numbers) >> np.uint64(32)
-    drawn: list[int] = ((high * np.uint64(size)) >> np.uint64(32)).tolist()
-    return drawn
+    elements: list[int] = ((high * np.uint64(size)) >> np.uint64(32)).tolist()
+    return elements
 
 
 def _subject_en(scene: Scene) -> str:
@@ -278,7 +277,7 @@ def _for_other_ko(s: Scene) -> str:
     )
 
 
-# A sentence frame in each language, in the same order.
+# The sentence frames of each language, in the same order.
 _ENGLISH: tuple[Callable[[Scene], str], ...] = (
     _in_place_en,
     _near_thing_en,
@@ -287,8 +286,6 @@ _ENGLISH: tuple[Callable[[Scene], str], ...] = (
     _there_is_en,
     _for_other_en,
 )
-
-
 _KOREAN: tuple[Callable[[Scene], str], ...] = (
     _in_place_ko,
     _near_thing_ko,

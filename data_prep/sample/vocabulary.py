@@ -1,8 +1,8 @@
-"""The words of the sample corpus: themes, and what belongs to none of them.
+"""The words of the sample corpus: the words of each theme, and the words without a theme.
 
-A theme's words appear with no other theme, so any one of them tells the rest. Each theme has a
-man, a woman, a place, two things that are done, the tool they are done with, and a thing that
-stands by; the plural is the man's. Korean nouns are without particles, verbs end in -고.
+A word of a theme occurs with no other theme, so one of them tells the theme. Each theme has a man, a
+woman, a place, two actions with their objects, the tool of the actions, and one more thing. Plural
+subjects use the word for the man. Korean nouns have no particles, and Korean verbs end in -고.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """The words of one theme; `objects` and `verbs` belong together in pairs."""
+    """The words of one theme; verb N of `verbs` takes object N of `objects`."""
 
     man: Word
     woman: Word
@@ -63,16 +63,12 @@ astronaut/우주인 physicist/물리학자 observatory/천문대 comet/혜성 ob
 monk/수도사 nun/수녀 monastery/수도원 prayer/기도문 whispering/속삭이고 candle/촛불 lighting/밝히고 incense/향불 altar/제단
 """
 THEMES = tuple(_theme(line) for line in _LINES.strip().splitlines())
-
-
-# Tense by tense: past, present, future.
+# By tense: past, present, future.
 TIMES = (
     (Word("yesterday", "어제"), Word("earlier", "아까"), Word("once", "예전에")),
     (Word("today", "오늘"), Word("now", "지금"), Word("nowadays", "요즘")),
     (Word("tomorrow", "내일"), Word("soon", "곧"), Word("later", "나중에")),
 )
-
-
 AUXILIARIES_EN = (("was", "were"), ("is", "are"), ("will be", "will be"))
 AUXILIARIES_KO = ("있었다", "있다", "있을 것이다")
 ADJECTIVES = (
@@ -83,8 +79,6 @@ ADJECTIVES = (
     Word("beautiful", "아름다운"),
     Word("new", "새로운"),
 )
-
-
 ADVERBS = (
     Word("quietly", "조용히"),
     Word("slowly", "천천히"),
@@ -93,7 +87,5 @@ ADVERBS = (
     Word("again", "다시"),
     Word("alone", "혼자"),
 )
-
-
 # His, her, their.
 POSSESSIVES = (Word("his", "그의"), Word("her", "그녀의"), Word("their", "그들의"))

@@ -1,1 +1,1 @@
-"""From text to shards: tokenize, shuffle, write."""
+"""The stages from text to shards: tokenize, shuffle and split, write."""

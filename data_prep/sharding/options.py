@@ -1,4 +1,4 @@
-"""What shapes a shard set, and the identities that follow from it."""
+"""Options of a shard set, and the identities that follow from them."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from bertds.data.tokenizer import Tokenizer
 from data_prep.readers.sources import Source
 from data_prep.sharding.rows import Split
 
-FORMAT = 1  # raised when the same options would give other bytes
+FORMAT = 1  # to be raised when the same options give other bytes
 MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 65_536
 
 
@@ -22,10 +22,10 @@ class SequenceFormat:
     """How rows become sequences.
 
     Attributes:
-        cls_id: Put before each sequence, if there is one.
-        sep_id: Put after each document if there is a `cls_id`, else only between joined ones.
-        join: Whether short documents share a sequence.
-        seq_len: The most tokens of a sequence.
+        cls_id: Id that starts each sequence, or None for no special tokens.
+        sep_id: Id that ends each document. Without `cls_id` it only separates joined documents.
+        join: `documents` to put several short documents into one sequence.
+        seq_len: Maximum number of tokens in a sequence, special tokens included.
     """
 
     cls_id: int | None
@@ -34,24 +34,24 @@ class SequenceFormat:
     seq_len: int
 
     @property
-    def max_row(self) -> int:
-        """The most tokens of a row."""
+    def max_row_tokens(self) -> int:
+        """Maximum number of tokens in a row."""
         return self.seq_len if self.cls_id is None else self.seq_len - 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardOptions:
-    """What shapes the shards; workers and paths do not.
+    """The options that the bytes of the shards depend on.
 
     Attributes:
-        valid_fraction: Share of the lines that become the validation set.
-        seq_len: The most tokens of a sequence, special ones included.
-        special_tokens: Whether `[CLS]` and `[SEP]` frame a sequence.
-        join: Whether short lines share a sequence.
-        masking: Pre-masked copies to write, if any.
-        dedup: Whether a line that came before, but for case, is dropped.
-        seed: Of the order.
-        shard_bytes: About the size of a shard.
+        valid_fraction: Fraction of the lines that goes to the validation set.
+        seq_len: Maximum number of tokens in a sequence, special tokens included.
+        special_tokens: Whether a sequence starts with `[CLS]` and ends with `[SEP]`.
+        join: `documents` to put several short lines into one sequence.
+        masking: The pre-masked copies to store, or None.
+        dedup: Whether to drop lines that equal an earlier line, ignoring case.
+        seed: Seed of the shuffle.
+        shard_bytes: Approximate size of a shard.
     """
 
     valid_fraction: float = 0.1
@@ -65,28 +65,33 @@ class ShardOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"--valid_fraction is {self.valid_fraction}, wanted is 0 to below 1")
+            raise ValueError(
+                f"--valid_fraction is {self.valid_fraction}, expected 0 or more and less than 1"
+            )
         if not MIN_SEQ_LEN <= self.seq_len <= MAX_SEQ_LEN:
             raise ValueError(
-                f"--seq_len is {self.seq_len}, wanted is {MIN_SEQ_LEN} to {MAX_SEQ_LEN}"
+                f"--seq_len is {self.seq_len}, expected {MIN_SEQ_LEN} to {MAX_SEQ_LEN}"
             )
         if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}, wanted is 0 or more")
+            raise ValueError(f"--seed is {self.seed}, expected 0 or more")
 
-    def framing(self, tokenizer: Tokenizer) -> SequenceFormat:
-        """How rows become sequences with this tokenizer.
+    def sequence_format(self, tokenizer: Tokenizer) -> SequenceFormat:
+        """The format of the sequences with this tokenizer.
 
         Raises:
-            ValueError: It lacks a token that the options need.
+            ValueError: The tokenizer lacks a token that the options need.
         """
         ids = tokenizer.special_ids
         if self.special_tokens and not {"cls", "sep"} <= ids.keys():
             raise ValueError(
-                "the tokenizer has no [CLS] and [SEP] to frame a sequence with: use one that has "
-                "them, or --nospecial_tokens"
+                "the tokenizer has no [CLS] and [SEP] tokens: use another tokenizer, or set "
+                "--nospecial_tokens"
             )
         if self.join == "documents" and "sep" not in ids:
-            raise ValueError("the tokenizer has no [SEP] to put between documents: drop --join")
+            raise ValueError(
+                "the tokenizer has no [SEP] token to separate joined documents: use another "
+                "tokenizer, or leave out --join"
+            )
         return SequenceFormat(
             cls_id=ids["cls"] if self.special_tokens else None,
             sep_id=ids.get("sep"),
@@ -95,20 +100,20 @@ class ShardOptions:
         )
 
 
-def masking_of(
+def parse_masking(
     masking: Literal["none", "static"], copies: int, ratio: float, unit: str, seed: int
 ) -> StoredMasking | None:
-    """The masking of pre-masked copies, 80/10/10 as online.
+    """The masking that the flags ask for, with the 80/10/10 rule of dynamic masking.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of range.
     """
     if masking == "none":
         return None
     if not 1 <= copies <= MAX_COPIES:
-        raise ValueError(f"--copies is {copies}, wanted is 1 to {MAX_COPIES}")
+        raise ValueError(f"--copies is {copies}, expected 1 to {MAX_COPIES}")
     if not 0 < ratio < 1:
-        raise ValueError(f"--mask_ratio is {ratio}, wanted is between 0 and 1")
+        raise ValueError(f"--mask_ratio is {ratio}, expected more than 0 and less than 1")
     return StoredMasking(
         seed=seed,
         ratio=ratio,
@@ -119,10 +124,10 @@ def masking_of(
     )
 
 
-def recipe_of(
+def shard_recipe(
     tokenizer: Tokenizer, options: ShardOptions, sources: Sequence[Source]
 ) -> dict[str, Any]:
-    """All that the bytes depend on: equal recipes, equal shards."""
+    """Everything that the bytes of the shards depend on: equal recipes give equal shards."""
     return {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
@@ -131,9 +136,11 @@ def recipe_of(
     }
 
 
-def set_key_of(tokenizer: Tokenizer, options: ShardOptions, split: Split, hash_sum: int) -> int:
-    """64 bits that name a set by its content, whatever the order or files of its lines."""
-    parts = (
+def compute_set_key(
+    tokenizer: Tokenizer, options: ShardOptions, split: Split, hash_sum: int
+) -> int:
+    """A 64-bit key of a set's content, independent of the order and the files of its lines."""
+    content = (
         tokenizer.fingerprint,
         options.seq_len,
         options.special_tokens,
@@ -142,4 +149,4 @@ def set_key_of(tokenizer: Tokenizer, options: ShardOptions, split: Split, hash_s
         split,
         hash_sum,
     )
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest()[:8], "big")

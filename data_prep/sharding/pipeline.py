@@ -1,21 +1,26 @@
-"""Text to shard sets: `DIR/train` and `DIR/valid`, the same bytes on any machine.
+"""Turns text into the shard sets `DIR/train` and `DIR/valid`: tokenize, shuffle and split, write.
 
-    sources --scatter--> parts, by bucket --gather--> groups, in order --merge--> shards, index
+    text                       files, URLs, standard input
+      |    tokenize            one task per chunk of about 4 MiB
+    .work/parts/*.bin          rows of token ids, grouped by bucket (leading bits of the line's hash)
+      |    shuffle_and_split   one task per group of buckets
+    .work/groups/*.{train,valid}     the sequences of each split, in their final order
+      |    write_shards        one task per shard
+    {train,valid}/shard-*.tar, index.json
 
-Every arrow is many independent tasks; what a task makes appears under its name when it is whole,
-in `DIR/.work` or the scratch directory, so the same command continues an interrupted run. The split
-and the order follow from a hash of each line; the bytes depend on text, tokenizer, seed and options
-alone, not on who does the tasks: this process, others beside it, or a Dask cluster. Disk is about
-three times the shards while it runs.
+The tasks of a stage are independent and write their files atomically, in `DIR/.work` or in the
+scratch directory. The same command therefore resumes an interrupted run. The split and the order
+follow from a hash of each line, so the bytes depend only on the text, the tokenizer and the
+options. They do not depend on what runs the tasks: this process, local workers or a Dask cluster.
+During the run, the disk usage is about three times the size of the shards.
 
-Memory is some 400 MiB a worker, 80 MiB and some ten times the rows of a group, at most 32 MiB, and
-where words hardly repeat 200 MiB more for the table of those seen.
-A row is 28 bytes and its ids, two bytes each or four. Groups cannot be more than the buckets, which
-the bytes depend on, so from 32 GiB of rows on (some 10 billion tokens) it grows: 80 MiB and
-10 / 1,024 of all rows, 10 GiB for 1 TiB. Copies of one line are all in one group, on top of that.
+Memory per worker is about 400 MiB, or 80 MiB plus ten times the rows of a group if that is more.
+Text whose words hardly repeat needs 200 MiB more, for the word table. A row takes 28 bytes plus 2
+or 4 bytes per token, and the rows of a group are limited to 32 MiB. There are no more groups than
+buckets, so with more than 32 GiB of rows (about 10 billion tokens) a group grows: memory is then
+80 MiB + 10 / 1,024 of all rows, which is 10 GiB for 1 TiB. All copies of a line are in one group.
 """
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,24 +36,35 @@ from bertds.data.shards.writer import SetFacts, shard_name, write_index
 from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 from data_prep.executors.dask import cluster_executor
-from data_prep.executors.local import executor, run_tasks
-from data_prep.output.manifest import MADE_NAME, write_manifest
-from data_prep.output.storage import Output, output_of
-from data_prep.readers.cleaning import no_text
+from data_prep.executors.local import local_executor, run_tasks
+from data_prep.output.manifest import MANIFEST_NAME, write_manifest
+from data_prep.output.storage import Output, parse_output
+from data_prep.readers.cleaning import explain_missing_text
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import cut_chunks
-from data_prep.sharding.options import SequenceFormat, ShardOptions, recipe_of, set_key_of
+from data_prep.sharding.options import SequenceFormat, ShardOptions, compute_set_key, shard_recipe
 from data_prep.sharding.rows import HEADER_BYTES, NUM_BUCKETS, SPLITS, Split
-from data_prep.sharding.shuffle import GatherTask, GroupFacts, facts_path, gather, read_facts
-from data_prep.sharding.tokenize import UNMASKABLE, ScatterTask, counts_path, scatter
-from data_prep.sharding.work_dir import begin, discard, work_dir_of, working
+from data_prep.sharding.shuffle import (
+    GroupSummary,
+    ShuffleTask,
+    read_summary,
+    shuffle_and_split,
+    summary_path,
+)
+from data_prep.sharding.tokenize import UNMASKABLE, TokenizeTask, counts_path, tokenize_chunk
+from data_prep.sharding.work_dir import (
+    lock_work_dir,
+    remove_work_dir,
+    start_or_resume,
+    work_dir_path,
+)
 from data_prep.sharding.write import (
-    MergeTask,
-    is_merged,
-    masker_of,
-    merge,
+    WriteTask,
+    build_masker,
+    is_written,
     plan_shards,
-    read_result,
+    read_written_shard,
+    write_planned_shard,
 )
 
 GROUP_BYTES = 32 << 20
@@ -65,87 +81,76 @@ def make_shards(
     scheduler: str = "",
     scratch: Path | None = None,
 ) -> dict[Split, Index]:
-    """Write `out/train` and, unless the fraction is 0, `out/valid`; a finished output is kept.
+    """Write `out/train` and, unless the validation fraction is 0, `out/valid`.
+
+    A finished output is kept, and an interrupted run is resumed.
 
     Args:
         inputs: The text, see `open_sources`.
-        tokenizer_path: A tokenizer.json.
-        out: Where to: a directory or a URL.
-        options: The shape.
-        workers: Processes; of no account with a scheduler.
-        scheduler: Address of a Dask cluster that does the tasks instead.
-        scratch: Where the unfinished work is; `out/.work` if not given. The workers of a cluster
-            must all see it.
+        tokenizer_path: Path of a tokenizer.json.
+        out: Directory or URL of the output.
+        options: The options that the bytes depend on.
+        workers: Number of local processes; ignored with a scheduler.
+        scheduler: Address of a Dask cluster that runs the tasks, or empty.
+        scratch: Directory for the unfinished work, `out/.work` if None. All workers must see it.
 
     Returns:
         The index of each split.
 
     Raises:
-        ValueError: An option or a file is not as it must be, or the text leaves a split empty.
+        ValueError: An option or a file is invalid, or the text leaves a split empty.
         FileExistsError: `out` holds something else.
-        RemoteError: A server does not give or take a file; the same command continues.
-        LostWorkersError: Workers were lost; the same command continues.
+        RemoteError: A remote file cannot be read or written; the same command resumes.
+        LostWorkersError: Workers were lost; the same command resumes.
     """
     tokenizer = Tokenizer.load(tokenizer_path)
-    framing = options.framing(tokenizer)
+    sequence_format = options.sequence_format(tokenizer)
     if options.masking is not None:
-        masker_of(options.masking, tokenizer)  # what it refuses is refused before the work
+        build_masker(options.masking, tokenizer)  # rejects invalid options before the work starts
     splits = SPLITS if options.valid_fraction else SPLITS[:1]
-    output = output_of(out)
+    output = parse_output(out)
+    work_dir = work_dir_path(output, scratch)
+    executor = cluster_executor(scheduler, work_dir) if scheduler else local_executor(workers)
     with (
-        working(output, work_dir_of(output, scratch)) as work,
-        _pool(workers, scheduler, work) as (pool, num_tasks),
-        open_sources(inputs, work, pool.map if scheduler else map) as sources,
+        lock_work_dir(output, work_dir),
+        executor as (pool, num_parallel),
+        open_sources(inputs, work_dir, pool.map if scheduler else map) as sources,
     ):
-        recipe = recipe_of(tokenizer, options, sources)
-        if begin(output, work, recipe, splits):
-            run = _Run(output, work, tokenizer, options, pool, num_tasks)
-            run.scatter(sources, framing.max_row)
-            run.gather(framing)
-            facts = {split: run.set_facts(split) for split in splits}
+        recipe = shard_recipe(tokenizer, options, sources)
+        if start_or_resume(output, work_dir, recipe, splits):
+            run = _Run(output, work_dir, tokenizer, options, pool, num_parallel)
+            run.tokenize(sources, sequence_format.max_row_tokens)
+            run.shuffle_and_split(sequence_format)
+            metadata = {split: run.set_metadata(split) for split in splits}
             for split in splits:
-                run.merge(split, facts[split])
+                run.write_shards(split, metadata[split])
             with output.open_directory("") as directory:
-                write_manifest(directory / MADE_NAME, recipe, run.counts(splits))
-            discard(work)
-    return {split: _index_of(output, split) for split in splits}
-
-
-def _pool(
-    workers: int, scheduler: str, work: Path
-) -> contextlib.AbstractContextManager[tuple[Executor, int]]:
-    """Who does the tasks, and how many at once."""
-    return cluster_executor(scheduler, work) if scheduler else _processes(workers)
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[tuple[Executor, int]]:
-    with executor(workers) as pool:
-        yield pool, workers
-
-
-def _index_of(output: Output, split: Split) -> Index:
-    name = f"{split}/{INDEX_NAME}"
-    return parse_index(output.at(name).read_bytes(), f"{output}/{name}")
+                write_manifest(directory / MANIFEST_NAME, recipe, run.counts(splits))
+            remove_work_dir(work_dir)
+    indexes: dict[Split, Index] = {}
+    for split in splits:
+        name = f"{split}/{INDEX_NAME}"
+        indexes[split] = parse_index(output.joinpath(name).read_bytes(), f"{output}/{name}")
+    return indexes
 
 
 @dataclass
 class _Run:
-    """One run: where things are, and its passes in order."""
+    """The stages of one run, in order; `parts` and `groups` are the files between them."""
 
-    out: Output
-    work: Path
+    output: Output
+    work_dir: Path
     tokenizer: Tokenizer
     options: ShardOptions
     pool: Executor
-    workers: int
+    num_parallel: int
     tokenizer_path: Path = field(init=False)
     parts: list[Path] = field(default_factory=list)
     groups: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # A copy that all workers see; they remember tokenizers by path, so it is named by content.
-        self.tokenizer_path = self.work / f"tokenizer-{self.tokenizer.fingerprint}.json"
+        # All workers must see the tokenizer. They cache it by path, so the path names its content.
+        self.tokenizer_path = self.work_dir / f"tokenizer-{self.tokenizer.fingerprint}.json"
         with atomic_write(self.tokenizer_path) as file:
             file.write(self.tokenizer.content)
 
@@ -153,106 +158,28 @@ class _Run:
     def dtype(self) -> str:
         return id_dtype(self.tokenizer.vocab_size)
 
-    def scatter(self, sources: list[Source], max_tokens: int) -> None:
-        """Raw text to parts."""
-        (self.work / "parts").mkdir(exist_ok=True)
+    def tokenize(self, sources: list[Source], max_tokens: int) -> None:
+        """Stage 1: turn the chunks of all sources into parts."""
+        (self.work_dir / "parts").mkdir(exist_ok=True)
         total = sum(source.size for source in sources)
-        with tqdm(
-            total=total, desc=f"{self.out}: text", unit="B", unit_scale=True, disable=None
-        ) as bar:
-            tasks = self._scatter_tasks(sources, max_tokens, bar)
-            for _ in run_tasks(self.pool, self.workers, scatter, tasks):
+        title = f"{self.output}: text"
+        with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
+            tasks = self._tokenize_tasks(sources, max_tokens, bar)
+            for _ in run_tasks(self.pool, self.num_parallel, tokenize_chunk, tasks):
                 pass
             bar.update(total - bar.n)
 
-    def gather(self, framing: SequenceFormat) -> None:
-        """Parts to groups of buckets; how many follows from the size of the parts."""
-        (self.work / "groups").mkdir(exist_ok=True)
-        # Of their rows: how many parts there are follows from the files that the text lies in.
-        wanted = sum(part.stat().st_size - HEADER_BYTES for part in self.parts) // GROUP_BYTES
-        num_groups = min(NUM_BUCKETS, max(8, 1 << wanted.bit_length()))
-        width = NUM_BUCKETS // num_groups
-        self.groups = [self.work / "groups" / f"{number:04d}" for number in range(num_groups)]
-        tasks = [
-            GatherTask(
-                group=group,
-                buckets=(number * width, (number + 1) * width),
-                parts=tuple(self.parts),
-                dtype=self.dtype,
-                valid_fraction=self.options.valid_fraction,
-                dedup=self.options.dedup,
-                seed=self.options.seed,
-                framing=framing,
-            )
-            for number, group in enumerate(self.groups)
-        ]
-        todo = [task for task in tasks if not facts_path(task.group).exists()]
-        self._run(gather, todo, f"{self.out}: order")
-
-    def merge(self, split: Split, facts: SetFacts) -> None:
-        """Groups to the shards of one split, then its index."""
-        (self.work / "shards").mkdir(exist_ok=True)
-        tasks = self._merge_tasks(split, facts.set_key)
-        todo = [task for task in tasks if not is_merged(task)]
-        self._run(merge, todo, f"{self.out}/{split}: shards")
-        self.out.remove_partial(split)
-        with self.out.open_directory(split) as directory:
-            write_index(directory, [read_result(task.result) for task in tasks], facts)
-
-    def set_facts(self, split: Split) -> SetFacts:
-        """What the index says of the set that the groups hold.
-
-        Raises:
-            ValueError: They hold none.
-        """
-        facts = self._facts(split)
-        if not sum(each.sequences for each in facts):
-            raise ValueError(
-                no_text(self._text_counts())
-                or f"the text is too small: no sequence falls into {self.out}/{split}; give more "
-                "text, or another --valid_fraction (0 for no validation set)"
-            )
-        dropped = {
-            "duplicate lines": sum(each.duplicates for each in facts),
-            UNMASKABLE: self._text_counts()[f"{split} {UNMASKABLE}"],
-        }
-        hash_sum = sum(each.hash_sum for each in facts) % 2**64
-        return SetFacts(
-            tokenizer=self.tokenizer,
-            seq_len=self.options.seq_len,
-            special_tokens=self.options.special_tokens,
-            set_key=set_key_of(self.tokenizer, self.options, split, hash_sum),
-            masking=self.options.masking,
-            characters=sum(each.characters for each in facts),
-            lines=sum(each.lines for each in facts),
-            dropped={reason: count for reason, count in dropped.items() if count},
-        )
-
-    def counts(self, splits: tuple[Split, ...]) -> dict[str, int]:
-        """What was read, changed and dropped, over all splits."""
-        counts = self._text_counts()
-        for split in splits:
-            facts = self._facts(split)
-            counts["duplicate lines"] += sum(each.duplicates for each in facts)
-            counts["lines kept"] += sum(each.lines for each in facts)
-        return {name: count for name, count in sorted(counts.items()) if count}
-
-    def _run(self, function: Callable[[Task], None], tasks: list[Task], title: str) -> None:
-        results = run_tasks(self.pool, self.workers, function, tasks)
-        for _ in tqdm(results, total=len(tasks), desc=title, disable=None if tasks else True):
-            pass
-
-    def _scatter_tasks(
+    def _tokenize_tasks(
         self, sources: list[Source], max_tokens: int, bar: "tqdm[Any]"
-    ) -> Iterator[ScatterTask]:
-        """A task for each chunk whose part is not there yet."""
+    ) -> Iterator[TokenizeTask]:
+        """A task for each chunk whose part is missing."""
         before = 0
         for source in sources:
             for chunk, position in cut_chunks(source):
-                part = self.work / "parts" / f"{len(self.parts):08d}.bin"
+                part = self.work_dir / "parts" / f"{len(self.parts):08d}.bin"
                 self.parts.append(part)
                 if not part.exists():
-                    yield ScatterTask(
+                    yield TokenizeTask(
                         path=part,
                         chunk=chunk,
                         kind=source.line_kind,
@@ -264,37 +191,110 @@ class _Run:
                 bar.update(before + position - bar.n)
             before += source.size
 
-    def _merge_tasks(self, split: Split, set_key: int) -> list[MergeTask]:
-        plan = plan_shards(self.groups, split, self._blocks_per_shard())
-        return [
-            MergeTask(
-                out=self.out,
+    def shuffle_and_split(self, sequence_format: SequenceFormat) -> None:
+        """Stage 2: turn the parts into groups of buckets."""
+        (self.work_dir / "groups").mkdir(exist_ok=True)
+        # Headers do not count: the number of parts depends on how the text is split into files.
+        row_bytes = sum(part.stat().st_size - HEADER_BYTES for part in self.parts)
+        num_groups = min(NUM_BUCKETS, max(8, 1 << (row_bytes // GROUP_BYTES).bit_length()))
+        width = NUM_BUCKETS // num_groups
+        self.groups = [self.work_dir / "groups" / f"{number:04d}" for number in range(num_groups)]
+        tasks = [
+            ShuffleTask(
+                group=group,
+                buckets=(number * width, (number + 1) * width),
+                parts=tuple(self.parts),
+                dtype=self.dtype,
+                valid_fraction=self.options.valid_fraction,
+                dedup=self.options.dedup,
+                seed=self.options.seed,
+                sequence_format=sequence_format,
+            )
+            for number, group in enumerate(self.groups)
+        ]
+        missing = [task for task in tasks if not summary_path(task.group).exists()]
+        self._run_stage(shuffle_and_split, missing, f"{self.output}: shuffle")
+
+    def set_metadata(self, split: Split) -> SetFacts:
+        """What the index of a split records of the text in its groups.
+
+        Raises:
+            ValueError: The groups hold no sequence of the split.
+        """
+        summaries = self._summaries(split)
+        text_counts = self._text_counts()
+        if not sum(summary.sequences for summary in summaries):
+            raise ValueError(
+                explain_missing_text(text_counts)
+                or f"the text is too small: {self.output}/{split} gets no sequence; give more "
+                "text, or another --valid_fraction (0 for no validation set)"
+            )
+        dropped = {
+            "duplicate lines": sum(summary.duplicates for summary in summaries),
+            UNMASKABLE: text_counts[f"{split} {UNMASKABLE}"],
+        }
+        hash_sum = sum(summary.hash_sum for summary in summaries) % 2**64
+        return SetFacts(
+            tokenizer=self.tokenizer,
+            seq_len=self.options.seq_len,
+            special_tokens=self.options.special_tokens,
+            set_key=compute_set_key(self.tokenizer, self.options, split, hash_sum),
+            masking=self.options.masking,
+            characters=sum(summary.characters for summary in summaries),
+            lines=sum(summary.lines for summary in summaries),
+            dropped={reason: count for reason, count in dropped.items() if count},
+        )
+
+    def write_shards(self, split: Split, metadata: SetFacts) -> None:
+        """Stage 3: turn the groups into the shards of a split, then write its index."""
+        (self.work_dir / "shards").mkdir(exist_ok=True)
+        num_copies = 0 if metadata.masking is None else metadata.masking.copies
+        block_bytes = BLOCK_TOKENS * (2 if self.dtype == "uint16" else 4) * (1 + num_copies)
+        blocks_per_shard = max(1, self.options.shard_bytes // block_bytes)
+        tasks = [
+            WriteTask(
+                output=self.output,
                 name=shard_name(number),
-                result=self.work / "shards" / f"{split}-{number:06d}.json",
+                result=self.work_dir / "shards" / f"{split}-{number:06d}.json",
                 split=split,
                 first_block=first_block,
                 first_sequence=first_sequence,
-                spans=spans,
+                slices=slices,
                 tokenizer=self.tokenizer_path,
                 dtype=self.dtype,
-                seq_len=self.options.seq_len,
-                set_key=set_key,
-                masking=self.options.masking,
+                seq_len=metadata.seq_len,
+                set_key=metadata.set_key,
+                masking=metadata.masking,
             )
-            for number, (first_block, first_sequence, spans) in enumerate(plan)
+            for number, (first_block, first_sequence, slices) in enumerate(
+                plan_shards(self.groups, split, blocks_per_shard)
+            )
         ]
+        missing = [task for task in tasks if not is_written(task)]
+        self._run_stage(write_planned_shard, missing, f"{self.output}/{split}: shards")
+        self.output.remove_partial(split)
+        with self.output.open_directory(split) as directory:
+            write_index(directory, [read_written_shard(task.result) for task in tasks], metadata)
 
-    def _facts(self, split: Split) -> list[GroupFacts]:
-        return [read_facts(group, split) for group in self.groups]
+    def counts(self, splits: tuple[Split, ...]) -> dict[str, int]:
+        """What was read, changed and dropped, over all splits."""
+        counts = self._text_counts()
+        for split in splits:
+            summaries = self._summaries(split)
+            counts["duplicate lines"] += sum(summary.duplicates for summary in summaries)
+            counts["lines kept"] += sum(summary.lines for summary in summaries)
+        return {name: count for name, count in sorted(counts.items()) if count}
+
+    def _run_stage(self, function: Callable[[Task], None], tasks: list[Task], title: str) -> None:
+        results = run_tasks(self.pool, self.num_parallel, function, tasks)
+        for _ in tqdm(results, total=len(tasks), desc=title, disable=None if tasks else True):
+            pass
+
+    def _summaries(self, split: Split) -> list[GroupSummary]:
+        return [read_summary(group, split) for group in self.groups]
 
     def _text_counts(self) -> Counter[str]:
         counts: Counter[str] = Counter()
         for part in self.parts:
             counts.update(json.loads(counts_path(part).read_bytes()))
         return counts
-
-    def _blocks_per_shard(self) -> int:
-        masking = self.options.masking
-        copies = 0 if masking is None else masking.copies
-        block_bytes = BLOCK_TOKENS * (2 if self.dtype == "uint16" else 4) * (1 + copies)
-        return max(1, self.options.shard_bytes // block_bytes)

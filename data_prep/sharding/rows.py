@@ -1,8 +1,12 @@
-"""Rows of token ids in memory and between the passes: a table, and all ids end to end.
+"""Rows of token ids, in memory and in the part files between two stages.
 
-A row is a sequence without special tokens: a line, or a piece of a long one. `hash` is of the
-line lower-cased, so that the same text meets itself in the same bucket under every vocabulary,
-`tie` of the line as it is, so that the order is one whatever order the lines came in.
+A row holds the ids of one line, or of one piece of a long line, without special tokens. Two hashes
+identify the line of a row:
+
+- `hash`, of the lower-cased line, decides the bucket, the split and what is a duplicate. It does
+  not depend on the tokenizer, so all vocabularies get the same split.
+- `tie`, of the line as it is, orders lines with equal `hash`. The final order therefore does not
+  depend on the order of the input.
 
     part file:  row starts of the buckets | token starts of the buckets | table | ids
 """
@@ -18,40 +22,40 @@ from bertds.data.rng import Uint64s
 from bertds.data.shards.format import Ids
 from bertds.io.atomic import atomic_write
 
+Split = Literal["train", "valid"]
+SPLITS: tuple[Split, Split] = ("train", "valid")
 NUM_BUCKETS = 1024
 _BUCKET_SHIFT = np.uint64(64 - 10)
 ROW = np.dtype(
     [
-        ("hash", "<u8"),  # of the line
-        ("tie", "<u8"),
-        ("piece", "<u4"),  # 0 for a line's first row
-        ("characters", "<u4"),  # of the line, on its first row; 0 on the others
+        ("hash", "<u8"),  # of the lower-cased line
+        ("tie", "<u8"),  # of the line as it is
+        ("piece", "<u4"),  # number of the row in its line, from 0
+        ("characters", "<u4"),  # of the line in its first row, 0 in the others
         ("length", "<u4"),  # tokens
     ]
 )
-
-
 _STARTS = np.dtype(("<i8", (2, NUM_BUCKETS + 1)))
 HEADER_BYTES = _STARTS.itemsize
-"""Of a file of rows, whatever is in it."""
+"""Size of the header of a part file, which does not depend on the rows."""
 Table = npt.NDArray[np.void]
 Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedRows:
-    """S rows with T tokens.
+    """S rows with T tokens in total.
 
     Attributes:
         table: `ROW` records, shape [S].
-        tokens: Ids end to end, shape [T].
+        tokens: Concatenated ids of the rows, shape [T].
     """
 
     table: Table
     tokens: Ids
 
     def take(self, order: npt.NDArray[Any]) -> Self:
-        """These rows, in this order."""
+        """Select rows by number, in the given order."""
         lengths = self.table["length"].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         return type(self)(
@@ -60,8 +64,8 @@ class TokenizedRows:
         )
 
     @classmethod
-    def joined(cls, parts: "list[TokenizedRows]") -> Self:
-        """The rows of several, one after the other."""
+    def concatenate(cls, parts: "list[TokenizedRows]") -> Self:
+        """Join the rows of several parts."""
         return cls(
             table=np.concatenate([part.table for part in parts]),
             tokens=np.concatenate([part.tokens for part in parts]),
@@ -69,19 +73,24 @@ class TokenizedRows:
 
 
 def take_ragged(flat: npt.NDArray[Any], starts: Int64s, lengths: Int64s) -> npt.NDArray[Any]:
-    """The slices `flat[start : start + length]`, end to end."""
+    """Concatenate the slices `flat[start : start + length]`."""
     shift = starts - (np.cumsum(lengths) - lengths)
     return flat[np.repeat(shift, lengths) + np.arange(int(lengths.sum()))]
 
 
-def buckets_of(table: Table) -> npt.NDArray[np.int64]:
-    """The bucket of each row: the first bits of its hash, so buckets lie in order of hash."""
+def bucket_numbers(table: Table) -> Int64s:
+    """The bucket of each row: the leading bits of its hash, so buckets are ordered by hash."""
     return (table["hash"] >> _BUCKET_SHIFT).astype(np.int64)
 
 
+def is_validation(hashes: Uint64s, fraction: float) -> npt.NDArray[np.bool_]:
+    """Whether lines belong to the validation split, by hash bits that no bucket depends on."""
+    return (hashes & np.uint64(0xFFFFFFFF)) < np.uint64(round(fraction * 2**32))
+
+
 def write_part(path: Path, rows: TokenizedRows) -> None:
-    """Write rows grouped by bucket, so that any run of buckets is one piece of the file."""
-    buckets = buckets_of(rows.table)
+    """Write rows grouped by bucket, so that each range of buckets is contiguous in the file."""
+    buckets = bucket_numbers(rows.table)
     rows = rows.take(np.argsort(buckets, kind="stable"))
     row_starts = np.concatenate([[0], np.cumsum(np.bincount(buckets, minlength=NUM_BUCKETS))])
     token_ends = np.concatenate([[0], np.cumsum(rows.table["length"], dtype=np.int64)])
@@ -92,32 +101,23 @@ def write_part(path: Path, rows: TokenizedRows) -> None:
 
 
 def read_part(path: Path, buckets: range, dtype: str) -> TokenizedRows:
-    """The rows of these buckets, in the order in which they were written."""
+    """Read the rows of a range of buckets, in the order of the file."""
     starts = np.fromfile(path, dtype=_STARTS, count=1)[0]
     (first_row, first_token), (end_row, end_token) = starts[:, [buckets.start, buckets.stop]].T
-    table_at = _STARTS.itemsize
-    tokens_at = table_at + int(starts[0, -1]) * ROW.itemsize
-    ids = np.dtype(dtype).newbyteorder("<")
+    table_offset = _STARTS.itemsize
+    tokens_offset = table_offset + int(starts[0, -1]) * ROW.itemsize
+    id_type = np.dtype(dtype).newbyteorder("<")
     return TokenizedRows(
         table=np.fromfile(
             path,
             dtype=ROW,
             count=int(end_row - first_row),
-            offset=table_at + int(first_row) * ROW.itemsize,
+            offset=table_offset + int(first_row) * ROW.itemsize,
         ),
         tokens=np.fromfile(
             path,
-            dtype=ids,
+            dtype=id_type,
             count=int(end_token - first_token),
-            offset=tokens_at + int(first_token) * ids.itemsize,
+            offset=tokens_offset + int(first_token) * id_type.itemsize,
         ),
     )
-
-
-Split = Literal["train", "valid"]
-SPLITS: tuple[Split, Split] = ("train", "valid")
-
-
-def is_valid(hashes: Uint64s, fraction: float) -> npt.NDArray[np.bool_]:
-    """Whether lines belong to the validation set: by bits that choose no bucket."""
-    return (hashes & np.uint64(0xFFFFFFFF)) < np.uint64(round(fraction * 2**32))

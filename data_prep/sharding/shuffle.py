@@ -1,8 +1,12 @@
-"""The second pass: the rows of some buckets become the sequences of each split, in final order.
+"""Stage 2: shuffles the rows of a group of buckets and splits them into train and valid sequences.
 
-Sorted by (hash, tie, piece), so that nothing of the order of the input is left; a line equal to
-an earlier one but for case is dropped; shuffled by seed inside each bucket; framed with special
-tokens. A group of buckets is one task; what it holds in memory is six to ten times its rows.
+1. Read the rows of the group from all parts and sort them by (hash, tie, piece). The result does
+   not depend on the order of the input.
+2. Drop duplicates: lines that equal an earlier line, ignoring case.
+3. Split the rows by hash, and shuffle each split inside each bucket with the seed.
+4. Join rows into sequences and add the special tokens.
+
+One group is one task. It needs six to ten times the memory of its rows.
 
     group file of a split:  lengths, uint32 | ids
 """
@@ -24,21 +28,21 @@ from data_prep.sharding.rows import (
     Split,
     Table,
     TokenizedRows,
-    buckets_of,
-    is_valid,
+    bucket_numbers,
+    is_validation,
     read_part,
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GatherTask:
-    """A run of buckets.
+class ShuffleTask:
+    """One group of consecutive buckets.
 
     Attributes:
-        group: The group's files are this path and `.json`, `.train`, `.valid`.
-        buckets: First and end.
-        parts: Every part file.
-        dtype: Of the ids.
+        group: Path of the group's files, without their suffixes `.json`, `.train` and `.valid`.
+        buckets: The first bucket, and the one after the last.
+        parts: All part files.
+        dtype: Type of the ids.
     """
 
     group: Path
@@ -48,12 +52,12 @@ class GatherTask:
     valid_fraction: float
     dedup: bool
     seed: int
-    framing: SequenceFormat
+    sequence_format: SequenceFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupFacts:
-    """What a group holds of one split. `hash_sum` is that of its lines, modulo 2**64."""
+class GroupSummary:
+    """Counts of one split of a group; `hash_sum` adds the hashes of its lines, modulo 2**64."""
 
     sequences: int
     tokens: int
@@ -63,105 +67,113 @@ class GroupFacts:
     hash_sum: int
 
 
-def gather(task: GatherTask) -> None:
-    """Write a group's two split files, then its facts."""
+def shuffle_and_split(task: ShuffleTask) -> None:
+    """Write the sequences of each split of a group, then the summary of the group."""
     buckets = range(*task.buckets)
-    rows = TokenizedRows.joined([read_part(part, buckets, task.dtype) for part in task.parts])
+    rows = TokenizedRows.concatenate([read_part(part, buckets, task.dtype) for part in task.parts])
     order = np.lexsort((rows.table["piece"], rows.table["tie"], rows.table["hash"]))
-    kept = _first_of_equals(rows.table[order]) if task.dedup else np.ones(len(order), dtype=bool)
-    facts = {}
+    kept = _not_duplicates(rows.table[order]) if task.dedup else np.ones(len(order), dtype=bool)
+    summaries = {}
     for split in SPLITS:
-        member = is_valid(rows.table["hash"][order], task.valid_fraction) == (split == "valid")
-        dropped = rows.table[order[member & ~kept]]
-        chosen = rows.take(order[member & kept])
-        written = _write_split(task, split, chosen, int((dropped["piece"] == 0).sum()))
-        facts[split] = asdict(written)
-    with atomic_write(facts_path(task.group), concurrent_writers=True) as file:
-        file.write(json.dumps(facts).encode())
+        hashes = rows.table["hash"][order]
+        in_split = is_validation(hashes, task.valid_fraction) == (split == "valid")
+        dropped = rows.table[order[in_split & ~kept]]
+        num_duplicates = int((dropped["piece"] == 0).sum())
+        split_rows = rows.take(order[in_split & kept])
+        summaries[split] = asdict(_write_split(task, split, split_rows, num_duplicates))
+    with atomic_write(summary_path(task.group), concurrent_writers=True) as file:
+        file.write(json.dumps(summaries).encode())
 
 
-def facts_path(group: Path) -> Path:
-    """Where a group's facts are; they are written last."""
+def summary_path(group: Path) -> Path:
+    """Path of a group's summary, the last of its files to be written."""
     return group.with_suffix(".json")
 
 
 def split_path(group: Path, split: Split) -> Path:
-    """Where a group's sequences of a split are."""
+    """Path of a group's sequences of a split."""
     return group.with_suffix(f".{split}")
 
 
-def read_facts(group: Path, split: Split) -> GroupFacts:
-    """What a group holds of a split."""
-    return GroupFacts(**json.loads(facts_path(group).read_bytes())[split])
+def read_summary(group: Path, split: Split) -> GroupSummary:
+    """Read the counts of one split of a group."""
+    return GroupSummary(**json.loads(summary_path(group).read_bytes())[split])
 
 
 def read_lengths(group: Path, split: Split, sequences: int) -> npt.NDArray[np.uint32]:
-    """The tokens in each of a group's sequences."""
+    """Read the number of tokens of each of a group's sequences."""
     return np.fromfile(split_path(group, split), dtype="<u4", count=sequences)
 
 
-def frame(tokens: Ids, lengths: Int64s, framing: SequenceFormat) -> tuple[Ids, Int64s]:
-    """Rows as sequences: joined if asked for, with special tokens.
+def format_sequences(
+    tokens: Ids, lengths: Int64s, sequence_format: SequenceFormat
+) -> tuple[Ids, Int64s]:
+    """Make sequences of rows: join short ones if the format says so, and add special tokens.
 
     Args:
-        tokens: Ids of the rows end to end, shape [T].
-        lengths: Tokens of each row, shape [S].
-        framing: How.
+        tokens: Concatenated ids of the rows, shape [T].
+        lengths: Number of tokens of each row, shape [S].
+        sequence_format: The special tokens, the maximum length and whether to join.
 
     Returns:
-        Ids and lengths of the sequences.
+        Concatenated ids of the sequences, and the number of tokens of each.
     """
     if not len(lengths):
         return tokens, lengths
-    first = _sequence_starts(lengths, framing)
-    special = framing.cls_id is not None
-    prefix = first & special
-    suffix = ~np.append(first[1:], True) | special  # after each document, or between joined ones
-    widths = prefix + lengths + suffix
+    is_first = _starts_sequence(lengths, sequence_format)
+    has_special_tokens = sequence_format.cls_id is not None
+    has_cls = is_first & has_special_tokens
+    # [SEP] ends each row, or only separates joined rows if there are no other special tokens.
+    has_sep = ~np.append(is_first[1:], True) | has_special_tokens
+    widths = has_cls + lengths + has_sep
     starts = np.cumsum(widths) - widths
-    framed: Ids = np.empty(int(widths.sum()), dtype=tokens.dtype)
-    shift = starts + prefix - (np.cumsum(lengths) - lengths)
-    framed[np.repeat(shift, lengths) + np.arange(len(tokens))] = tokens
-    if framing.cls_id is not None:
-        framed[starts[prefix]] = framing.cls_id
-    if framing.sep_id is not None:
-        framed[(starts + widths - 1)[suffix]] = framing.sep_id
-    return framed, np.add.reduceat(widths, np.flatnonzero(first))
+    formatted: Ids = np.empty(int(widths.sum()), dtype=tokens.dtype)
+    shift = starts + has_cls - (np.cumsum(lengths) - lengths)
+    formatted[np.repeat(shift, lengths) + np.arange(len(tokens))] = tokens
+    if sequence_format.cls_id is not None:
+        formatted[starts[has_cls]] = sequence_format.cls_id
+    if sequence_format.sep_id is not None:
+        formatted[(starts + widths - 1)[has_sep]] = sequence_format.sep_id
+    return formatted, np.add.reduceat(widths, np.flatnonzero(is_first))
 
 
-def _first_of_equals(table: Table) -> npt.NDArray[np.bool_]:
-    """Which rows of a sorted table to keep: those of the first line of each hash."""
+def _not_duplicates(table: Table) -> npt.NDArray[np.bool_]:
+    """Which rows of a sorted table to keep: for each hash, the rows of the first line with it."""
     hashes, ties, pieces = table["hash"], table["tie"], table["piece"]
-    leads = np.append(True, hashes[1:] != hashes[:-1])[: len(table)]
-    leader = np.maximum.accumulate(np.where(leads, np.arange(len(table)), 0))
-    repeated = np.append(False, pieces[1:] == pieces[:-1])[: len(table)] & ~leads
-    kept: npt.NDArray[np.bool_] = (ties == ties[leader]) & ~repeated
+    is_first = np.append(True, hashes[1:] != hashes[:-1])[: len(table)]
+    first = np.maximum.accumulate(np.where(is_first, np.arange(len(table)), 0))
+    # The rows of equal lines are adjacent and ordered by piece.
+    is_repeated = np.append(False, pieces[1:] == pieces[:-1])[: len(table)] & ~is_first
+    kept: npt.NDArray[np.bool_] = (ties == ties[first]) & ~is_repeated
     return kept
 
 
 def _write_split(
-    task: GatherTask, split: Split, rows: TokenizedRows, duplicates: int
-) -> GroupFacts:
-    shuffled = rows.take(_shuffle(rows.table, task.seed))
-    lengths = shuffled.table["length"].astype(np.int64)
-    tokens, lengths = frame(shuffled.tokens, lengths, task.framing)
+    task: ShuffleTask, split: Split, rows: TokenizedRows, num_duplicates: int
+) -> GroupSummary:
+    """Shuffle the sorted rows of a split, make sequences of them and write these."""
+    shuffled = rows.take(_shuffled_order(rows.table, task.seed))
+    row_lengths = shuffled.table["length"].astype(np.int64)
+    tokens, lengths = format_sequences(shuffled.tokens, row_lengths, task.sequence_format)
     with atomic_write(split_path(task.group, split), concurrent_writers=True) as file:
         file.write(lengths.astype("<u4").tobytes())
         file.write(tokens.tobytes())
     lines = rows.table[rows.table["piece"] == 0]
-    return GroupFacts(
+    return GroupSummary(
         sequences=len(lengths),
         tokens=len(tokens),
         lines=len(lines),
         characters=int(lines["characters"].sum(dtype=np.int64)),
-        duplicates=duplicates,
+        duplicates=num_duplicates,
         hash_sum=int(lines["hash"].sum(dtype=np.uint64)),
     )
 
 
-def _shuffle(table: Table, seed: int) -> Int64s:
-    """An order of the rows that stays inside each bucket and depends on seed and bucket."""
-    buckets, starts, counts = np.unique(buckets_of(table), return_index=True, return_counts=True)
+def _shuffled_order(table: Table, seed: int) -> Int64s:
+    """A permutation of the rows inside each bucket, keyed by the seed and the bucket."""
+    buckets, starts, counts = np.unique(
+        bucket_numbers(table), return_index=True, return_counts=True
+    )
     parts = [
         start + permutation(derive_key(seed, int(bucket)), int(count))
         for bucket, start, count in zip(buckets, starts, counts, strict=True)
@@ -169,14 +181,19 @@ def _shuffle(table: Table, seed: int) -> Int64s:
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def _sequence_starts(lengths: Int64s, framing: SequenceFormat) -> npt.NDArray[np.bool_]:
-    """Which rows begin a sequence: greedily as many rows as fit, with a separator for each."""
+def _starts_sequence(lengths: Int64s, sequence_format: SequenceFormat) -> npt.NDArray[np.bool_]:
+    """Which rows start a sequence.
+
+    If documents are joined, a sequence takes rows greedily: as long as the next one fits, with a
+    separator.
+    """
     starts = np.ones(len(lengths), dtype=np.bool_)
-    if framing.join == "none":
+    if sequence_format.join == "none":
         return starts
-    room = framing.seq_len + (1 if framing.cls_id is None else -1)
+    # Each row counts with one [SEP]. [CLS] takes one token; without it the last row has no [SEP].
+    capacity = sequence_format.seq_len + (1 if sequence_format.cls_id is None else -1)
     used = 0
     for row, length in enumerate(lengths.tolist()):
-        starts[row] = row == 0 or used + length + 1 > room
+        starts[row] = row == 0 or used + length + 1 > capacity
         used = length + 1 if starts[row] else used + length + 1
     return starts

@@ -1,7 +1,7 @@
-"""The first pass: a chunk of raw text becomes rows of ids, grouped by bucket, in one part file.
+"""Stage 1: tokenizes one chunk of raw text into rows of token ids, stored in one part file.
 
-A part depends on its chunk and the options alone, and appears under its name when it is whole, so
-that after an interruption only the missing ones are made.
+A part depends only on its chunk and on the options. Parts are written atomically, so a resumed run
+makes only the missing ones.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from bertds.data.rng import Uint64s
 from bertds.data.tokenizer import Tokenizer
@@ -21,23 +20,23 @@ from bertds.io.atomic import atomic_write
 from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.text import FileRange
 from data_prep.sharding.encoder import LineEncoder
-from data_prep.sharding.rows import ROW, Int64s, TokenizedRows, is_valid, write_part
+from data_prep.sharding.rows import ROW, Int64s, TokenizedRows, is_validation, write_part
 
 UNMASKABLE = "sequences without a maskable token"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScatterTask:
+class TokenizeTask:
     """One chunk of text.
 
     Attributes:
-        path: The part file to write; its counts go beside it.
-        chunk: Whole lines, raw, or where they lie.
-        kind: What a line is.
-        column: The field of the text, of JSON lines.
-        tokenizer: The tokenizer.json.
-        max_tokens: A longer line is cut into pieces of so many.
-        valid_fraction: For the counts of each split.
+        path: The part file to write. A `.json` file of the same name gets its counts.
+        chunk: Whole lines of raw text, or the range of the file that holds them.
+        kind: Plain lines, or one JSON object per line.
+        column: The field of the JSON objects that holds the text.
+        tokenizer: Path of the tokenizer.json.
+        max_tokens: Longer lines are cut into pieces of this many tokens.
+        valid_fraction: Validation fraction, to count dropped rows per split.
     """
 
     path: Path
@@ -49,83 +48,85 @@ class ScatterTask:
     valid_fraction: float
 
 
-def scatter(task: ScatterTask) -> None:
-    """Clean, encode and cut a chunk's lines, and write its part."""
+def tokenize_chunk(task: TokenizeTask) -> None:
+    """Clean, encode and cut the lines of a chunk; write the counts, then the part."""
     counts: Counter[str] = Counter()
     chunk = task.chunk if isinstance(task.chunk, bytes) else task.chunk.read()
     lines = clean_lines(chunk, task.kind, counts, task.column)
-    encoder = _encoder(task.tokenizer)
+    encoder = _thread_encoder(task.tokenizer)
     tokens, lengths = encoder.encode(lines)
-    rows, line_of_row = _cut_pieces(
-        TokenizedRows(table=_table(lines, lengths), tokens=tokens), task
-    )
-    rows = _drop_unmaskable(rows, line_of_row, encoder.tokenizer, task, counts)
+    table = np.zeros(len(lines), dtype=ROW)
+    table["hash"] = _hash_lines([line.lower() for line in lines])
+    table["tie"] = _hash_lines(lines)
+    table["characters"] = [len(line) for line in lines]
+    table["length"] = lengths
+    rows, line_of_row = _cut_long_lines(TokenizedRows(table=table, tokens=tokens), task.max_tokens)
+    rows = _drop_unmaskable(rows, line_of_row, encoder.tokenizer, task.valid_fraction, counts)
     with atomic_write(counts_path(task.path), concurrent_writers=True) as file:
         file.write(json.dumps(counts).encode())
     write_part(task.path, rows)
 
 
 def counts_path(part: Path) -> Path:
-    """Where a part's counts are."""
+    """Path of the counts of a part."""
     return part.with_suffix(".json")
 
 
-_OF_THREAD = threading.local()  # an encoder learns, and a cluster's worker may have threads
+# One encoder per thread: encoders are not thread-safe, and Dask workers may have several threads.
+_THREAD = threading.local()
 
 
-def _encoder(tokenizer: Path) -> LineEncoder:
-    """The thread's encoder, with the words that it knows."""
-    held: tuple[Path, LineEncoder] | None = getattr(_OF_THREAD, "encoder", None)
-    if held is None or held[0] != tokenizer:
-        held = _OF_THREAD.encoder = (tokenizer, LineEncoder(Tokenizer.load(tokenizer)))
-    return held[1]
+def _thread_encoder(tokenizer: Path) -> LineEncoder:
+    """The encoder of this thread, which keeps its word table from task to task."""
+    cached: tuple[Path, LineEncoder] | None = getattr(_THREAD, "encoder", None)
+    if cached is None or cached[0] != tokenizer:
+        cached = _THREAD.encoder = (tokenizer, LineEncoder(Tokenizer.load(tokenizer)))
+    return cached[1]
 
 
-def _table(lines: list[str], lengths: Int64s) -> npt.NDArray[np.void]:
-    table = np.zeros(len(lines), dtype=ROW)
-    table["hash"] = _hashes([line.lower() for line in lines])
-    table["tie"] = _hashes(lines)
-    table["characters"] = [len(line) for line in lines]
-    table["length"] = lengths
-    return table
-
-
-def _hashes(lines: list[str]) -> Uint64s:
+def _hash_lines(lines: list[str]) -> Uint64s:
     digests = [hashlib.blake2b(line.encode(), digest_size=8).digest() for line in lines]
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
-def _cut_pieces(rows: TokenizedRows, task: ScatterTask) -> tuple[TokenizedRows, Int64s]:
-    """Rows of at most `max_tokens`, and the line that each came from; the ids stay in place."""
-    lengths = rows.table["length"].astype(np.int64)
-    num_pieces = np.maximum(1, -(-lengths // task.max_tokens))
+def _cut_long_lines(lines: TokenizedRows, max_tokens: int) -> tuple[TokenizedRows, Int64s]:
+    """Cut lines into rows of at most `max_tokens` tokens.
+
+    Returns:
+        The rows, with the same tokens, and the number of the line that each row comes from.
+    """
+    lengths = lines.table["length"].astype(np.int64)
+    num_pieces = np.maximum(1, -(-lengths // max_tokens))
     line_of_row = np.repeat(np.arange(len(lengths)), num_pieces)
-    table = rows.table[line_of_row]
+    table = lines.table[line_of_row]
     piece = np.arange(len(table)) - (np.cumsum(num_pieces) - num_pieces)[line_of_row]
-    table["length"] = np.minimum(task.max_tokens, lengths[line_of_row] - piece * task.max_tokens)
-    return TokenizedRows(table=table, tokens=rows.tokens), line_of_row
+    table["length"] = np.minimum(max_tokens, lengths[line_of_row] - piece * max_tokens)
+    return TokenizedRows(table=table, tokens=lines.tokens), line_of_row
 
 
 def _drop_unmaskable(
     rows: TokenizedRows,
     line_of_row: Int64s,
     tokenizer: Tokenizer,
-    task: ScatterTask,
+    valid_fraction: float,
     counts: Counter[str],
 ) -> TokenizedRows:
-    """The rows in which something can be predicted; the first that a line keeps is its piece 0."""
+    """Drop and count the rows without a maskable token, then number the pieces of each line.
+
+    The first row that is kept of a line becomes its piece 0 and holds its number of characters.
+    """
     maskable = np.ones(tokenizer.vocab_size, dtype=np.bool_)
     maskable[list(tokenizer.unmaskable_ids)] = False
-    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(maskable[rows.tokens])])
+    num_maskable = np.concatenate([np.zeros(1, np.int64), np.cumsum(maskable[rows.tokens])])
     ends = np.cumsum(rows.table["length"], dtype=np.int64)
-    good = sums[ends] > sums[ends - rows.table["length"]]
-    dropped_valid = is_valid(rows.table["hash"][~good], task.valid_fraction)
+    keep = num_maskable[ends] > num_maskable[ends - rows.table["length"]]
+    dropped_valid = is_validation(rows.table["hash"][~keep], valid_fraction)
     counts[f"train {UNMASKABLE}"] += int((~dropped_valid).sum())
     counts[f"valid {UNMASKABLE}"] += int(dropped_valid.sum())
-    counts["lines dropped whole"] += len(np.unique(line_of_row)) - len(np.unique(line_of_row[good]))
-    kept = rows.take(np.flatnonzero(good))
-    line_of_row = line_of_row[good]
-    first = np.searchsorted(line_of_row, line_of_row)
-    kept.table["piece"] = np.arange(len(line_of_row)) - first
+    counts["lines dropped whole"] += len(np.unique(line_of_row)) - len(np.unique(line_of_row[keep]))
+    kept = rows.take(np.flatnonzero(keep))
+    line_of_row = line_of_row[keep]
+    first_row_of_line = np.searchsorted(line_of_row, line_of_row)
+    kept.table["piece"] = np.arange(len(line_of_row)) - first_row_of_line
     kept.table["characters"][kept.table["piece"] > 0] = 0
     return kept

@@ -1,7 +1,8 @@
-"""The unfinished work of an output: where it is, whose it is, and how an interrupted run goes on.
+"""The work directory of an output: its path, its lock, and how an interrupted run is resumed.
 
-`recipe.json` in it says what is being made. It is there from the first task to the last, so who
-finds it continues, and who finds another recipe refuses.
+The work directory holds the unfinished work of one run. Its `recipe.json` says what the run makes,
+and exists from the first task to the last. A run with the same recipe resumes the work; a run with
+another recipe is rejected.
 """
 
 import contextlib
@@ -15,95 +16,105 @@ from typing import Any
 
 from bertds.errors import RemoteError
 from bertds.io.atomic import atomic_write
-from data_prep.output.manifest import MADE_NAME, as_json, is_up_to_date
+from data_prep.output.manifest import MANIFEST_NAME, encode_json, is_up_to_date
 from data_prep.output.storage import LocalOutput, Output
 from data_prep.sharding.rows import Split
 
 RECIPE_NAME = "recipe.json"
-_MADE_PARENT = "made-parent"  # in it, where its parent is not the user's
+_MADE_PARENT = "made-parent"  # marks a work directory whose parent the run created as well
 
 
-def work_dir_of(output: Output, scratch: Path | None) -> Path:
-    """Where the unfinished work of an output is; workers elsewhere need the whole path."""
+def work_dir_path(output: Output, scratch: Path | None) -> Path:
+    """Path of the work directory of an output; absolute, since workers may run elsewhere.
+
+    Raises:
+        ValueError: The output is a URL and there is no scratch directory.
+    """
     if scratch is not None:
-        place = output.path.absolute() if isinstance(output, LocalOutput) else output
-        name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+        location = output.path.absolute() if isinstance(output, LocalOutput) else output
+        name = hashlib.sha256(str(location).encode()).hexdigest()[:16]
         return scratch.absolute() / f"shards-{name}"
     if isinstance(output, LocalOutput):
         return output.path / ".work"
     raise ValueError(
-        f"--out is {output}, so the unfinished work needs another place: give --scratch, a "
-        "directory with room for three times the shards"
+        f"--out is the URL {output}, which cannot hold the unfinished work: set --scratch to a "
+        "directory with room for three times the size of the shards"
     )
 
 
 @contextlib.contextmanager
-def working(output: Output, work: Path) -> Iterator[Path]:
-    """The work directory, for this process alone.
+def lock_work_dir(output: Output, work_dir: Path) -> Iterator[None]:
+    """Create the work directory and lock it for this process.
 
-    An error of the user leaves nothing there, but what an earlier run had begun. The directory
-    around it goes as well if it is empty and this run or the one that it continues made it.
+    If the user's input is at fault, nothing stays behind except the work of an earlier run. The
+    parent directory is removed too, if it is empty and this or the resumed run created it.
+
+    Raises:
+        FileExistsError: Another process holds the lock.
     """
-    _make(work)
-    with (work / "lock").open("w") as lock:
+    creates_parent = not work_dir.parent.exists()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if creates_parent:
+        (work_dir / _MADE_PARENT).touch()
+    with (work_dir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FileExistsError(
-                f"{output} is being written by another process: wait for it"
+                f"another process is writing {output}: wait until it ends"
             ) from error
-        is_begun = (work / RECIPE_NAME).exists()
-        made_parent = (work / _MADE_PARENT).exists()
+        is_resumed = (work_dir / RECIPE_NAME).exists()
+        parent_was_created = (work_dir / _MADE_PARENT).exists()
         try:
-            yield work
+            yield
         except ValueError as error:
-            if not is_begun and not isinstance(error, RemoteError):
-                discard(work)
+            if not is_resumed and not isinstance(error, RemoteError):
+                remove_work_dir(work_dir)
             raise
         finally:
-            if work.exists() and not (work / RECIPE_NAME).exists():
-                discard(work)
-            if made_parent:
-                with contextlib.suppress(OSError):
-                    work.parent.rmdir()  # only where nothing is in it
+            if work_dir.exists() and not (work_dir / RECIPE_NAME).exists():
+                remove_work_dir(work_dir)
+            if parent_was_created:
+                with contextlib.suppress(OSError):  # the directory is not empty
+                    work_dir.parent.rmdir()
 
 
-def discard(work: Path) -> None:
-    """Remove a work directory, also while workers of a cluster are at their last tasks in it.
+def remove_work_dir(work_dir: Path) -> None:
+    """Remove a work directory, even while workers of a cluster still finish tasks in it.
 
-    It is renamed first: they know the old name only, so nothing is added to what goes, and nothing
-    of theirs is there when the next run begins.
+    It is renamed first. The workers know only the old name, so they add nothing to the directory
+    that is being removed, and leave nothing for the next run.
     """
-    work.rename(work.with_name(f"{work.name}.gone-{uuid.uuid4().hex}"))
-    for gone in work.parent.glob(f"{work.name}.gone-*"):  # also what a killed run was removing
-        shutil.rmtree(gone, ignore_errors=True)
+    work_dir.rename(work_dir.with_name(f"{work_dir.name}.gone-{uuid.uuid4().hex}"))
+    # All of them: an earlier run may have been killed while removing its own.
+    for renamed in work_dir.parent.glob(f"{work_dir.name}.gone-*"):
+        shutil.rmtree(renamed, ignore_errors=True)
 
 
-def _make(work: Path) -> None:
-    makes_parent = not work.parent.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    if makes_parent:
-        (work / _MADE_PARENT).touch()
+def start_or_resume(
+    output: Output, work_dir: Path, recipe: dict[str, Any], splits: tuple[Split, ...]
+) -> bool:
+    """Check the recipe against the work directory and the output.
 
-
-def begin(output: Output, work: Path, recipe: dict[str, Any], splits: tuple[Split, ...]) -> bool:
-    """Whether there is something to do: anew, or from where an earlier run ended.
+    Returns:
+        True to start a new run or resume an interrupted one, False if the output is finished.
 
     Raises:
-        FileExistsError: The directory holds something else, whole or not.
-        RemoteError: The server of the output cannot be asked.
+        FileExistsError: The work directory or the output belongs to another recipe.
+        RemoteError: The server of the output cannot be reached.
     """
-    path, content = work / RECIPE_NAME, as_json(recipe)
+    path, content = work_dir / RECIPE_NAME, encode_json(recipe)
     if path.exists():
         if path.read_bytes() != content:
             raise FileExistsError(
-                f"{work} is of an unfinished run on other text or with other options: give those, "
-                "or delete it"
+                f"{work_dir} holds an interrupted run on other text or with other options: run the "
+                "command with those again, or delete the directory"
             )
-        print(f"{output}: continued from where an earlier run ended")
+        print(f"{output}: resuming an interrupted run")
         return True
-    if is_up_to_date(output.at(MADE_NAME), [output.at(split) for split in splits], recipe):
-        print(f"{output}: finished already, nothing to do")
+    directories = [output.joinpath(split) for split in splits]
+    if is_up_to_date(output.joinpath(MANIFEST_NAME), directories, recipe):
+        print(f"{output}: already finished, nothing to do")
         return False
     with atomic_write(path) as file:
         file.write(content)

@@ -1,8 +1,8 @@
-"""The last pass: the sequences of all groups, end to end, become shards of blocks.
+"""Stage 3: writes the sequences of all groups as blocks in shards.
 
-Blocks are cut greedily over the whole set and shards after a fixed number of blocks, so what a
-shard holds follows from the lengths alone, and each is a task of its own. A shard's entry for the
-index is kept beside the work, so that a finished shard is not made again.
+Blocks are cut greedily over the whole set, and each shard gets a fixed number of blocks. The
+content of a shard therefore follows from the lengths alone, and each shard is an independent task.
+The index entry of a shard is kept in the work directory, so a resumed run skips finished shards.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 from data_prep.output.storage import Output
 from data_prep.sharding.rows import Split
-from data_prep.sharding.shuffle import read_facts, read_lengths, split_path
+from data_prep.sharding.shuffle import read_lengths, read_summary, split_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
-    """The sequences from `start` to `stop` of a group that has `sequences`."""
+class GroupSlice:
+    """The sequences from `start` to `stop` of a group that has `sequences` in total."""
 
     group: Path
     sequences: int
@@ -37,26 +37,26 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MergeTask:
+class WriteTask:
     """One shard.
 
     Attributes:
-        out: Where the splits are.
-        name: The tar to write, in its split's directory there.
-        result: Where its entry for the index goes.
+        output: The directory or URL of all splits.
+        name: File name of the shard in the directory of its split.
+        result: Path of its index entry in the work directory.
         first_block: Number of its first block in the set.
-        first_sequence: Ordinal of its first sequence in the set.
-        spans: Its sequences.
-        masking: The copies to make, if any.
+        first_sequence: Index of its first sequence in the set.
+        slices: The groups' sequences that it consists of.
+        masking: The pre-masked copies to store, or None.
     """
 
-    out: Output
+    output: Output
     name: str
     result: Path
     split: Split
     first_block: int
     first_sequence: int
-    spans: tuple[Span, ...]
+    slices: tuple[GroupSlice, ...]
     tokenizer: Path
     dtype: str
     seq_len: int
@@ -66,48 +66,56 @@ class MergeTask:
 
 def plan_shards(
     groups: list[Path], split: Split, blocks_per_shard: int
-) -> Iterator[tuple[int, int, tuple[Span, ...]]]:
-    """First block, first sequence and spans of each shard, from the lengths alone."""
-    counts = [read_facts(group, split).sequences for group in groups]
-    ends = np.cumsum([0, *counts])
-    start = 0
-    for number, end in enumerate(_shard_ends(groups, split, counts, blocks_per_shard)):
-        spans = tuple(
-            Span(group=group, sequences=count, start=max(0, start - at), stop=min(count, end - at))
-            for group, count, at in zip(groups, counts, ends[:-1].tolist(), strict=True)
-            if count and start < at + count and at < end
+) -> Iterator[tuple[int, int, tuple[GroupSlice, ...]]]:
+    """The first block, first sequence and slices of each shard, from the lengths alone."""
+    counts = [read_summary(group, split).sequences for group in groups]
+    group_starts = np.cumsum([0, *counts])[:-1].tolist()
+    block_ends = _block_ends(groups, split, counts)
+    first_block = start = 0
+    while shard_block_ends := list(itertools.islice(block_ends, blocks_per_shard)):
+        end = shard_block_ends[-1]
+        slices = tuple(
+            GroupSlice(
+                group=group,
+                sequences=count,
+                start=max(0, start - group_start),
+                stop=min(count, end - group_start),
+            )
+            for group, count, group_start in zip(groups, counts, group_starts, strict=True)
+            if count and start < group_start + count and group_start < end
         )
-        yield number * blocks_per_shard, start, spans
+        yield first_block, start, slices
+        first_block += blocks_per_shard
         start = end
 
 
-def merge(task: MergeTask) -> None:
-    """Write one shard, then its entry."""
-    with task.out.open_directory(task.split) as directory:
+def write_planned_shard(task: WriteTask) -> None:
+    """Write one shard, then its index entry."""
+    with task.output.open_directory(task.split) as directory:
         written = write_shard(directory / task.name, task.first_block, _blocks(task))
     content = {"shard": dataclasses.asdict(written.shard), "blocks": written.blocks.tolist()}
     with atomic_write(task.result, concurrent_writers=True) as file:
         file.write(json.dumps(content).encode())
 
 
-def is_merged(task: MergeTask) -> bool:
-    """Whether an earlier run finished this shard."""
+def is_written(task: WriteTask) -> bool:
+    """Whether an interrupted run already wrote this shard."""
     if not task.result.exists():
         return False
-    size = read_result(task.result).shard.bytes
-    return task.out.size(f"{task.split}/{task.name}") == size
+    size = read_written_shard(task.result).shard.bytes
+    return task.output.size(f"{task.split}/{task.name}") == size
 
 
-def read_result(path: Path) -> WrittenShard:
-    """The entry that `merge` kept."""
+def read_written_shard(path: Path) -> WrittenShard:
+    """Read the index entry that `write_planned_shard` stored."""
     content = json.loads(path.read_bytes())
     return WrittenShard(
         shard=Shard(**content["shard"]), blocks=np.array(content["blocks"], dtype=np.uint32)
     )
 
 
-def masker_of(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
-    """What makes the pre-masked copies."""
+def build_masker(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
+    """The masker of pre-masked copies."""
     rule = MaskRule(
         seed=masking.seed,
         ratio=masking.ratio,
@@ -124,22 +132,13 @@ def masker_of(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
     )
 
 
-def _shard_ends(
-    groups: list[Path], split: Split, counts: list[int], blocks_per_shard: int
-) -> Iterator[int]:
-    """The ordinal of the sequence after each shard's last."""
-    ends = _block_ends(groups, split, counts)
-    while block_ends := list(itertools.islice(ends, blocks_per_shard)):
-        yield block_ends[-1]
-
-
 def _block_ends(groups: list[Path], split: Split, counts: list[int]) -> Iterator[int]:
-    """The ordinal of the sequence after each block's last, one group in memory at a time."""
+    """The index of the sequence after each block, with one group in memory at a time."""
     rest: npt.NDArray[np.uint32] = np.zeros(0, dtype=np.uint32)
     before = 0
     for group, count in zip(groups, counts, strict=True):
         lengths = np.concatenate([rest, read_lengths(group, split, count)])
-        ends = cut_blocks(lengths)[:-1]  # the last one may go on in the next group
+        ends = cut_blocks(lengths)[:-1]  # the last block may extend into the next group
         yield from (before + end for end in ends)
         done = ends[-1] if ends else 0
         rest, before = lengths[done:], before + done
@@ -147,27 +146,30 @@ def _block_ends(groups: list[Path], split: Split, counts: list[int]) -> Iterator
         yield before + len(rest)
 
 
-def _blocks(task: MergeTask) -> Iterator[Block]:
-    """The blocks of a shard, masked copies included."""
-    lengths = np.concatenate([_span_lengths(span, task.split) for span in task.spans])
+def _blocks(task: WriteTask) -> Iterator[Block]:
+    """The blocks of a shard, with their masked copies."""
+    lengths = np.concatenate([_slice_lengths(each, task.split) for each in task.slices])
     lengths = lengths.astype(length_dtype(task.seq_len))
-    stream = _Stream([_span_tokens(span, task) for span in task.spans])
+    stream = _TokenStream([_slice_tokens(each, task) for each in task.slices])
     start = 0
     for end in cut_blocks(lengths):
-        mine = lengths[start:end]
-        tokens = stream.take(int(mine.sum(dtype=np.int64)))
-        ordinals = np.arange(task.first_sequence + start, task.first_sequence + end)
-        yield _with_copies(Block(tokens=tokens, lengths=mine), ordinals, task)
+        tokens = stream.read(int(lengths[start:end].sum(dtype=np.int64)))
+        block = Block(tokens=tokens, lengths=lengths[start:end])
+        if task.masking is not None:
+            indexes = np.arange(task.first_sequence + start, task.first_sequence + end)
+            block = _add_masked_copies(block, indexes, task, task.masking)
+        yield block
         start = end
 
 
-def _with_copies(block: Block, ordinals: npt.NDArray[np.int64], task: MergeTask) -> Block:
-    if task.masking is None:
-        return block
-    masker = _masker(task.masking, task.tokenizer)
+def _add_masked_copies(
+    block: Block, indexes: npt.NDArray[np.int64], task: WriteTask, masking: StoredMasking
+) -> Block:
+    """Add the pre-masked copies; `indexes` are the indexes of the sequences in the set."""
+    masker = _cached_masker(masking, task.tokenizer)
     copies = []
-    for copy in range(task.masking.copies):
-        keys = sequence_keys(task.masking.seed, task.set_key, copy, ordinals)
+    for copy in range(masking.copies):
+        keys = sequence_keys(masking.seed, task.set_key, copy, indexes)
         copies.append(masker.mask(block.tokens, block.lengths, keys))
     return dataclasses.replace(
         block,
@@ -177,40 +179,40 @@ def _with_copies(block: Block, ordinals: npt.NDArray[np.int64], task: MergeTask)
 
 
 @functools.lru_cache(maxsize=2)
-def _masker(masking: StoredMasking, tokenizer: Path) -> Masker:
-    return masker_of(masking, Tokenizer.load(tokenizer))
+def _cached_masker(masking: StoredMasking, tokenizer: Path) -> Masker:
+    return build_masker(masking, Tokenizer.load(tokenizer))
 
 
-def _span_lengths(span: Span, split: Split) -> npt.NDArray[np.uint32]:
-    return read_lengths(span.group, split, span.sequences)[span.start : span.stop]
+def _slice_lengths(part: GroupSlice, split: Split) -> npt.NDArray[np.uint32]:
+    return read_lengths(part.group, split, part.sequences)[part.start : part.stop]
 
 
-def _span_tokens(span: Span, task: MergeTask) -> Ids:
-    """The ids of a span, mapped from the disk."""
-    lengths = read_lengths(span.group, task.split, span.sequences)
-    before = int(lengths[: span.start].sum(dtype=np.int64))
-    count = int(lengths[span.start : span.stop].sum(dtype=np.int64))
+def _slice_tokens(part: GroupSlice, task: WriteTask) -> Ids:
+    """The ids of a slice, memory-mapped."""
+    lengths = read_lengths(part.group, task.split, part.sequences)
+    before = int(lengths[: part.start].sum(dtype=np.int64))
+    count = int(lengths[part.start : part.stop].sum(dtype=np.int64))
     dtype = np.dtype(task.dtype).newbyteorder("<")
     offset = lengths.nbytes + before * dtype.itemsize
-    return np.memmap(split_path(span.group, task.split), dtype, "r", offset, (count,))
+    return np.memmap(split_path(part.group, task.split), dtype, "r", offset, (count,))
 
 
-class _Stream:
-    """Arrays read from one end to the other as if they were one."""
+class _TokenStream:
+    """Reads several arrays in order, as if they were concatenated."""
 
     def __init__(self, arrays: list[Ids]) -> None:
         self._arrays = [array for array in reversed(arrays) if len(array)]
-        self._at = 0
+        self._position = 0  # in the last array, which is the current one
 
-    def take(self, count: int) -> Ids:
+    def read(self, count: int) -> Ids:
         """The next `count` values."""
         pieces: list[Ids] = []
         while count:
-            piece = self._arrays[-1][self._at : self._at + count]
+            piece = self._arrays[-1][self._position : self._position + count]
             pieces.append(piece)
             count -= len(piece)
-            self._at += len(piece)
-            if self._at == len(self._arrays[-1]):
+            self._position += len(piece)
+            if self._position == len(self._arrays[-1]):
                 self._arrays.pop()
-                self._at = 0
+                self._position = 0
         return np.concatenate(pieces)

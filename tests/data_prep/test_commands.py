@@ -1,4 +1,4 @@
-"""The commands as a user types them."""
+"""The commands as a user runs them: flags, output, exit codes and error messages."""
 
 import re
 import subprocess
@@ -20,6 +20,7 @@ def command(*arguments: object) -> int:
 
 @pytest.fixture
 def text(tmp_path, lines):
+    """A text file of 800 lines."""
     (tmp_path / "text.txt").write_text("\n".join([*lines["ko"], *lines["en"]]))
     return tmp_path / "text.txt"
 
@@ -39,14 +40,14 @@ def shard_dir(tmp_path, text, tokenizer_path):
     return out
 
 
-def test_text_to_shards(shard_dir, capsys):
+def test_shard_writes_valid_sets_with_the_defaults(shard_dir, capsys):
     assert command("verify", shard_dir) == 0
-    assert "2 shard sets, no fault" in capsys.readouterr().out
+    assert "2 shard sets, no faults" in capsys.readouterr().out
     index = ShardSet.open(shard_dir / "train").index
     assert (index.seq_len, index.special_tokens, index.masking) == (256, True, None)
 
 
-def test_flags_reach_the_shards(tmp_path, text, tokenizer_path):
+def test_flags_of_shard_take_effect(tmp_path, text, tokenizer_path):
     out = tmp_path / "other"
     assert command("shard", f"--input={text}", f"--tokenizer={tokenizer_path}", f"--out={out}",
                    "--valid_fraction=0", "--seq_len=16", "--nospecial_tokens", "--workers=1",
@@ -60,7 +61,7 @@ def test_flags_reach_the_shards(tmp_path, text, tokenizer_path):
     assert command("verify", out) == 0
 
 
-def test_standard_input(tmp_path, text, tokenizer_path):
+def test_standard_input_gives_the_same_shards(tmp_path, text, tokenizer_path):
     arguments = [
         sys.executable, "-m", "data_prep", "shard", "--input", "-", "--out", tmp_path / "piped",
         "--tokenizer", tokenizer_path, "--workers=1",
@@ -78,7 +79,7 @@ def test_standard_input(tmp_path, text, tokenizer_path):
             assert path.read_bytes() == (read / path.name).read_bytes()
 
 
-def test_show_prints_and_draws(shard_dir, capsys):
+def test_show_prints_counts_and_writes_a_histogram(shard_dir, capsys):
     assert command("show", shard_dir / "train") == 0
     shown = capsys.readouterr().out
     index = ShardSet.open(shard_dir / "train").index
@@ -89,7 +90,7 @@ def test_show_prints_and_draws(shard_dir, capsys):
     assert sum(bars) == index.sequences
     picture = (shard_dir / "train" / "lengths.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    assert command("verify", shard_dir) == 0  # the picture is no fault
+    assert command("verify", shard_dir) == 0  # the histogram is not a fault
     assert command("show", shard_dir) == 0
     assert capsys.readouterr().out.count("set key") == 2
 
@@ -105,40 +106,39 @@ def test_verify_names_the_shard_and_exits_3(shard_dir, capsys):
     assert "train/shard" not in captured.err
     (shard_dir / "valid" / "index.json").unlink()
     assert command("verify", shard_dir) == 3
-    assert "is no finished shard set" in capsys.readouterr().err
+    assert str(shard_dir / "valid" / "index.json") in capsys.readouterr().err
     assert command("verify", shard_dir / "nowhere") == 3
-    assert "has no shard set in it" in capsys.readouterr().err
+    assert "nowhere has no shard set" in capsys.readouterr().err
     assert command("show", shard_dir / "valid") == 3
 
 
+INPUT = "--input={0}/text.txt"
+SHARD = ["shard", INPUT, "--tokenizer={0}/tokenizer.json", "--out={0}/new"]
+RECORD = ["record", "--ko={0}/text.txt", "--en={0}/text.txt", "--out={0}/new"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    ("arguments", "message"),
     [
-        (["shard", "--inptu=x"], "did you mean --input?"),
-        (["shrad", "--input=x"], "did you mean shard?"),
-        (["shard", "--input={0}/gone", "--tokenizer={0}/tokenizer.json", "--out={0}/new"], "gone"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/gone.json", "--out={0}/new"], "gone"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/text.txt", "--out={0}/new"], "not JSON"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
-          "--workers=0"], "--workers is 0"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
-          "--masking=static", "--copies=0"], "--copies is 0"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json", "--out={0}/new",
-          "--masking=static", "--mask_ratio=1"], "--mask_ratio is 1"),
-        (["tokenizer", "--input={0}/text.txt", "--merges=99999", "--out={0}/new"], "merges, 99,999"),
-        (["tokenizer", "--input={0}", "--merges=9", "--out={0}/new"], "a file or a glob is wanted"),
+        (["shard", "--inptu=x"], "--inptu"),
+        (["shrad", "--input=x"], "shrad"),
+        (["shard", "--input={0}/gone", *SHARD[2:]], "gone, which does not exist"),
+        (["shard", INPUT, "--tokenizer={0}/gone.json", "--out={0}/new"], "gone.json"),
+        (["shard", INPUT, "--tokenizer={0}/text.txt", "--out={0}/new"], "text.txt"),
+        ([*SHARD, "--workers=0"], "--workers is 0"),
+        ([*SHARD, "--masking=static", "--copies=0"], "--copies is 0"),
+        ([*SHARD, "--masking=static", "--mask_ratio=1"], "--mask_ratio is 1"),
+        (["tokenizer", INPUT, "--merges=99999", "--out={0}/new"], "99,999 were requested"),
+        (["tokenizer", "--input={0}", "--merges=9", "--out={0}/new"], "expected a file or a glob"),
         (["sample", "--out={0}/new", "--sentences=0"], "--sentences is 0"),
-        (["record", "--ko=-", "--en={0}/text.txt", "--out={0}/new"], "not standard input"),
-        (["record", "--ko={0}/text.txt", "--en={0}/text.txt", "--out={0}/new", "--merges=5,9"],
-         "the largest number first"),
-        (["record", "--ko={0}/text.txt", "--en={0}/text.txt", "--out={0}/new", "--merges=x"],
-         "wanted are whole numbers"),
-        (["shard", "--input={0}/text.txt", "--tokenizer={0}/tokenizer.json",
-          "--out={0}/text.txt/new"], "Not a directory"),
+        (["record", "--ko=-", *RECORD[2:]], "standard input"),
+        ([*RECORD, "--merges=5,9"], "--merges is '5,9', expected different numbers"),
+        ([*RECORD, "--merges=x"], "--merges is 'x', expected whole numbers"),
+        ([*SHARD[:3], "--out={0}/text.txt/new"], "Not a directory"),
     ],
-)  # fmt: skip
-def test_mistakes_are_one_sentence_and_touch_nothing(
-    tmp_path, tokenizer_path, capsys, arguments, part
+)
+def test_mistakes_are_one_error_message_and_write_nothing(
+    tmp_path, tokenizer_path, capsys, arguments, message
 ):
     before = sorted(tmp_path.rglob("*"))
     assert tokenizer_path in before
@@ -147,7 +147,7 @@ def test_mistakes_are_one_sentence_and_touch_nothing(
     errors = capsys.readouterr().err
     messages = [line for line in errors.split("\n") if line.startswith("python -m data_prep: ")]
     assert len(messages) == 1
-    assert part in messages[0]
+    assert message in messages[0]
     assert "Traceback" not in errors
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,4 +1,4 @@
-"""The vocabulary: exactly what was asked for, the same bytes each time, nothing false in it."""
+"""The vocabulary has the requested size and only pairs of the text, and its bytes are fixed."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def text(lines):
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("merges", [1, 100, 400])
-def test_the_vocabulary_is_specials_characters_merges(tmp_path, text, lowercase, merges):
+def test_the_vocabulary_is_special_tokens_characters_and_merges(tmp_path, text, lowercase, merges):
     content = make(tmp_path, text, merges, lowercase=lowercase)
     vocabulary = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
     seen = Counter(text.lower() if lowercase else text)
@@ -56,7 +56,7 @@ def test_the_file_is_a_hugging_face_tokenizer(tmp_path, text):
     assert tokenizer.word_starts()[ids].sum() == len(line.split())
     masked = tokenizer.tokens(tokenizer.encode_marked("12 [MASK] 13"))
     assert masked.count("[MASK]") == 1
-    assert "▁" not in masked  # the blank before a mask is the mask's
+    assert "▁" not in masked  # [MASK] takes the space before it
 
 
 def test_rare_characters_are_unknown(tmp_path):
@@ -67,18 +67,18 @@ def test_rare_characters_are_unknown(tmp_path):
     assert tokenizer.tokens(ids) == ["▁", "ab", "[UNK]", "ω"]
 
 
-def test_rare_characters_make_no_false_merges(tmp_path):
-    """`q` and `x` never touch: a rare character stands between them each time."""
+def test_rare_characters_keep_their_neighbors_apart(tmp_path):
+    """`q` and `x` are never adjacent: there is always a rare character between them."""
     rare = [chr(0x4E00 + number) for number in range(60)]
     text = "\n".join(f"q{character}x ab ab" for character in rare)
     content = make(tmp_path, text, 3, min_count=5)
     assert not any("q" in token and "x" in token for token in content["model"]["vocab"])
-    with pytest.raises(ValueError, match="the text has 3 merges"):
+    with pytest.raises(ValueError, match="the text has only 3 merges"):
         make(tmp_path, text, 50, min_count=5, name="more.json")
 
 
-def test_words_are_those_of_the_tokenizer(tmp_path, text):
-    """What merges are learned from is what the tokenizer will cut text into."""
+def test_merges_are_learned_from_the_words_of_the_tokenizer(tmp_path, text):
+    """Training splits text into the same words as the tokenizer that it makes."""
     odd = text + "\n▁a b▁c ▁▁ x\nΑΣ ΑΣΑ İI ﬃ É é\n" * 6
     make(tmp_path, odd, 50)
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -89,7 +89,7 @@ def test_words_are_those_of_the_tokenizer(tmp_path, text):
             for line in train_tokenizer._marked_words(sources, True, characters)
             for word in line.split()
         )
-    wanted = Counter(
+    expected = Counter(
         word
         for line in odd.split("\n")
         if line
@@ -97,27 +97,30 @@ def test_words_are_those_of_the_tokenizer(tmp_path, text):
             backend.normalizer.normalize_str(" ".join(line.split()))
         )
     )
-    # A mark that the text itself begins a word with is the one difference: `▁a` or `▁`, `▁a`.
+    # The only difference: a word of the text that begins with a mark, as `▁a` or as `▁`, `▁a`.
     for word in ("▁", "▁a", "▁▁"):
-        words.pop(word, 0), wanted.pop(word, 0)
-    assert words == wanted
+        words.pop(word, 0), expected.pop(word, 0)
+    assert words == expected
 
 
-def test_lower_case_is_that_of_the_library():
-    points = map(chr, range(1, 0x110000))  # those that this Python's Unicode knows
-    everything = "".join(x for x in points if unicodedata.category(x) not in ("Cn", "Cs"))
+def test_lower_casing_equals_that_of_the_library():
+    characters = map(chr, range(1, 0x110000))
+    assigned = (x for x in characters if unicodedata.category(x) not in ("Cn", "Cs"))
+    everything = "".join(assigned)  # in the Unicode version of this Python
     library = tokenizers.normalizers.Lowercase().normalize_str(everything)
     assert everything.replace("Σ", "σ").lower() == library
 
 
-def test_too_few_merges_are_counted_and_nothing_is_written(tmp_path, text):
-    with pytest.raises(ValueError, match="ask for at most") as caught:
+def test_too_few_merges_are_an_error_with_their_number(tmp_path, text):
+    with pytest.raises(ValueError, match="set --merges to") as caught:
         make(tmp_path, text, 100_000)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-    most = int(re.search(r"the text has ([\d,]+) merges", str(caught.value))[1].replace(",", ""))
+    most = int(
+        re.search(r"the text has only ([\d,]+) merges", str(caught.value))[1].replace(",", "")
+    )
     content = make(tmp_path, text, most)
-    found = {"".join(pair) for pair in content["model"]["merges"]}
-    assert len(found) == most
+    merged = {"".join(pair) for pair in content["model"]["merges"]}
+    assert len(merged) == most
 
 
 def test_small_vocabularies_are_the_first_merges_of_large_ones(tmp_path, text):
@@ -131,7 +134,7 @@ def test_small_vocabularies_are_the_first_merges_of_large_ones(tmp_path, text):
 
 
 @pytest.mark.slow
-def test_so_they_are_on_real_text(tmp_path, corpus):
+def test_small_vocabularies_of_real_text_are_the_first_merges_of_large_ones(tmp_path, corpus):
     spec = f"{corpus}/tiny/ko.txt,{corpus}/tiny/en.txt"
     with open_sources(spec, tmp_path) as sources:
         large = train_tokenizer.learn(sources, 8000, lowercase=True, min_count=5)
@@ -141,61 +144,61 @@ def test_so_they_are_on_real_text(tmp_path, corpus):
             assert train_tokenizer.build(large, merges, lowercase=True) == alone
 
 
-def test_the_bytes_depend_on_the_text_alone(tmp_path, text):
+def test_bytes_do_not_depend_on_files_and_their_order(tmp_path, text):
     make(tmp_path, text, 200)
-    wanted = (tmp_path / "tokenizer.json").read_bytes()
+    expected = (tmp_path / "tokenizer.json").read_bytes()
     lines = text.split("\n")
     (tmp_path / "x.txt").write_text("\n".join(lines[500:]))
     (tmp_path / "y.txt").write_text("\n".join(lines[:500]))
     for number, names in enumerate([("x.txt", "y.txt"), ("y.txt", "x.txt")]):
         path = tmp_path / f"{number}.json"
         make_tokenizer(",".join(str(tmp_path / name) for name in names), 200, path, True, 5)
-        assert path.read_bytes() == wanted
+        assert path.read_bytes() == expected
 
 
 @given(st.lists(st.text("ab[MASK]UN▁ ", max_size=20), min_size=1, max_size=5))
-def test_literal_special_tokens_make_no_merge(tmp_path_factory, lines):
+def test_special_tokens_in_the_text_are_not_merged(tmp_path_factory, lines):
     directory = tmp_path_factory.mktemp("special")
     (directory / "a").write_text("\n".join([*lines, "ab", "x[MASK]y"] * 9))
     with open_sources(str(directory / "a"), directory) as sources:
-        learnt = train_tokenizer.learn(sources, 60, lowercase=False, min_count=1)
-    merged = {"".join(merge) for merge in learnt.merges}
+        vocabulary = train_tokenizer.learn(sources, 60, lowercase=False, min_count=1)
+    merged = {"".join(merge) for merge in vocabulary.merges}
     assert not merged & set(SPECIALS)
 
 
 def test_a_finished_tokenizer_is_kept(tmp_path, text, capsys):
     make(tmp_path, text, 100)
-    stamp = (tmp_path / "tokenizer.json").stat().st_mtime_ns
+    time = (tmp_path / "tokenizer.json").stat().st_mtime_ns
     capsys.readouterr()
     make(tmp_path, text, 100)
-    assert "finished already" in capsys.readouterr().out
-    assert (tmp_path / "tokenizer.json").stat().st_mtime_ns == stamp
+    assert "already finished" in capsys.readouterr().out
+    assert (tmp_path / "tokenizer.json").stat().st_mtime_ns == time
 
 
 @pytest.mark.parametrize(
     "change", [{"merges": 99}, {"lowercase": False}, {"min_count": 6}, {"text": "other text\n" * 9}]
 )
-def test_another_one_in_the_way_is_refused(tmp_path, text, change):
+def test_another_tokenizer_is_not_overwritten(tmp_path, text, change):
     make(tmp_path, text, 100)
     before = (tmp_path / "tokenizer.json").read_bytes()
-    with pytest.raises(FileExistsError, match=r"tokenizer.json is there already"):
+    with pytest.raises(FileExistsError, match=r"tokenizer.json already exists"):
         make(tmp_path, **({"text": text, "merges": 100} | change))
     assert (tmp_path / "tokenizer.json").read_bytes() == before
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(FileExistsError, match=r"mine.json is there already"):
+    with pytest.raises(FileExistsError, match=r"mine.json already exists"):
         make(tmp_path, text, 100, name="mine.json")
 
 
 @pytest.mark.parametrize(
-    ("options", "part"),
+    ("options", "message"),
     [
         ({"merges": 0}, "--merges is 0"),
         ({"min_count": 0}, "--min_count is 0"),
-        ({"text": "abc\n"}, "no character of the text is seen 5 times"),
-        ({"text": "\n\n\n"}, "no character of the text is seen 5 times"),
+        ({"text": "abc\n"}, "no character occurs at least 5 times"),
+        ({"text": "\n\n\n"}, "no character occurs at least 5 times"),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path, text, options, part):
-    with pytest.raises(ValueError, match=part):
+def test_mistakes_are_errors_and_write_nothing(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message):
         make(tmp_path, **({"text": text, "merges": 10} | options))
     assert not (tmp_path / "tokenizer.json").exists()

@@ -1,4 +1,4 @@
-"""Shards made on a real Dask cluster of this machine: the bytes of one process, whoever dies."""
+"""Shards from a real local Dask cluster equal those of one process, even if workers die."""
 
 import contextlib
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from bertds.errors import LostWorkersError
-from data_prep import train_tokenizer
 from data_prep.executors.dask import cluster_executor
 from data_prep.executors.local import run_tasks
 from data_prep.readers import cleaning
-from data_prep.sharding import pipeline as make_shards_module
+from data_prep.sharding import pipeline
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
+from data_prep.train_tokenizer import make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
-OPTIONS = ShardOptions(special_tokens=False, shard_bytes=1)  # a shard for each block
+OPTIONS = ShardOptions(special_tokens=False, shard_bytes=1)  # one block per shard
 DASK = [sys.executable, "-m", "dask"]
 
 
 class Cluster:
-    """A scheduler and workers, each a process of its own; none outlives the `with`."""
+    """A scheduler and workers, each in its own process; all are killed when the context ends."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -47,11 +47,11 @@ class Cluster:
     def __exit__(self, *_):
         self._stack.close()
 
-    def _start(self, what, *arguments, log=None):
+    def _start(self, program, *arguments, log=None):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with (self.directory / f"{log or what}.log").open("wb") as output:
+        with (self.directory / f"{log or program}.log").open("wb") as output:
             process = subprocess.Popen(
-                [*DASK, what, "--host=127.0.0.1", *arguments],
+                [*DASK, program, "--host=127.0.0.1", *arguments],
                 stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=self.directory,
             )  # fmt: skip
         self._stack.callback(process.wait)
@@ -60,15 +60,16 @@ class Cluster:
 
     def _wait(self, pattern, log):
         deadline = time.monotonic() + 300
-        while not (found := re.search(pattern, (self.directory / f"{log}.log").read_text())):
-            assert time.monotonic() < deadline, (self.directory / f"{log}.log").read_text()
+        path = self.directory / f"{log}.log"
+        while not (match := re.search(pattern, path.read_text())):
+            assert time.monotonic() < deadline, path.read_text()
             time.sleep(0.05)
-        return found[1]
+        return match[1]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """With the workers `a`, which the first test kills, and `b`, which has two threads."""
+    """A cluster with the workers `a`, which a test kills, and `b`, which has two threads."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as started:
         started.add_worker("a", "--nthreads=1")
         started.add_worker("b", "--nthreads=2")
@@ -77,18 +78,17 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def directory(lines, tmp_path_factory):
-    """A text in two files, and a tokenizer."""
-    made = tmp_path_factory.mktemp("text")
+    """Text in two files, and a tokenizer."""
+    path = tmp_path_factory.mktemp("text")
     for name, texts in lines.items():
-        (made / f"{name}.txt").write_text("\n".join(texts))
-    spec = f"{made}/ko.txt,{made}/en.txt"
-    train_tokenizer.make_tokenizer(spec, 200, made / "tokenizer.json", True, 1)
-    return made
+        (path / f"{name}.txt").write_text("\n".join(texts))
+    make_tokenizer(f"{path}/ko.txt,{path}/en.txt", 200, path / "tokenizer.json", True, 1)
+    return path
 
 
 @pytest.fixture(scope="module")
 def expected(directory, tmp_path_factory):
-    """The files of an undisturbed run in this process."""
+    """The files of an uninterrupted run in this process."""
     out = tmp_path_factory.mktemp("expected") / "out"
     make(directory, out)
     return bytes_of(out)
@@ -96,11 +96,12 @@ def expected(directory, tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
+    """Makes many chunks of a small text."""
     monkeypatch.setattr(cleaning, "CHUNK_BYTES", 3000)
 
 
-def make(directory, out, **where):
-    make_shards(f"{directory}/*.txt", directory / "tokenizer.json", out, OPTIONS, 1, **where)
+def make(directory, out, **flags):
+    make_shards(f"{directory}/*.txt", directory / "tokenizer.json", out, OPTIONS, 1, **flags)
 
 
 def bytes_of(directory):
@@ -110,113 +111,113 @@ def bytes_of(directory):
 
 @pytest.mark.dist
 @pytest.mark.usefixtures("small_pieces")
-def test_a_worker_that_dies_costs_its_tasks_only(
+def test_the_tasks_of_a_dead_worker_are_run_by_another(
     cluster, directory, tmp_path, expected, monkeypatch
 ):
-    """Stopped first, so that it surely has a task when it is killed."""
+    """The worker is stopped before it is killed, so that it certainly has a task."""
     done = []
 
-    def watched(pool, workers, function, tasks):
+    def kill_worker(pool, workers, function, tasks):
         for task, result in run_tasks(pool, workers, function, tasks):
             done.append(function.__name__)
             worker = cluster.workers["a"]
             if len(done) == 3:
                 worker.send_signal(signal.SIGSTOP)
             if len(done) == 9:
-                assert any(_at_work(pool, "a"))
+                assert any(_tasks_of_worker(pool, "a"))
                 worker.kill()
                 worker.wait()
             yield task, result
 
-    monkeypatch.setattr(make_shards_module, "run_tasks", watched)
-    make(directory, tmp_path / "spread", scheduler=cluster.address)
-    assert bytes_of(tmp_path / "spread") == expected
+    monkeypatch.setattr(pipeline, "run_tasks", kill_worker)
+    make(directory, tmp_path / "out", scheduler=cluster.address)
+    assert bytes_of(tmp_path / "out") == expected
     assert cluster.workers["a"].poll() == -signal.SIGKILL
-    assert done.count("scatter") > 12  # each gave one result, also those that were done twice
-    assert done.count("gather") == 8
+    assert done.count("tokenize_chunk") > 12  # one result per task, even if it ran twice
+    assert done.count("shuffle_and_split") == 8
 
 
-def _at_work(pool, name):
-    """The tasks that a worker has, by the scheduler's account."""
+def _tasks_of_worker(pool, name):
+    """The tasks that the scheduler has assigned to a worker."""
     client = pool._client
     (address,) = [
         address
-        for address, facts in client.scheduler_info(n_workers=-1)["workers"].items()
-        if facts["name"] == name
+        for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+        if worker["name"] == name
     ]
     return client.processing([address])[address]
 
 
 @pytest.mark.dist
 @pytest.mark.usefixtures("small_pieces")
-def test_an_interrupted_run_goes_on(cluster, directory, tmp_path, expected, monkeypatch):
+def test_an_interrupted_run_is_resumed(cluster, directory, tmp_path, expected, monkeypatch):
     class StoppedError(Exception):
         pass
 
-    def stopped(pool, workers, function, tasks):
+    def stop(pool, workers, function, tasks):
         for number, each in enumerate(run_tasks(pool, workers, function, tasks)):
-            if function.__name__ == "gather" and number == 3:
+            if function.__name__ == "shuffle_and_split" and number == 3:
                 raise StoppedError
             yield each
 
-    place = {"scheduler": cluster.address, "scratch": tmp_path / "scratch"}
+    flags = {"scheduler": cluster.address, "scratch": tmp_path / "scratch"}
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(make_shards_module, "run_tasks", stopped)
-        make(directory, tmp_path / "spread", **place)
-    (work,) = (tmp_path / "scratch").iterdir()
-    assert len(list((work / "parts").glob("*.bin"))) > 12
+        patch.setattr(pipeline, "run_tasks", stop)
+        make(directory, tmp_path / "out", **flags)
+    (work_dir,) = (tmp_path / "scratch").iterdir()
+    assert len(list((work_dir / "parts").glob("*.bin"))) > 12
     done = []
 
-    def watched(pool, workers, function, tasks):
+    def watch(pool, workers, function, tasks):
         for each in run_tasks(pool, workers, function, tasks):
             done.append(function.__name__)
             yield each
 
-    monkeypatch.setattr(make_shards_module, "run_tasks", watched)
-    make(directory, tmp_path / "spread", **place)
-    assert bytes_of(tmp_path / "spread") == expected
-    assert "scatter" not in done
-    assert done.count("gather") < 8
+    monkeypatch.setattr(pipeline, "run_tasks", watch)
+    make(directory, tmp_path / "out", **flags)
+    assert bytes_of(tmp_path / "out") == expected
+    assert "tokenize_chunk" not in done
+    assert done.count("shuffle_and_split") < 8
     assert not (tmp_path / "scratch").exists()
 
 
-def refused(kind, words, address, directory, work=lambda _: None):
-    """Work on a cluster that ends with one sentence."""
-    with pytest.raises(kind, match=words), cluster_executor(address, directory) as (pool, _):
+def check_error(kind, message, address, directory, work=lambda _: None):
+    """Check that work on a cluster raises this error."""
+    with pytest.raises(kind, match=message), cluster_executor(address, directory) as (pool, _):
         work(pool)
 
 
 @pytest.mark.dist
-def test_what_cannot_work_is_one_sentence(cluster, tmp_path, monkeypatch):
+def test_each_fault_has_an_error_message(cluster, tmp_path, monkeypatch):
     def fail(pool):
         pool.submit(divmod, 1, 0).result()
 
-    refused(ZeroDivisionError, "zero", cluster.address, tmp_path, fail)
-    monkeypatch.setattr("data_prep.executors.dask._PATIENCE_S", 0.5)
-    nobody = "tcp://127.0.0.1:9"
-    refused(LostWorkersError, f"no Dask scheduler answers at {nobody}:", nobody, tmp_path)
-    refused(ValueError, "--scheduler is '10.0.0.1', wanted is", "10.0.0.1", tmp_path)
-    monkeypatch.setattr(
-        "data_prep.executors.dask._shares", Path.is_dir
-    )  # which the file there is not
-    words = r"Dask workers .* cannot write in .* by --scratch"
-    refused(ValueError, words, cluster.address, tmp_path)
+    check_error(ZeroDivisionError, "zero", cluster.address, tmp_path, fail)
+    monkeypatch.setattr("data_prep.executors.dask._CONNECT_TIMEOUT_S", 0.5)
+    unused = "tcp://127.0.0.1:9"
+    check_error(LostWorkersError, f"no Dask scheduler answers at {unused}:", unused, tmp_path)
+    check_error(ValueError, "--scheduler is '10.0.0.1', expected", "10.0.0.1", tmp_path)
+    # As on a worker that does not share the directory: the marker is a file.
+    monkeypatch.setattr("data_prep.executors.dask._shares_directory", Path.is_dir)
+    message = r"Dask workers .* cannot write to .*: set --scratch or --out"
+    check_error(ValueError, message, cluster.address, tmp_path)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    refused(ValueError, r"pip install 'bertds\[cluster\]'", cluster.address, tmp_path)
+    check_error(ValueError, r"pip install 'bertds\[cluster\]'", cluster.address, tmp_path)
 
 
 @pytest.mark.dist
-def test_a_scheduler_that_dies_is_one_sentence(tmp_path, monkeypatch):
+def test_a_dead_scheduler_has_an_error_message(tmp_path, monkeypatch):
     with Cluster(tmp_path) as cluster:
 
-        def outlive(pool):
-            waiting = pool.submit(time.sleep, 60)
+        def kill_scheduler(pool):
+            future = pool.submit(time.sleep, 60)
             cluster.scheduler.kill()
-            waiting.result(timeout=100)
+            future.result(timeout=100)
 
         with monkeypatch.context() as patch:
-            patch.setattr("data_prep.executors.dask._PATIENCE_S", 0.5)
-            words = "has no worker: start `dask worker tcp://"
-            refused(LostWorkersError, words, cluster.address, tmp_path)
+            patch.setattr("data_prep.executors.dask._CONNECT_TIMEOUT_S", 0.5)
+            message = "has no worker: start `dask worker tcp://"
+            check_error(LostWorkersError, message, cluster.address, tmp_path)
         cluster.add_worker("c", "--nthreads=1")
-        refused(LostWorkersError, "was lost: start it and its", cluster.address, tmp_path, outlive)
+        message = "was lost: restart the scheduler"
+        check_error(LostWorkersError, message, cluster.address, tmp_path, kill_scheduler)

@@ -1,4 +1,4 @@
-"""Corpora of other programs: the shards are, byte for byte, those of the same text as JSON lines."""
+"""Datasets of other programs give exactly the shards of the same text as JSON lines."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ import zstandard
 from bertds.cli import run
 from data_prep.__main__ import COMMANDS
 from data_prep.readers import cleaning
-from data_prep.readers import text as sources_module
+from data_prep.readers import text as text_module
 from data_prep.readers.sources import Inputs, open_sources
 from data_prep.readers.text import read_chunks
 from tests.helpers.dataset_files import write_mds
@@ -24,37 +24,37 @@ datasets.disable_progress_bars()
 
 @pytest.fixture(scope="module")
 def documents(lines):
-    """Some of several lines, some empty, some with what cleaning takes out, two alike."""
-    made = [*lines["ko"], *lines["en"]]
-    for number in range(0, len(made), 7):
-        made[number] = made[number].replace(" ", "\n")
-    dirty = ["", "a\r\n\r\nb\tc\n", "nul\0 and \ufeffmark", "e\u0301 \u2028 x", "\n \n", made[0]]
-    return [*made, *dirty]
+    """Some with several lines, some empty, some with text that cleaning changes, and a duplicate."""
+    texts = [*lines["ko"], *lines["en"]]
+    for number in range(0, len(texts), 7):
+        texts[number] = texts[number].replace(" ", "\n")
+    dirty = ["", "a\r\n\r\nb\tc\n", "nul\0 and \ufeffmark", "e\u0301 \u2028 x", "\n \n"]
+    return [*texts, *dirty, texts[0]]
 
 
 @pytest.fixture(scope="module")
 def directory(documents, tmp_path_factory):
-    """`text.jsonl`, its tokenizer, and `out`, the shards of it."""
-    made = tmp_path_factory.mktemp("text")
+    """`text.jsonl`, its tokenizer, and its shards in `out`."""
+    path = tmp_path_factory.mktemp("text")
     content = "\n".join(json.dumps({"text": text}) for text in documents)
-    (made / "text.jsonl").write_text(content)
-    assert tokenizer_of(made / "tokenizer.json", f"--input={made}/text.jsonl") == 0
-    assert shards_of(made, made / "out", f"--input={made}/text.jsonl") == 0
-    return made
+    (path / "text.jsonl").write_text(content)
+    assert run_tokenizer(path / "tokenizer.json", f"--input={path}/text.jsonl") == 0
+    assert run_shard(path, path / "out", f"--input={path}/text.jsonl") == 0
+    return path
 
 
-def tokenizer_of(path, *given):
+def run_tokenizer(path, *flags):
     return run("data_prep", COMMANDS, ["tokenizer", "--merges=200", "--lowercase", "--min_count=1",
-                                       f"--out={path}", *given])  # fmt: skip
+                                       f"--out={path}", *flags])  # fmt: skip
 
 
-def shards_of(directory, out, *given, workers=1):
+def run_shard(directory, out, *flags, workers=1):
     return run("data_prep", COMMANDS, ["shard", f"--tokenizer={directory}/tokenizer.json",
-                                       f"--out={out}", f"--workers={workers}", *given])  # fmt: skip
+                                       f"--out={out}", f"--workers={workers}", *flags])  # fmt: skip
 
 
 def bytes_of(out):
-    """All but the note on what it was made from."""
+    """All files but the manifest, which names the sources."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
@@ -62,111 +62,111 @@ def bytes_of(out):
     }
 
 
-def saved_dataset(place, documents):
+def saved_dataset(path, documents):
     rows = datasets.Dataset.from_dict({"id": [*range(len(documents))], "text": documents})
-    rows.shuffle(seed=1).save_to_disk(place / "hf", num_shards=3)
-    return [f"--from_hf={place}/hf"]
+    rows.shuffle(seed=1).save_to_disk(path / "hf", num_shards=3)
+    return [f"--from_hf={path}/hf"]
 
 
-def saved_dict(place, documents):
+def saved_dict(path, documents):
     half = len(documents) // 2
     datasets.DatasetDict(
         train=datasets.Dataset.from_dict({"body": documents[:half]}),
         test=datasets.Dataset.from_dict({"body": documents[half:]}),
-    ).save_to_disk(place / "hf")
-    return [f"--from_hf={place}/hf", "--column=body"]
+    ).save_to_disk(path / "hf")
+    return [f"--from_hf={path}/hf", "--column=body"]
 
 
-def parquet_snapshot(place, documents):
-    """As the Hub's: some levels deep, links to files elsewhere, other files beside them."""
-    (place / "blobs").mkdir()
-    (place / "hf/data/en").mkdir(parents=True)
-    (place / "hf/README.md").write_text("a card")
-    (place / "hf/.cache").mkdir()
-    (place / "hf/.cache/x.parquet").write_text("half a download")
+def parquet_snapshot(path, documents):
+    """Like a snapshot of the Hub: nested, with links to files elsewhere, and with other files."""
+    (path / "blobs").mkdir()
+    (path / "hf/data/en").mkdir(parents=True)
+    (path / "hf/README.md").write_text("a card")
+    (path / "hf/.cache").mkdir()
+    (path / "hf/.cache/x.parquet").write_text("half a download")
     for number, chosen in enumerate((documents[:100], documents[100:])):
         rows = datasets.Dataset.from_dict({"text": chosen})
-        rows.to_parquet(place / f"blobs/{number}", batch_size=64)
-        (place / f"hf/data/en/{number}.parquet").symlink_to(place / f"blobs/{number}")
-    return [f"--from_hf={place}/hf"]
+        rows.to_parquet(path / f"blobs/{number}", batch_size=64)
+        (path / f"hf/data/en/{number}.parquet").symlink_to(path / f"blobs/{number}")
+    return [f"--from_hf={path}/hf"]
 
 
-def other_columns(place, documents):
-    """Large strings and dictionaries, and parquet by its own name."""
+def other_columns(path, documents):
+    """Large strings, dictionaries, and a parquet file by name."""
     table = pa.table({"text": pa.array(documents[:300], pa.large_string())})
-    parquet.write_table(table, place / "a.parquet", compression="zstd")
+    parquet.write_table(table, path / "a.parquet", compression="zstd")
     table = pa.table({"text": pa.array(documents[300:]).dictionary_encode()})
     with (
-        pa.OSFile(str(place / "b.arrow"), "wb") as file,
+        pa.OSFile(str(path / "b.arrow"), "wb") as file,
         pa.ipc.new_stream(file, table.schema) as stream,
     ):
         stream.write_table(table)
-    return [f"--input={place}/a.parquet,{place}/b.arrow"]
+    return [f"--input={path}/a.parquet,{path}/b.arrow"]
 
 
-def mds(place, documents, compression=None):
+def mds(path, documents, compression=None):
     columns = {"blob": "bytes", "id": "int", "text": "str", "z": "pkl"}
     samples = [
         {"blob": b"\x80\n" * (i % 5), "id": bytes(8), "text": text.encode(), "z": b"\x80\x04."}
         for i, text in enumerate(documents)
     ]
-    write_mds(place / "mds", samples, columns, compression)
-    return [f"--from_mds={place}/mds"]
+    write_mds(path / "mds", samples, columns, compression)
+    return [f"--from_mds={path}/mds"]
 
 
-def mds_zstd(place, documents):
-    return mds(place, documents, "zstd:3")
+def mds_zstd(path, documents):
+    return mds(path, documents, "zstd:3")
 
 
-def mds_gz(place, documents):
-    return mds(place, documents, "gz")
+def mds_gz(path, documents):
+    return mds(path, documents, "gz")
 
 
-def written_by_streaming(place, documents):
-    """MDSWriter itself, where it is installed: it brings too much to ask it of every developer."""
+def written_by_streaming(path, documents):
+    """Written by MDSWriter itself, if it is installed; its dependencies are too large to require."""
     streaming = pytest.importorskip("streaming")
     columns = {"id": "int", "text": "str", "meta": "json", "z": "pkl"}
     with streaming.MDSWriter(
-        out=str(place / "mds"), columns=columns, compression="zstd:7", hashes=["sha256"],
+        out=str(path / "mds"), columns=columns, compression="zstd:7", hashes=["sha256"],
         size_limit=20_000,
     ) as writer:  # fmt: skip
         for number, text in enumerate(documents):
             writer.write({"id": number, "text": text, "meta": {"a": [1]}, "z": {"b"}})
-    return [f"--from_mds={place}/mds"]
+    return [f"--from_mds={path}/mds"]
 
 
-def webdataset_texts(place, documents):
+def webdataset_texts(path, documents):
     for number, name in enumerate(("a.tar", "b.tgz")):
-        with webdataset.TarWriter(str(place / name)) as writer:
-            for at in range(number, len(documents), 2):
-                writer.write({"__key__": f"{at:08d}", "json": {"text": "no"}, "npy": b"",
-                              "txt": documents[at]})  # fmt: skip
-    return [f"--input={place}/*.t*"]
+        with webdataset.TarWriter(str(path / name)) as writer:
+            for index in range(number, len(documents), 2):
+                writer.write({"__key__": f"{index:08d}", "json": {"text": "no"}, "npy": b"",
+                              "txt": documents[index]})  # fmt: skip
+    return [f"--input={path}/*.t*"]
 
 
-def webdataset_json(place, documents):
-    with webdataset.TarWriter(str(place / "a.tar")) as writer:
-        for at, text in enumerate(documents):
-            writer.write({"__key__": f"deep/{at:08d}", "json": {"body": text, "id": at}})
-    content = (place / "a.tar").read_bytes()
-    (place / "a.tar").unlink()
-    (place / "a.tar.zst").write_bytes(zstandard.compress(content))
-    return [f"--input={place}/a.tar.zst", "--column=body"]
+def webdataset_json(path, documents):
+    with webdataset.TarWriter(str(path / "a.tar")) as writer:
+        for index, text in enumerate(documents):
+            writer.write({"__key__": f"deep/{index:08d}", "json": {"body": text, "id": index}})
+    content = (path / "a.tar").read_bytes()
+    (path / "a.tar").unlink()
+    (path / "a.tar.zst").write_bytes(zstandard.compress(content))
+    return [f"--input={path}/a.tar.zst", "--column=body"]
 
 
-def json_lines(place, documents):
+def json_lines(path, documents):
     content = "\n".join(json.dumps({"body": text, "text": 5}) for text in documents).encode()
-    (place / "a.jsonl.gz").write_bytes(gzip.compress(content))
-    return [f"--input={place}/a.jsonl.gz", "--column", "body"]
+    (path / "a.jsonl.gz").write_bytes(gzip.compress(content))
+    return [f"--input={path}/a.jsonl.gz", "--column", "body"]
 
 
-def some_of_each(place, documents):
+def some_of_each(path, documents):
     random.Random(1).shuffle(documents)
-    (place / "rest.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in documents[500:]))
+    (path / "rest.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in documents[500:]))
     return [
-        *mds_zstd(place, documents[:200]),
-        *saved_dataset(place, documents[200:500]),
-        f"--input={place}/rest.jsonl",
+        *mds_zstd(path, documents[:200]),
+        *saved_dataset(path, documents[200:500]),
+        f"--input={path}/rest.jsonl",
     ]
 
 
@@ -177,37 +177,36 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_the_shards_are_those_of_json_lines(directory, documents, tmp_path, monkeypatch, kind):
-    given = kind(tmp_path, list(documents))
+def test_shards_equal_those_of_json_lines(directory, documents, tmp_path, monkeypatch, kind):
+    flags = kind(tmp_path, list(documents))
     monkeypatch.setattr(cleaning, "CHUNK_BYTES", 3000)
-    assert shards_of(directory, tmp_path / "out", *given) == 0
+    assert run_shard(directory, tmp_path / "out", *flags) == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
-    assert tokenizer_of(tmp_path / "t.json", *given) == 0
+    assert run_tokenizer(tmp_path / "t.json", *flags) == 0
     assert (tmp_path / "t.json").read_bytes() == (directory / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("kind", [saved_dataset, mds_zstd, webdataset_texts])
-def test_not_on_the_workers(directory, documents, tmp_path, kind):
-    given = kind(tmp_path, list(documents))
-    assert shards_of(directory, tmp_path / "out", *given, workers=2) == 0
+def test_shards_of_two_workers_equal_those_of_one(directory, documents, tmp_path):
+    """The main process reads containers and sends the chunks to the workers."""
+    flags = mds_zstd(tmp_path, list(documents))
+    assert run_shard(directory, tmp_path / "out", *flags, workers=2) == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
 
 
 @pytest.mark.parametrize("kind", [saved_dataset, parquet_snapshot, mds_zstd, webdataset_texts])
-def test_a_corpus_is_known_by_its_content(directory, documents, tmp_path, capsys, kind):
-    """Under another name it is the same; another column is another text."""
-    given = kind(tmp_path, list(documents))
-    assert shards_of(directory, tmp_path / "out", *given) == 0
+def test_a_moved_dataset_is_recognized_by_its_content(directory, documents, tmp_path, capsys, kind):
+    flags = kind(tmp_path, list(documents))
+    assert run_shard(directory, tmp_path / "out", *flags) == 0
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for path in [*tmp_path.iterdir()]:
         if path.name not in ("out", "elsewhere", "blobs"):
             path.rename(moved / path.name)
-    given = [word.replace(str(tmp_path), str(moved)) for word in given]
+    flags = [flag.replace(str(tmp_path), str(moved)) for flag in flags]
     capsys.readouterr()
-    assert shards_of(directory, tmp_path / "out", *given) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert run_shard(directory, tmp_path / "out", *flags) == 0
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_another_column_is_another_source(tmp_path, documents):
@@ -227,54 +226,54 @@ def test_another_column_is_another_source(tmp_path, documents):
 
 
 @pytest.mark.parametrize("kind", [saved_dataset, parquet_snapshot, mds_gz, webdataset_texts])
-def test_chunks_are_whole_documents_and_do_not_depend_on_reads(tmp_path, monkeypatch, kind):
+def test_chunks_are_whole_documents_for_any_read_size(tmp_path, monkeypatch, kind):
     documents = [f"{i} " + "가나다 " * (7 * i % 90) for i in range(200)]
-    (given, *_) = kind(tmp_path, documents)
-    flag, _, spec = given.lstrip("-").partition("=")
-    found = []
+    (first, *_) = kind(tmp_path, documents)
+    flag, _, spec = first.lstrip("-").partition("=")
+    chunk_lists = []
     for piece_bytes in (1, 1 << 20):
         monkeypatch.setattr(cleaning, "CHUNK_BYTES", 1500)
-        monkeypatch.setattr(sources_module, "_PIECE_BYTES", piece_bytes)
+        monkeypatch.setattr(text_module, "_PIECE_BYTES", piece_bytes)
         with open_sources(Inputs(**{flag: spec}), tmp_path) as sources:
             chunks = [chunk for source in sources for chunk, _ in read_chunks(source)]
         assert all(chunk.endswith(b"\n") for chunk in chunks)
         assert max(map(len, chunks)) <= 1500
-        found.append(chunks)
-    assert found[0] == found[1]
-    assert sorted(b"".join(found[0]).decode().splitlines()) == sorted(documents)
+        chunk_lists.append(chunks)
+    assert chunk_lists[0] == chunk_lists[1]
+    assert sorted(b"".join(chunk_lists[0]).decode().splitlines()) == sorted(documents)
 
 
-def test_nulls_are_blank_lines(directory, tmp_path, documents):
+def test_null_values_count_as_blank_lines(directory, tmp_path, documents):
     datasets.Dataset.from_dict({"text": [*documents, None, None]}).save_to_disk(tmp_path / "hf")
-    assert shards_of(directory, tmp_path / "out", f"--from_hf={tmp_path}/hf") == 0
+    assert run_shard(directory, tmp_path / "out", f"--from_hf={tmp_path}/hf") == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
     counts = [json.loads((out / "made.json").read_text())["counts"]
               for out in (directory / "out", tmp_path / "out")]  # fmt: skip
     assert counts[1]["blank lines"] == counts[0]["blank lines"] + 2
 
 
-def test_one_split_of_many(tmp_path, documents, capsys):
+def test_all_splits_or_one_of_a_dataset_dict(tmp_path, documents, capsys):
     saved_dict(tmp_path, documents)
     with open_sources(Inputs(from_hf=f"{tmp_path}/hf", column="body"), tmp_path) as sources:
         assert len(sources) == 2
-    assert "all splits (train, test)" in capsys.readouterr().err
+    assert "reading all splits (train, test)" in capsys.readouterr().err
     with open_sources(Inputs(from_hf=f"{tmp_path}/hf/train", column="body"), tmp_path) as sources:
         assert len(sources) == 1
 
 
-def test_parquet_and_tars_behind_urls(directory, documents, tmp_path):
+def test_parquet_files_and_tars_behind_urls(directory, documents, tmp_path):
     rows = datasets.Dataset.from_dict({"text": documents[:300]})
     rows.to_parquet(tmp_path / "a.parquet")
     with webdataset.TarWriter(str(tmp_path / "b.tar")) as writer:
-        for at, text in enumerate(documents[300:]):
-            writer.write({"__key__": f"{at:08d}", "txt": text})
+        for index, text in enumerate(documents[300:]):
+            writer.write({"__key__": f"{index:08d}", "txt": text})
     spec = f"file://{tmp_path}/a.parquet,file://{tmp_path}/b.tar"
-    assert shards_of(directory, tmp_path / "out", f"--input={spec}") == 0
+    assert run_shard(directory, tmp_path / "out", f"--input={spec}") == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
 
 
-def test_an_index_over_directories(directory, documents, tmp_path):
-    """As `merge_index` writes it: names of files lead into directories below."""
+def test_a_merged_mds_index(directory, documents, tmp_path):
+    """`merge_index` of MosaicML Streaming writes file names in subdirectories."""
     shards = []
     for name, chosen in (("a", documents[:300]), ("b", documents[300:])):
         samples = [{"text": text.encode()} for text in chosen]
@@ -287,5 +286,5 @@ def test_an_index_over_directories(directory, documents, tmp_path):
             shards.append(shard)
         index.unlink()
     (tmp_path / "mds/index.json").write_text(json.dumps({"version": 2, "shards": shards}))
-    assert shards_of(directory, tmp_path / "out", f"--from_mds={tmp_path}/mds") == 0
+    assert run_shard(directory, tmp_path / "out", f"--from_mds={tmp_path}/mds") == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")

@@ -1,4 +1,4 @@
-"""Text in tars: which members are documents, and what no corpus has is refused."""
+"""Text in tars: which members are documents, and which tars are rejected."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from tests.helpers.dataset_files import write_tar
 
 
 def documents(path, column="text"):
-    """The lines of a tar."""
+    """The documents of a tar, as lines."""
     with path.open("rb") as file:
         content = b"".join(tar_lines(Reader(file, str(path)), column))
     return content.decode().split("\n")[:-1]
@@ -51,19 +51,19 @@ def test_which_members_are_documents(tmp_path, members, texts, form):
     assert documents(write_tar(tmp_path / "a.tar", members.items(), form=form)) == texts
 
 
-def test_tars_end_to_end_and_directories(tmp_path):
-    one = write_tar(tmp_path / "a.tar", [directory("d"), ("d/a.txt", b"one")])
-    two = write_tar(tmp_path / "b.tar", [("d/b.txt", b"two")])
-    one.write_bytes(one.read_bytes() + two.read_bytes())
-    assert documents(one) == ["one", "two"]
+def test_concatenated_tars_and_directories(tmp_path):
+    first = write_tar(tmp_path / "a.tar", [directory("d"), ("d/a.txt", b"one")])
+    second = write_tar(tmp_path / "b.tar", [("d/b.txt", b"two")])
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    assert documents(first) == ["one", "two"]
 
 
 def info(name, kind, **fields):
-    made = tarfile.TarInfo(name)
-    made.type = kind
+    header = tarfile.TarInfo(name)
+    header.type = kind
     for field, value in fields.items():
-        setattr(made, field, value)
-    return made
+        setattr(header, field, value)
+    return header
 
 
 def directory(name):
@@ -71,10 +71,10 @@ def directory(name):
 
 
 @pytest.mark.parametrize(
-    ("member", "words"),
+    ("member", "message"),
     [
-        (("../a.txt", b"x"), "'../a.txt' leads out of its directory"),
-        (("a/../../b.txt", b"x"), "leads out of its directory"),
+        (("../a.txt", b"x"), "'../a.txt' leads out of the directory"),
+        (("a/../../b.txt", b"x"), "leads out of the directory"),
         (("/etc/a.txt", b"x"), "'/etc/a.txt' leads out"),
         (info("a.txt", tarfile.SYMTYPE, linkname="/etc/passwd"), "'a.txt' is a link"),
         (info("b.txt", tarfile.LNKTYPE, linkname="first.txt"), "'b.txt' is a link"),
@@ -87,19 +87,19 @@ def directory(name):
     ],
     ids=range(11),
 )
-def test_what_no_corpus_has_is_refused(tmp_path, member, words):
+def test_links_devices_and_names_outside_are_rejected(tmp_path, member, message):
     path = write_tar(tmp_path / "a.tar", [("first.txt", b"x"), member])
     with pytest.raises(ValueError) as raised:
         documents(path)
     assert str(path) in str(raised.value)
-    assert words in str(raised.value)
+    assert message in str(raised.value)
     str(raised.value).encode()  # can be printed
 
 
 @pytest.mark.parametrize(
     "members", [{"a.jpg": b"x", "b.json": b"{}"}, {"a.json": as_json(body="x")}], ids=range(2)
 )
-def test_a_tar_without_text_is_refused(tmp_path, members):
+def test_a_tar_without_text_is_rejected(tmp_path, members):
     path = write_tar(tmp_path / "a.tar", members.items())
     with pytest.raises(ValueError, match=r"has no text in its . members: .*--column"):
         documents(path)
@@ -107,23 +107,23 @@ def test_a_tar_without_text_is_refused(tmp_path, members):
         assert documents(path, "body") == ["x"]
 
 
-def test_a_tar_that_is_cut_anywhere_is_damaged(tmp_path):
+def test_a_tar_truncated_at_any_length_is_an_error(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("x" * 200 + ".txt", b"y" * 700), ("b.json", b"{}")])
     content = path.read_bytes()
-    end = len(content.rstrip(b"\0")) + 512  # what comes after is the end of the tar, many times
+    end = len(content.rstrip(b"\0")) + 512  # the rest repeats the end of the tar
     for length in range(1, end, 97):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"a\.tar is damaged or cut off"):
+        with pytest.raises(ValueError, match=r"a\.tar is damaged or truncated"):
             documents(path)
 
 
-def test_altered_headers_are_sentences(tmp_path):
+def test_damaged_headers_give_text_or_an_error_with_the_path(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.txt", b"x" * 600), ("b.txt", b"y")])
     content = path.read_bytes()
-    for place in range(0, 512 * 5, 7):
-        altered = bytearray(content)
-        altered[place] ^= 0x11
-        path.write_bytes(altered)
+    for position in range(0, 512 * 5, 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x11
+        path.write_bytes(damaged)
         try:
             documents(path)
         except ValueError as error:
@@ -136,7 +136,7 @@ def test_altered_headers_are_sentences(tmp_path):
      b"13 size=-100\n", b"15 size=\xc2\xb2\xc2\xb2\xc2\xb2\n"],
     ids=range(8),
 )  # fmt: skip
-def test_pax_headers_that_cannot_be(tmp_path, record):
+def test_invalid_pax_headers_are_errors(tmp_path, record):
     header = info("h", tarfile.XHDTYPE, size=len(record))
     content = header.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
     plain = write_tar(tmp_path / "b.tar", [("a.txt", b"x")], form=tarfile.USTAR_FORMAT)
@@ -146,7 +146,7 @@ def test_pax_headers_that_cannot_be(tmp_path, record):
 
 
 class Endless(io.RawIOBase):
-    """The given bytes, then blanks for ever."""
+    """A stream of `head`, then of spaces without end."""
 
     def __init__(self, head):
         self._head = io.BytesIO(head)
@@ -156,7 +156,7 @@ class Endless(io.RawIOBase):
 
 
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("header", "message"),
     [
         (info("x", tarfile.XHDTYPE, size=8 << 30), "a header of 8,589,934,592 bytes"),
         (info("x", tarfile.GNUTYPE_LONGNAME, size=8 << 30), "a header of 8,589,934,592 bytes"),
@@ -164,15 +164,15 @@ class Endless(io.RawIOBase):
     ],
     ids=range(3),
 )
-def test_no_size_makes_us_hold_it(header, words):
+def test_sizes_beyond_the_limits_are_errors(header, message):
     stream = Endless(header.tobuf(tarfile.GNU_FORMAT))
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         list(tar_lines(Reader(stream, "a.tar"), "text"))
 
 
 def test_memory_does_not_grow_with_a_member(tmp_path):
-    """A text of 300 MB in 300 kB of gzip, and as much that is no text before it."""
-    size = 300 << 20
+    """A text of 100 MiB, and another member of 100 MiB before it, in little gzip."""
+    size = 100 << 20
     with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
         for name in ("a.bin", "b.txt"):
             file.write(info(name, b"0", size=size).tobuf())
@@ -188,8 +188,8 @@ def test_memory_does_not_grow_with_a_member(tmp_path):
     assert peak < 40 << 20
 
 
-def test_a_long_json_is_named(tmp_path, monkeypatch):
+def test_a_json_member_that_is_too_long_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tar, "MAX_JSON_BYTES", 100)
     path = write_tar(tmp_path / "a.tar", [("a.json", as_json(text="x" * 100))])
-    with pytest.raises(ValueError, match=r"at most 100 are read as JSON: give such text as \.txt"):
+    with pytest.raises(ValueError, match=r"the maximum for JSON is 100: store such text as \.txt"):
         documents(path)

@@ -1,4 +1,4 @@
-"""Encoding by words gives the very ids of the library on whole lines."""
+"""Encoding by words gives exactly the ids of the library for whole lines."""
 
 import json
 from collections import Counter
@@ -14,19 +14,20 @@ from bertds.data.tokenizer import Tokenizer
 from data_prep import train_tokenizer
 from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.sources import open_sources
-from data_prep.sharding import encoder as encode_module
+from data_prep.sharding import encoder as encoder_module
 from data_prep.sharding.encoder import LineEncoder
 
 
 @pytest.fixture(scope="module")
-def by_word(lines, tmp_path_factory):
-    """A tokenizer of ours, lower-cased."""
+def tokenizer(lines, tmp_path_factory):
+    """A lower-casing tokenizer of `data_prep`, which splits text at spaces."""
     directory = tmp_path_factory.mktemp("encode")
     text = [*lines["ko"], *lines["en"], "the WORDS of ▁ a line, 단어와 말"] * 6
     (directory / "text").write_text("\n".join(text))
     with open_sources(str(directory / "text"), directory) as sources:
-        learnt = train_tokenizer.learn(sources, 300, lowercase=True, min_count=5)
-    train_tokenizer.write(directory / "t.json", train_tokenizer.build(learnt, 300, lowercase=True))
+        vocabulary = train_tokenizer.learn(sources, 300, lowercase=True, min_count=5)
+    content = train_tokenizer.build(vocabulary, 300, lowercase=True)
+    train_tokenizer.write(directory / "t.json", content)
     tokenizer = Tokenizer.load(directory / "t.json")
     assert tokenizer.words_are_independent
     return tokenizer
@@ -34,41 +35,41 @@ def by_word(lines, tmp_path_factory):
 
 def check(encoder, lines):
     tokens, lengths = encoder.encode(lines)
-    wanted = encoder.tokenizer.encode_batch(lines)
-    assert lengths.tolist() == [len(row) for row in wanted]
-    assert tokens.tolist() == [number for row in wanted for number in row]
+    expected = encoder.tokenizer.encode_batch(lines)
+    assert lengths.tolist() == [len(ids) for ids in expected]
+    assert tokens.tolist() == [token for ids in expected for token in ids]
     assert tokens.dtype == np.dtype(encoder.dtype)
 
 
-words = st.text(
+difficult_text = st.text(
     st.sampled_from("▁ΣσςİıÅéßABcdefg한글가나다라.,![]MASKUN ,\u0301\u0307\u1100\u200d😀"),
     max_size=12,
 )
 
 
-@given(st.lists(words, max_size=12))
-def test_words_give_the_ids_of_lines(by_word, texts):
+@given(st.lists(difficult_text, max_size=12))
+def test_difficult_characters(tokenizer, texts):
     clean = clean_lines("\n".join(texts).encode("utf-8", "replace"), "lines", Counter())
-    check(LineEncoder(by_word), clean)
+    check(LineEncoder(tokenizer), clean)
 
 
 @given(st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=6)))
-def test_any_text_does(by_word, lines):
+def test_any_text(tokenizer, lines):
     text = "\n".join(" ".join(line) for line in lines)
-    check(LineEncoder(by_word), clean_lines(text.encode(), "lines", Counter()))
+    check(LineEncoder(tokenizer), clean_lines(text.encode(), "lines", Counter()))
 
 
-def test_what_was_learned_stays_right(by_word, lines):
-    encoder = LineEncoder(by_word)
+def test_cached_words_are_right_in_later_batches(tokenizer, lines):
+    encoder = LineEncoder(tokenizer)
     for start in range(0, 400, 50):
         check(encoder, lines["ko"][start : start + 50] + lines["en"][: start + 1])
     check(encoder, [])
 
 
-def test_a_full_table_is_begun_anew(by_word, lines, monkeypatch):
-    monkeypatch.setattr(encode_module, "_MAX_CHARACTERS", 200)
-    monkeypatch.setattr(encode_module, "_BATCH_CHARACTERS", 30)
-    encoder = LineEncoder(by_word)
+def test_a_full_table_is_cleared(tokenizer, lines, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_MAX_CHARACTERS", 200)
+    monkeypatch.setattr(encoder_module, "_BATCH_CHARACTERS", 30)
+    encoder = LineEncoder(tokenizer)
     for start in range(0, 400, 50):
         check(encoder, lines["ko"][start : start + 50])
         assert encoder._characters == 0
@@ -87,14 +88,14 @@ def test_other_tokenizers_get_whole_lines(tmp_path, lines):
     check(LineEncoder(tokenizer), lines["ko"][:100])
 
 
-def test_a_vocabulary_without_the_word_mark_is_no_exception(by_word, tmp_path):
-    """An unknown mark leaves nothing to tell where a word begins."""
-    content = json.loads(by_word.content)
+def test_a_vocabulary_without_the_word_mark(tokenizer, tmp_path):
+    """If the mark is an unknown token, nothing tells where a word begins."""
+    content = json.loads(tokenizer.content)
     ids = content["model"]["vocab"]
     for token in [token for token in ids if token.startswith("▁")]:
         ids["other" + token[1:]] = ids.pop(token)
     content["model"]["merges"] = []
     (tmp_path / "t.json").write_text(json.dumps(content))
-    tokenizer = Tokenizer.load(tmp_path / "t.json")
-    assert tokenizer.words_are_independent
-    check(LineEncoder(tokenizer), ["a b 가", "the words of a line"])
+    without_mark = Tokenizer.load(tmp_path / "t.json")
+    assert without_mark.words_are_independent
+    check(LineEncoder(without_mark), ["a b 가", "the words of a line"])

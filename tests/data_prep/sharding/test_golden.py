@@ -1,6 +1,7 @@
-"""The bytes of shards, for ever: another version of the program must not move a line or a sequence.
+"""The bytes of shards are fixed: another version of the program must not change them.
 
-Where one must be changed, `FORMAT` of `shard_options.py` is raised, and these values with it.
+A change that is intended must raise `FORMAT` in `data_prep/sharding/options.py`, and update the
+digests here.
 """
 
 import hashlib
