@@ -37,9 +37,9 @@ def is_up_to_date(manifest: OutputPath, outputs: Sequence[OutputPath], recipe: R
 
 
 def write_manifest(manifest: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None:
-    """Write the manifest, before the first output: an output without one is not ours.
+    """Write the manifest before the outputs, so that this program makes no output without one.
 
-    Shards get it last, since their work directory has a recipe of its own.
+    Shard sets get it last: until then, the recipe in their work directory takes its place.
     """
     with atomic_write(manifest) as file:
         file.write(encode_json({"recipe": recipe, "counts": counts}))

@@ -29,7 +29,7 @@ _MAX_INDEX_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MdsShard:
-    """One shard as the index describes it, and the file of it that exists.
+    """One shard as the index describes it, with the path of its file.
 
     Attributes:
         path: The file, compressed or not.

@@ -5,7 +5,7 @@
 Adjacent members with the same name up to the first dot form a sample. In a sample with a `.txt`,
 the `.json` is metadata and is not read. Nothing is extracted to disk. Members are read in order
 from a stream, a `.txt` of any size in pieces, and headers take at most 1 MiB of memory. Links,
-devices, sparse files and names that lead out of the directory are rejected.
+devices, sparse files and names that point outside the directory are rejected.
 """
 
 import tarfile
@@ -147,7 +147,7 @@ def _check_member(reader: Reader, header: tarfile.TarInfo, overrides: dict[str, 
         )
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(
-            f"{reader.name}: the member {name!r} leads out of the directory: write the tar with "
+            f"{reader.name}: the member {name!r} points outside the directory: write the tar with "
             "relative names without .."
         )
     if not _is_number(size):

@@ -1,6 +1,6 @@
 r"""Reads a source as chunks of whole lines: open, decompress, extract the documents, cut.
 
-    source --_pieces--> bytes of lines --read_chunks--> chunks of whole lines --> cleaning
+    source --open, decompress, extract--> lines --read_chunks--> chunks of whole lines --> cleaning
 
 Only `\n` ends a line. Each document of a container (tar, Arrow, parquet, MDS) becomes one line, in
 which line ends become spaces, as in JSON lines. Where chunks are cut depends only on the content

@@ -81,7 +81,7 @@ def make_shards(
     scheduler: str = "",
     scratch: Path | None = None,
 ) -> dict[Split, Index]:
-    """Write `out/train` and, unless the validation fraction is 0, `out/valid`.
+    """Write `out/train` and, unless the validation fraction is 0, `out/valid`; return their indexes.
 
     A finished output is kept, and an interrupted run is resumed.
 
@@ -93,9 +93,6 @@ def make_shards(
         workers: Number of local processes; ignored with a scheduler.
         scheduler: Address of a Dask cluster that runs the tasks, or empty.
         scratch: Directory for the unfinished work, `out/.work` if None. All workers must see it.
-
-    Returns:
-        The index of each split.
 
     Raises:
         ValueError: An option or a file is invalid, or the text leaves a split empty.

@@ -148,9 +148,12 @@ def _block_ends(groups: list[Path], split: Split, counts: list[int]) -> Iterator
 
 def _blocks(task: WriteTask) -> Iterator[Block]:
     """The blocks of a shard, with their masked copies."""
-    lengths = np.concatenate([_slice_lengths(each, task.split) for each in task.slices])
-    lengths = lengths.astype(length_dtype(task.seq_len))
-    stream = _TokenStream([_slice_tokens(each, task) for each in task.slices])
+    slice_lengths = [
+        read_lengths(part.group, task.split, part.sequences)[part.start : part.stop]
+        for part in task.slices
+    ]
+    lengths = np.concatenate(slice_lengths).astype(length_dtype(task.seq_len))
+    stream = _TokenStream([_slice_tokens(part, task) for part in task.slices])
     start = 0
     for end in cut_blocks(lengths):
         tokens = stream.read(int(lengths[start:end].sum(dtype=np.int64)))
@@ -181,10 +184,6 @@ def _add_masked_copies(
 @functools.lru_cache(maxsize=2)
 def _cached_masker(masking: StoredMasking, tokenizer: Path) -> Masker:
     return build_masker(masking, Tokenizer.load(tokenizer))
-
-
-def _slice_lengths(part: GroupSlice, split: Split) -> npt.NDArray[np.uint32]:
-    return read_lengths(part.group, split, part.sequences)[part.start : part.stop]
 
 
 def _slice_tokens(part: GroupSlice, task: WriteTask) -> Ids:

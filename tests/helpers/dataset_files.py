@@ -14,7 +14,7 @@ _COMPRESS = {
     "zstd:3": lambda data: zstandard.ZstdCompressor(level=3).compress(data),
     "gz": lambda data: gzip.compress(data, mtime=0),
 }
-_EXTENSIONS = {None: "", "zstd:3": ".zstd", "gz": ".gz", "br": ".br"}
+_EXTENSIONS = {None: "", "zstd:3": ".zstd", "gz": ".gz"}
 COLUMN_SIZES = {"str": None, "bytes": None, "pkl": None, "json": None, "int": 8}
 
 
