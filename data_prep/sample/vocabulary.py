@@ -1,8 +1,8 @@
 """The words of the sample corpus: the words of each theme, and the words without a theme.
 
 A word of a theme occurs in no other theme, so a single word identifies the theme. Each theme has a
-man, a woman, a place, two actions with their objects, the tool of the actions, and one more thing. Plural
-subjects use the word for the man. Korean nouns have no particles, and Korean verbs end in -고.
+man, a woman, a place, two actions with their objects, the tool of the actions, and one more thing.
+Plural subjects use the word for the man. Korean nouns have no particles, and Korean verbs end in -고.
 """
 
 from dataclasses import dataclass
