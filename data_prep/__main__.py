@@ -50,7 +50,7 @@ def tokenizer(
     80 MB/min.
 
     Args:
-        merges: Number of BPE merges. If the text has fewer, the command stops and names their number.
+        merges: Number of BPE merges. If the text has fewer, the command fails and reports how many.
         out: The tokenizer.json to write. A finished file with the same options is kept.
         input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
             Formats are .jsonl (also named .ndjson or .json), .tar, .parquet, .arrow, and plain text
@@ -104,26 +104,28 @@ def shard(
             with .parquet files.
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
         column: Name of the text field in every format but plain text.
-        valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0 there
-            is no OUT/valid.
+        valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0
+            there is no OUT/valid.
         seq_len: Maximum length of a sequence in tokens, special tokens included, from 4 to 65,536.
             Longer lines are cut into several sequences.
         special_tokens: Whether a sequence starts with [CLS] and ends with [SEP].
         join: With documents, short lines share a sequence up to --seq_len, separated by [SEP], and
             attention covers all of it. With none, each line is a sequence.
-        masking: With static, pre-masked copies of each sequence are stored in the shards. With none,
-            training masks dynamically.
-        copies: Number of pre-masked copies of each sequence, from 1 to 1,000. Needs --masking static.
+        masking: With static, pre-masked copies of each sequence are stored in the shards. With
+            none, training masks dynamically.
+        copies: Number of pre-masked copies of each sequence, from 1 to 1,000. Needs --masking
+            static.
         mask_ratio: Fraction of the tokens to predict in a copy, between 0 and 1. Needs --masking
             static.
-        mask_unit: Whether single tokens or whole words are chosen for masking. Needs --masking static.
+        mask_unit: Whether single tokens or whole words are chosen for masking. Needs --masking
+            static.
         mask_seed: Seed of the masks. Needs --masking static.
         dedup: Whether to drop a line that equals an earlier line, ignoring case and white space.
         workers: Number of local processes. The default is the number of available cores.
         scheduler: Address of the scheduler of a Dask cluster, such as tcp://10.0.0.1:8786. The
             cluster then does the work instead of local processes. Excludes --workers.
-        scratch: Directory for the unfinished work, with room for three times the size of the shards.
-            The default is OUT/.work. All workers must see it. Required if OUT is a URL.
+        scratch: Directory for the unfinished work, with room for three times the size of the
+            shards. The default is OUT/.work. All workers must see it. Required if OUT is a URL.
         seed: Seed of the shuffle.
     """
     options = ShardOptions(

@@ -4,9 +4,9 @@
     DIR/50k/{ko,en}/{train,valid}               both languages with the largest vocabulary
     DIR/{30k,20k,10k,5k}/en/{train,valid}       English with the others
 
-All vocabularies come from one BPE training with the largest number of merges: BPE is greedy, so the
-first M merges of a vocabulary are the vocabulary of M merges. Finished outputs are kept, so the same
-command resumes an interrupted run. A million sentences take a few minutes on 2 cores.
+All vocabularies come from one BPE training with the largest number of merges: BPE is greedy, so
+the first M merges of a vocabulary are the vocabulary of M merges. Finished outputs are kept, so the
+same command resumes an interrupted run. A million sentences take a few minutes on 2 cores.
 """
 
 from dataclasses import dataclass

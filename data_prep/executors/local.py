@@ -59,7 +59,7 @@ def local_executor(workers: int) -> Iterator[tuple[Executor, int]]:
 def run_tasks(
     pool: Executor, workers: int, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[tuple[Task, Result]]:
-    """Run tasks and yield each with its result as it ends; `tasks` is consumed as workers are free."""
+    """Run tasks and yield each with its result as it ends; takes from `tasks` as workers are free."""
     waiting: dict[Future[Result], Task] = {}
     for task in tasks:
         waiting[pool.submit(function, task)] = task

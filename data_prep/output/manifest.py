@@ -31,8 +31,8 @@ def is_up_to_date(manifest: OutputPath, outputs: Sequence[OutputPath], recipe: R
     if content is not None and content.get("recipe") == json.loads(encode_json(recipe)):
         return len(existing) == len(outputs)
     raise FileExistsError(
-        f"{(existing or [manifest])[0]} already exists, made from other text or with other options: "
-        "choose another output, or delete it first"
+        f"{(existing or [manifest])[0]} already exists, made from other text or with other "
+        "options: choose another output, or delete it first"
     )
 
 

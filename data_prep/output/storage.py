@@ -41,7 +41,7 @@ class Output(Protocol):
         """Size of a file in bytes, -1 if it does not exist."""
 
     def open_directory(self, name: str) -> AbstractContextManager[Path]:
-        """A local directory whose new files are in the output's directory `name` after the context."""
+        """A local directory whose new files end up in the output's directory `name`."""
 
     def remove_partial(self, name: str) -> None:
         """Remove the incomplete files that killed processes left in the directory `name`."""

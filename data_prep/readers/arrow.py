@@ -1,8 +1,8 @@
 """Reads a text column of Arrow streams and parquet files, the formats of Hugging Face `datasets`.
 
-pyarrow reads the files (`pip install 'bertds[migrate]'`) in batches of rows, with little more than a
-batch in memory. Values are taken as bytes, so invalid UTF-8 is left to text cleaning. Offsets of a
-damaged file are validated before they are used.
+pyarrow reads the files (`pip install 'bertds[migrate]'`) in batches of rows, with little more than
+a batch in memory. Values are taken as bytes, so invalid UTF-8 is left to text cleaning. Offsets of
+a damaged file are validated before they are used.
 """
 
 import contextlib

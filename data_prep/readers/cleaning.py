@@ -45,7 +45,7 @@ def clean_lines(
 
 
 def explain_missing_text(counts: Counter[str]) -> str:
-    """An error message if no JSON line has a text, so that --column is probably wrong; else empty."""
+    """An error message if no JSON line has a text, probably because of --column; else empty."""
     if not counts[NO_TEXT] or counts[NO_TEXT] + counts["blank lines"] < counts["lines"]:
         return ""
     return (

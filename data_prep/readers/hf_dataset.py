@@ -57,8 +57,8 @@ def _find_files(directory: Path) -> list[Path]:
     ]
     if not files:
         raise ValueError(
-            f"--from_hf names {directory}, which has no {STATE_NAME}, no {DICT_NAME} and no .parquet "
-            "file: expected a directory written by save_to_disk, or a snapshot from the Hub"
+            f"--from_hf names {directory}, which has no {STATE_NAME}, no {DICT_NAME} and no "
+            ".parquet file: expected a directory written by save_to_disk, or a snapshot from the Hub"
         )
     return files
 

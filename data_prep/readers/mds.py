@@ -103,8 +103,8 @@ def mds_shards(directory: Path, column: str) -> list[MdsShard]:
     path = directory / INDEX_NAME
     if not path.is_file():
         raise ValueError(
-            f"--from_mds names {directory}, which has no {INDEX_NAME}: expected the directory of one "
-            "split, written by MDSWriter"
+            f"--from_mds names {directory}, which has no {INDEX_NAME}: expected the directory of "
+            "one split, written by MDSWriter"
         )
     if path.stat().st_size > _MAX_INDEX_BYTES:
         raise ValueError(

@@ -217,8 +217,8 @@ def _parse_file_name(path: Path | str) -> tuple[Kind, Compression]:
     extensions = [extension.lower() for extension in PurePosixPath(name).suffixes]
     if extensions and extensions[-1] in _UNSUPPORTED:
         raise ValueError(
-            f"{path} has the unsupported compression {extensions[-1]}: decompress it, or use .gz or "
-            ".zst"
+            f"{path} has the unsupported compression {extensions[-1]}: decompress it, or use .gz "
+            "or .zst"
         )
     compression: Compression = "none"
     if extensions and extensions[-1] in _COMPRESSIONS:

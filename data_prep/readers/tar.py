@@ -57,8 +57,8 @@ def tar_lines(reader: Reader, column: str) -> Iterator[bytes]:
         yield from _sample_lines(reader, sample, column, counts)
     if counts["members"] and not counts["texts"]:
         raise ValueError(
-            f"{reader.name} has no text in its {counts['members']:,} members: expected a .txt, or a "
-            f".json with a text in the field {column!r}; --column names another field"
+            f"{reader.name} has no text in its {counts['members']:,} members: expected a .txt, or "
+            f"a .json with a text in the field {column!r}; --column names another field"
         )
 
 
@@ -117,7 +117,7 @@ def _members(reader: Reader) -> Iterator[Member]:
 
 
 def _read_extended_header(reader: Reader, header: tarfile.TarInfo) -> dict[str, str]:
-    """The fields that a GNU long name or pax header sets for the next header: `path`, `size`, ..."""
+    """The fields that a GNU long name or pax header sets for the next header, such as `path`."""
     if header.size > _MAX_HEADER_BYTES:
         raise reader.damaged(f"a header of {header.size:,} bytes")
     content = reader.read(header.size)
@@ -142,8 +142,8 @@ def _check_member(reader: Reader, header: tarfile.TarInfo, overrides: dict[str, 
     if header.type not in (*_FILES, tarfile.DIRTYPE) or is_sparse:
         kind = "link" if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE) else "special file"
         raise ValueError(
-            f"{reader.name}: the member {name!r} is a {kind}, expected regular files: write the tar "
-            "without it"
+            f"{reader.name}: the member {name!r} is a {kind}, expected regular files: write the "
+            "tar without it"
         )
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(

@@ -1,11 +1,11 @@
 """Generates a parallel Korean-English corpus that a small encoder learns in minutes.
 
-Each sentence has a hidden theme, such as a kitchen or a harbor, that decides its content words. Only
-words without a theme are adjacent to a content word. These neighbors therefore tell its part of
-speech, but only the other content words tell which word it is. Subject, pronoun and auxiliary agree
-in gender, number and tense over a distance. So a model that reads whole sentences beats a model of
-adjacent tokens, which beats one of single tokens. The random choices are a keyed hash, so the text
-never changes.
+Each sentence has a hidden theme, such as a kitchen or a harbor, that decides its content words.
+Only words without a theme are adjacent to a content word. These neighbors therefore show its part
+of speech, but only the other content words show which word it is. Subject, pronoun and auxiliary
+agree in gender, number and tense over a distance. So a model that reads whole sentences beats a
+model of adjacent tokens, which beats one of single tokens. The random choices are a keyed hash, so
+the text never changes.
 """
 
 from collections.abc import Callable
@@ -143,8 +143,8 @@ def korean(scene: Scene) -> str:
 def with_particle(noun: str, after_consonant: str, after_vowel: str) -> str:
     """A Korean noun with the form of the particle that its last syllable requires.
 
-    The final consonant of a syllable is its code point modulo 28, with 0 for none (Unicode Standard,
-    section 3.12). `로` also follows ㄹ, which is 8.
+    The final consonant of a syllable is its code point modulo 28, with 0 for none (Unicode
+    Standard, section 3.12). `로` also follows ㄹ, which is 8.
     """
     final = (ord(noun[-1]) - ord("가")) % 28
     is_open = final == 0 or (after_vowel == "로" and final == 8)

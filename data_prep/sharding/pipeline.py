@@ -2,7 +2,7 @@
 
     text                       files, URLs, standard input
       |    tokenize            one task per chunk of about 4 MiB
-    .work/parts/*.bin          rows of token ids, grouped by bucket (leading bits of the line's hash)
+    .work/parts/*.bin          rows of token ids, grouped by bucket (leading bits of the line hash)
       |    shuffle_and_split   one task per group of buckets
     .work/groups/*.{train,valid}     the sequences of each split, in their final order
       |    write_shards        one task per shard
@@ -81,7 +81,7 @@ def make_shards(
     scheduler: str = "",
     scratch: Path | None = None,
 ) -> dict[Split, Index]:
-    """Write `out/train` and, unless the validation fraction is 0, `out/valid`; return their indexes.
+    """Write `out/train` and, unless the validation fraction is 0, `out/valid`; return the indexes.
 
     A finished output is kept, and an interrupted run is resumed.
 

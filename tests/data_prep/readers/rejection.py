@@ -9,7 +9,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def error_message(tmp_path, capsys, *flags):
-    """The one error message of `tokenizer` and `shard`, which exit with code 2 and write nothing."""
+    """The only error message of `tokenizer` and `shard`; they must exit with 2 and write nothing."""
     tokenizer_path = tmp_path / "tokenizer.json"
     message = ""
     for command in (

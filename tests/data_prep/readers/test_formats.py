@@ -24,7 +24,7 @@ datasets.disable_progress_bars()
 
 @pytest.fixture(scope="module")
 def documents(lines):
-    """Some with several lines, some empty, some with text that cleaning changes, and a duplicate."""
+    """Some with several lines, some empty, some that cleaning changes, and a duplicate."""
     texts = [*lines["ko"], *lines["en"]]
     for number in range(0, len(texts), 7):
         texts[number] = texts[number].replace(" ", "\n")
@@ -123,7 +123,7 @@ def mds_gz(path, documents):
 
 
 def written_by_streaming(path, documents):
-    """Written by MDSWriter itself, if it is installed; its dependencies are too large to require."""
+    """Written by MDSWriter, if it is installed; its dependencies are too large to require."""
     streaming = pytest.importorskip("streaming")
     columns = {"id": "int", "text": "str", "meta": "json", "z": "pkl"}
     with streaming.MDSWriter(

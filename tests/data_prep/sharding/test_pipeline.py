@@ -1,4 +1,4 @@
-"""From text to shards: each line once, and bytes that depend only on text, tokenizer and options."""
+"""From text to shards: each line once, and bytes that depend on text, tokenizer and options."""
 
 import gzip
 import json
