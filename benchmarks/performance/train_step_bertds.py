@@ -3,7 +3,10 @@
 python -m benchmarks.performance.train_step_bertds engine|plain SHARDS [SETTINGS]
 """
 
+import atexit
+import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +18,12 @@ from bertds.config.case import Case, read_case
 from bertds.data.packing import PackedBatch
 from bertds.distributed.world import World
 from bertds.engine.engine import Engine
-from bertds.engine.process_group import init_process_group
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
+from bertds.training.session import open_session
 from bertds.training.setup import RunSetup, prepare_run
-from bertds.training.trainer import build
+from bertds.training.trainer import build_engine
 
 STEPS = 2  # per turn
 CPU = torch.device("cpu")
@@ -31,8 +34,10 @@ def main() -> tuple[dict[str, str], Turn]:
     """Build the engine or the plain loop; return the worker's metadata and its turn."""
     kind, shards, settings = sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:])
     case = read_case(Path(__file__).with_name("train_step.json"), "main", settings)
-    run = prepare_run(case, shards.parent, Path("runs/bench"), World())
-    device = init_process_group(run.world, 600.0)
+    run = prepare_run(case, shards.parent, Path(f"runs/bench-{os.getpid()}"), World())
+    session = contextlib.ExitStack()
+    atexit.register(session.close)
+    device = session.enter_context(open_session([run], run.world)).device
     step = make_engine_step(run, device) if kind == "engine" else make_plain_step(run, case)
     batches = run.loader.batches(0, 1 << 40)
 
@@ -49,7 +54,7 @@ def main() -> tuple[dict[str, str], Turn]:
 
 def make_engine_step(run: RunSetup, device: torch.device) -> Step:
     """Return a training step of the engine. It reads the sums, so that all work is finished."""
-    engine: Engine = build(run, device)
+    engine: Engine = build_engine(run, device)
     numbers = itertools.count()
     return lambda packs: engine.train_step(packs, next(numbers), stop=False).sums()
 
