@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves a directory, with faults on request."""
+"""A local HTTP server that serves a directory, with faults on request."""
 
 import contextlib
 import http.server
@@ -14,10 +14,11 @@ STALL_S = 20.0
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `root`; each fault of a path is used up by one request for it, in turn.
+    """Serves `root`; each request for a path consumes the next of its faults.
 
-    Faults: `500`, `403`, `reset` (after a few bytes), `cut` (fewer bytes than it announced), `short`
-    (fewer bytes, announced as all), `flip` (one byte is another), `stall`, `slow` (in small pieces).
+    Faults: `500`, `403`, `reset` (after half of the bytes), `cut` (fewer bytes than announced),
+    `short` (half of the file, announced as all), `flip` (one flipped bit), `stall`, `slow` (in small
+    pieces).
     """
 
     daemon_threads = True
@@ -30,7 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are part of the tests."""
+        """Ignore clients that disconnect: tests do so."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -64,13 +65,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             content = content[:600] + bytes([content[600] ^ 1]) + content[601:]
         if fault == "short":
             content = content[: len(content) // 2]
-        content, wanted = self._ranged(content)
-        self.send_header("Content-Length", str(wanted if self.command == "GET" else self._size()))
+        content = self._ranged(content)
+        length = len(content) if self.command == "GET" else self._size()
+        self.send_header("Content-Length", str(length))
         self.end_headers()
         self._send(content, fault)
 
-    def _ranged(self, content: bytes) -> tuple[bytes, int]:
-        """The part of the content that was asked for, behind the status line."""
+    def _ranged(self, content: bytes) -> bytes:
+        """Send the status line, and return the requested range of the content."""
         span = self.headers.get("Range", "")
         if self.command == "GET" and span.startswith("bytes="):
             first, last = span.removeprefix("bytes=").split("-")
@@ -81,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Accept-Ranges", "bytes")
-        return content, len(content)
+        return content
 
     def _size(self) -> int:
         return (self.server.root / self.path.lstrip("/")).stat().st_size
@@ -112,7 +114,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Server]:
-    """A server of a directory, for the time of the context."""
+    """Run a server of a directory inside the context."""
     server = Server(root)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

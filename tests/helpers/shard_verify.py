@@ -1,4 +1,4 @@
-"""What `python -m data_prep verify` says of a directory."""
+"""The faults that `python -m data_prep verify` finds in a directory."""
 
 import contextlib
 import io
@@ -9,12 +9,12 @@ from data_prep.__main__ import verify
 
 
 def faults_of(directory: Path) -> list[str]:
-    """The faults that it names, one sentence each; its exit code must agree."""
+    """List the faults, one line each, and check the exit code."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as said,
+        contextlib.redirect_stderr(io.StringIO()) as output,
     ):
         code = verify(directory)
-    faults = said.getvalue().splitlines()
+    faults = output.getvalue().splitlines()
     assert code == (ShardError.code if faults else 0)
     return faults

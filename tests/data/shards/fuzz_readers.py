@@ -1,11 +1,11 @@
-"""Any bytes where a shard set is expected: refused by name, or a set that holds; never anything else.
+"""Fuzzes the readers: any bytes are rejected by name, or are a valid set; nothing else happens.
 
-    python tests/data/fuzz_readers.py CORPUS_DIR -max_total_time=1200        (`make fuzz`)
+    python tests/data/shards/fuzz_readers.py CORPUS_DIR -max_total_time=1200        (`make fuzz`)
 
-libFuzzer (by atheris) mutates a short program of edits, which is applied to a small set that is
-whole: bytes of a file, values of the index with hashes and sizes made right again, members of a
-block behind headers that are right. So a mutation gets past the outer checks to the inner ones.
-What it has found stands in `fuzz_findings.txt` and is read again by a test.
+libFuzzer (through atheris) mutates a short program of edits that is applied to a small valid set:
+bytes of a file, values of the index with hashes and sizes corrected, members of a block behind valid
+headers. So a mutation passes the outer checks and reaches the inner ones. A test replays the
+findings, which are in `fuzz_corpus.txt`.
 """
 
 import contextlib
@@ -55,18 +55,18 @@ VALUES: tuple[Any, ...] = (
 
 
 class Program:
-    """Numbers, one after the other, from the fuzzer's bytes; zeros when they are used up."""
+    """A stream of numbers from the fuzzer's bytes; zeros after their end."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._place = data, 0
+        self._data, self._position = data, 0
 
     @property
     def is_over(self) -> bool:
-        return self._place >= len(self._data)
+        return self._position >= len(self._data)
 
     def take(self, count: int) -> bytes:
-        piece = self._data[self._place : self._place + count]
-        self._place += count
+        piece = self._data[self._position : self._position + count]
+        self._position += count
         return piece.ljust(count, b"\0")
 
     def below(self, limit: int) -> int:
@@ -74,7 +74,7 @@ class Program:
 
 
 def make_set(directory: Path, copies: int) -> None:
-    """Three blocks in two shards."""
+    """Write three blocks in two shards."""
     words = {name: number for number, name in enumerate([*SPECIAL, "a", "b", "c", "d"])}
     backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -103,26 +103,26 @@ def edit_bytes(directory: Path, program: Program) -> None:
     names = sorted(path.name for path in directory.iterdir())
     path = directory / names[program.below(len(names))]
     content = bytearray(path.read_bytes())
-    place = program.below(len(content) + 1)
+    offset = program.below(len(content) + 1)
     kind = program.below(3)
     if kind == 0:
         piece = program.take(1 + program.below(8))
-        content[place : place + len(piece)] = piece
+        content[offset : offset + len(piece)] = piece
     elif kind == 1:
-        del content[place:]
+        del content[offset:]
     else:
         content += program.take(program.below(1024))
     path.write_bytes(content)
 
 
 def edit_index(directory: Path, program: Program) -> None:
-    """Put another value somewhere in the index."""
+    """Replace a value in the index."""
     path = directory / INDEX_NAME
     try:
         block: Any = json.loads(path.read_text())
     except ValueError:  # an earlier edit
         return
-    whole = block
+    index = block
     while True:
         keys = list(block) if isinstance(block, dict) else list(range(len(block)))
         if not keys:
@@ -132,17 +132,17 @@ def edit_index(directory: Path, program: Program) -> None:
             break
         block = block[key]
     block[key] = VALUES[program.below(len(VALUES))]
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(index))
 
 
 def edit_table(directory: Path, program: Program) -> None:
-    """Put another number in the table of blocks, whose hash the index then has."""
+    """Replace a number in the block table, and its hash in the index."""
     path = directory / BLOCKS_NAME
     content = bytearray(path.read_bytes())
     if len(content) < 132:
         return
-    place = 128 + 4 * program.below((len(content) - 128) // 4)
-    content[place : place + 4] = program.take(4)
+    offset = 128 + 4 * program.below((len(content) - 128) // 4)
+    content[offset : offset + 4] = program.take(4)
     path.write_bytes(content)
     with contextlib.suppress(ValueError, TypeError):
         index = json.loads((directory / INDEX_NAME).read_text())
@@ -154,7 +154,7 @@ EDITS: tuple[Callable[[Path, Program], None], ...] = (edit_bytes, edit_index, ed
 
 
 def read_everything(directory: Path) -> None:
-    """What training and `verify` do; a set that passes must hold."""
+    """Read as training and `verify` do; a set that passes must be valid."""
     with contextlib.suppress(ShardError):
         read_index(directory)
     assert all(isinstance(fault, str) for fault in faults_of(directory))
@@ -163,14 +163,14 @@ def read_everything(directory: Path) -> None:
             shards = ShardSet.open(directory, skips_bad=skips)
             for number in range(min(shards.num_blocks, 10)):
                 if skips:
-                    assert_holds(
+                    assert_valid(
                         shards.read_block_or_substitute(number, shards.num_blocks)[1], shards.index
                     )
                 else:
-                    assert_holds(shards.read_block(number), shards.index)
+                    assert_valid(shards.read_block(number), shards.index)
 
 
-def assert_holds(block: Block, index: Any) -> None:
+def assert_valid(block: Block, index: Any) -> None:
     assert int(block.lengths.sum(dtype=np.int64)) == len(block.tokens)
     assert 0 < int(block.lengths.min()) <= int(block.lengths.max()) <= index.seq_len
     for ids in (block.tokens, *block.inputs):
@@ -181,7 +181,7 @@ def assert_holds(block: Block, index: Any) -> None:
 
 
 def read_members(program: Program, index: Any) -> None:
-    """A block whose headers are right around arrays of any bytes."""
+    """Decode a block with valid headers around arrays of any bytes."""
     content = b""
     for name in member_names(0, index.copies):
         kind = ("uint16", "uint32")[program.below(2)]
@@ -195,29 +195,29 @@ def read_members(program: Program, index: Any) -> None:
     except ValueError as error:
         assert "\n" not in str(error)
         return
-    assert_holds(block, index)
+    assert_valid(block, index)
     assert encode_block(0, block) == content
 
 
 class Readers:
-    """Whole sets of both kinds to edit copies of."""
+    """Valid sets of both kinds, of which copies are edited."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         for copies in (0, 1):
-            make_set(scratch / f"whole{copies}", copies)
-            assert faults_of(scratch / f"whole{copies}") == []
+            make_set(scratch / f"valid{copies}", copies)
+            assert faults_of(scratch / f"valid{copies}") == []
 
     def one_input(self, data: bytes) -> None:
-        """Read what a program of edits makes."""
+        """Run a program of edits, then read the result."""
         program = Program(data)
-        whole = self._scratch / f"whole{program.below(2)}"
+        valid = self._scratch / f"valid{program.below(2)}"
         if program.below(2):
-            read_members(program, read_index(whole))
+            read_members(program, read_index(valid))
             return
         directory = self._scratch / "edited"
         shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(whole, directory)
+        shutil.copytree(valid, directory)
         try:
             for _ in range(4):
                 if not program.is_over:
@@ -228,10 +228,10 @@ class Readers:
 
 
 def main() -> None:
-    """Fuzz until libFuzzer's own options say that it is enough."""
+    """Fuzz until an option of libFuzzer ends it."""
     import atheris
 
-    logging.disable()  # what is replaced by `skip` is named, a hundred times a second here
+    logging.disable()  # `skips_bad` logs each damaged block
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         readers = Readers(Path(scratch))
         atheris.instrument_all()

@@ -1,4 +1,4 @@
-"""One cache, many processes: fetched once, never torn, never over its bound, no lock left behind."""
+"""A cache shared by processes: one fetch per shard, the bound holds, no lock is left behind."""
 
 import fcntl
 import os
@@ -15,6 +15,7 @@ from tests.helpers import gloo
 from tests.helpers.http_server import serving
 
 SCRIPT = Path(__file__).resolve().parents[2] / "helpers" / "workers" / "shard_cache.py"
+WORKERS = 3
 
 
 @pytest.fixture
@@ -25,18 +26,19 @@ def server(data_root):
 
 @pytest.fixture
 def sizes(data_root):
-    """Bytes of the four shards."""
+    """The bytes of the four shards."""
     sets = [ShardSet.open(data_root / name) for name in ("ko", "en")]
-    return [shard.bytes for one in sets for shard in one.index.shards]
+    return [shard.bytes for shards in sets for shard in shards.index.shards]
 
 
 def readers(server, data_root, tmp_path, max_bytes, reads):
+    """Start processes that read random blocks through one cache."""
     arguments = (server.url, data_root, tmp_path / "cache", max_bytes, reads)
-    return gloo.Workers(SCRIPT, 3, *arguments, scratch=tmp_path)
+    return gloo.Workers(SCRIPT, WORKERS, *arguments, scratch=tmp_path)
 
 
 def held_by(cache_dir):
-    """Bytes of all shards, whole or not; what vanishes meanwhile is not counted."""
+    """Sum the bytes of all shards, complete or not; a file may vanish meanwhile."""
     held = 0
     for path in (cache_dir / "shards").glob("*"):
         try:
@@ -51,7 +53,7 @@ def test_each_shard_is_fetched_once(server, data_root, tmp_path, sizes):
         server.faults[f"{name}/shard-000000.tar"] = ["slow"]
     with readers(server, data_root, tmp_path, sum(sizes), 60) as workers:
         results = workers.results()
-    assert [one["wrong"] for one in results if "wrong" in one] == [0, 0, 0]
+    assert [result["wrong"] for result in results if "wrong" in result] == [0] * WORKERS
     shards = {path: count for path, count in server.requests.items() if path.endswith(".tar")}
     assert list(shards.values()) == [1, 1, 1, 1]
     assert not list((tmp_path / "cache" / "shards").glob("*.part"))
@@ -65,12 +67,12 @@ def test_the_bound_holds_while_all_fetch_and_evict(server, data_root, tmp_path, 
             most = max(most, held_by(tmp_path / "cache"))
             time.sleep(0.002)
         results = workers.results()
-    assert [one["wrong"] for one in results if "wrong" in one] == [0, 0, 0]
+    assert [result["wrong"] for result in results if "wrong" in result] == [0] * WORKERS
     assert 0 < most <= bound
     assert sum(count for path, count in server.requests.items() if path.endswith(".tar")) > 8
 
 
-def test_a_reader_that_is_killed_holds_up_nobody(server, data_root, tmp_path, sizes):
+def test_a_killed_reader_blocks_no_other(server, data_root, tmp_path, sizes):
     for name in ("ko", "en"):
         for number in (0, 1):
             server.faults[f"{name}/shard-{number:06d}.tar"] = ["stall"]
@@ -93,7 +95,7 @@ def test_a_reader_that_is_killed_holds_up_nobody(server, data_root, tmp_path, si
     assert held_by(tmp_path / "cache") <= max(sizes)
 
 
-def test_a_shard_that_is_being_read_stays(server, tmp_path, sizes):
+def test_a_shard_that_is_being_read_is_not_evicted(server, tmp_path, sizes):
     root = DataRoot(server.url, Cache(tmp_path / "cache", sum(sizes) - min(sizes)))
     ko, en = (ShardSet.open(root.files(name)) for name in ("ko", "en"))
     for shards, block in ((ko, 0), (ko, ko.num_blocks - 1), (en, 0)):

@@ -1,4 +1,4 @@
-"""Sets behind URLs: the bytes of the local ones whatever the server does, or one clear error."""
+"""Remote shard sets: the bytes of the local ones despite server faults, or one clear error."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ def server(data_root):
 
 @pytest.fixture
 def root(server, tmp_path):
-    """`--data` at that server."""
+    """The data root at that server."""
     return root_at(server.url, tmp_path / "cache")
 
 
@@ -36,9 +36,9 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(remote, "WAITS_S", (0.01,) * 5)
 
 
-def root_at(place, cache_dir, cache_gb=1.0):
+def root_at(url, cache_dir, cache_gb=1.0):
     block = {"train": [{"name": "ko"}], "cache_dir": str(cache_dir), "cache_gb": cache_gb}
-    return DataRoot.of(place, DataConfig.model_validate(block))
+    return DataRoot.of(url, DataConfig.model_validate(block))
 
 
 def content_of(shards):
@@ -50,7 +50,7 @@ def cached(root):
     return sorted(path.name for path in (root.cache.directory / "shards").iterdir())
 
 
-def test_a_set_is_that_on_the_disk(root, server, data_root):
+def test_a_remote_set_equals_the_local_one(root, server, data_root):
     shards = ShardSet.open(root.files("ko"))
     assert server.requests.total() == 3  # index, block table, tokenizer
     assert not (root.cache.directory / "shards").exists()
@@ -69,17 +69,17 @@ def test_a_set_is_that_on_the_disk(root, server, data_root):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_passing_faults_pass(root, server, data_root, fault):
+def test_transient_faults_are_retried(root, server, data_root, fault):
     for name in ("blocks.npy", "tokenizer.json", "shard-000000.tar", "shard-000001.tar"):
         server.faults[f"ko/{name}"] = [fault, fault]
-    if fault != "short" and fault != "flip":  # nothing vouches for the index but its form
+    if fault != "short" and fault != "flip":  # the index has no known hash
         server.faults["ko/index.json"] = [fault, fault]
     shards = ShardSet.open(root.files("ko"))
     assert content_of(shards) == content_of(ShardSet.open(data_root / "ko"))
     assert cached(root) == sorted(f"{shard.sha256}.tar" for shard in shards.index.shards)
 
 
-def test_a_server_that_falls_silent_is_given_up(root, server, data_root, monkeypatch):
+def test_a_stalled_connection_is_retried(root, server, data_root, monkeypatch):
     monkeypatch.setattr(remote, "STALL_S", 0.3)
     server.faults["ko/shard-000000.tar"] = ["stall"]
     server.faults["ko/index.json"] = ["stall"]
@@ -100,7 +100,7 @@ def test_a_server_that_falls_silent_is_given_up(root, server, data_root, monkeyp
         ("flip", ShardError, "shard-000000.tar: it is not the shard that the index names"),
     ],
 )
-def test_lasting_faults_are_one_error(root, server, monkeypatch, fault, kind, words):
+def test_a_lasting_fault_is_one_error(root, server, monkeypatch, fault, kind, words):
     if fault == "stall":
         monkeypatch.setattr(remote, "STALL_S", 0.1)
     shards = ShardSet.open(root.files("ko"))
@@ -116,20 +116,20 @@ def test_lasting_faults_are_one_error(root, server, monkeypatch, fault, kind, wo
     shards.read_block(shards.num_blocks - 1)  # the other shard is whole
 
 
-def test_a_server_that_is_not_there(tmp_path):
+def test_an_unreachable_server_is_an_error(tmp_path):
     with pytest.raises(
         RemoteError, match=r"http://127\.0\.0\.1:9/ko/index\.json could not be read"
     ):
         root_at("http://127.0.0.1:9", tmp_path).files("ko")
 
 
-def test_no_set_behind_the_url(root):
+def test_a_url_without_a_set_is_an_error(root):
     with pytest.raises(ShardError, match=r"fr/index\.json does not exist: .* is not a finished"):
         root.files("fr")
 
 
-def test_skipping_stands_in_for_a_shard_that_is_missing(root, server, data_root):
-    """But not for one that cannot be reached: other processes may reach it."""
+def test_a_missing_shard_is_substituted(root, server, data_root):
+    """A shard that cannot be reached is not: other ranks may reach it."""
     server.faults["ko/shard-000000.tar"] = ["404"]
     shards = ShardSet.open(root.files("ko"), skips_bad=True)
     number, block = shards.read_block_or_substitute(0, shards.num_blocks)
@@ -145,7 +145,7 @@ def test_skipping_stands_in_for_a_shard_that_is_missing(root, server, data_root)
         shards.read_block_or_substitute(0, shards.num_blocks)
 
 
-def test_a_set_that_was_made_again_is_another(tmp_path, data_root):
+def test_a_set_that_was_made_again_is_not_read_from_the_cache(tmp_path, data_root):
     shutil.copytree(data_root / "ko", tmp_path / "sets" / "x")
     with serving(tmp_path / "sets") as server:
         root = root_at(server.url, tmp_path / "cache")
@@ -157,7 +157,7 @@ def test_a_set_that_was_made_again_is_another(tmp_path, data_root):
     assert after == content_of(ShardSet.open(data_root / "en"))
 
 
-def test_the_least_recently_read_shard_goes(server, data_root, tmp_path):
+def test_the_least_recently_used_shard_is_evicted(server, data_root, tmp_path):
     sizes = [
         shard.bytes
         for name in ("ko", "en")
@@ -170,19 +170,19 @@ def test_the_least_recently_read_shard_goes(server, data_root, tmp_path):
         shards.read_block(block % shards.num_blocks)
     assert len(cached(root)) == 3
     en.read_block(en.num_blocks - 1)
-    kept = [ko.index.shards[0], *en.index.shards]  # not ko's second one
+    kept = [ko.index.shards[0], *en.index.shards]  # not the second shard of ko
     assert cached(root) == sorted(f"{shard.sha256}.tar" for shard in kept)
     assert content_of(ko) == content_of(ShardSet.open(data_root / "ko"))
     held = sum(path.stat().st_size for path in (root.cache.directory / "shards").iterdir())
     assert held <= bound
 
 
-def test_a_cache_too_small_for_a_shard_is_refused(server, tmp_path):
+def test_a_cache_smaller_than_a_shard_is_rejected(server, tmp_path):
     with pytest.raises(ValueError, match=r"data\.cache_gb is 1e-06, but .*/ko has a shard of"):
         root_at(server.url, tmp_path, 1e-6).files("ko")
 
 
-def test_another_scheme_is_refused(tmp_path):
+def test_an_unsupported_scheme_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"pipe:// is not read, wanted is one of file, memory"):
         root_at("pipe://cat", tmp_path).files("ko")
     with pytest.raises(ValueError, match="is not read"):
@@ -190,7 +190,7 @@ def test_another_scheme_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
-def test_a_disk_that_is_full_is_no_fault_of_the_server(root, server, monkeypatch):
+def test_a_full_disk_is_not_a_fault_of_the_server(root, server, monkeypatch):
     shards = ShardSet.open(root.files("ko"))
     full = root.cache.directory / "full"
     full.symlink_to("/dev/full")
@@ -200,19 +200,19 @@ def test_a_disk_that_is_full_is_no_fault_of_the_server(root, server, monkeypatch
     assert server.requests["ko/shard-000000.tar"] == 1
 
 
-@pytest.mark.parametrize("place", ["file", "memory"])
-def test_other_file_systems(place, data_root, tmp_path):
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_other_file_systems(scheme, data_root, tmp_path):
     import fsspec
 
     url = f"file://{data_root}"
-    if place == "memory":
+    if scheme == "memory":
         url = "memory://sets"
         fsspec.filesystem("memory").put(f"{data_root}/en/", "/sets/en/", recursive=True)
     shards = ShardSet.open(root_at(url, tmp_path / "cache").files("en"))
     assert content_of(shards) == content_of(ShardSet.open(data_root / "en"))
 
 
-def test_a_stream_goes_on_where_it_broke(tmp_path):
+def test_a_broken_stream_resumes_at_its_position(tmp_path):
     content = np.random.default_rng(0).bytes(9_000_000)
     (tmp_path / "text").write_bytes(content)
     with serving(tmp_path) as server:

@@ -1,4 +1,4 @@
-"""One of several processes that share a cache: reads random blocks and compares them."""
+"""Worker: reads random blocks through a shared cache and compares them with the local ones."""
 
 import os
 import random
@@ -14,16 +14,16 @@ from tests.helpers.gloo import emit
 def main(url: str, local: str, cache_dir: str, max_bytes: str, reads: str) -> None:
     root = DataRoot(url, Cache(Path(cache_dir), int(max_bytes)))
     names = ["ko", "en"]
-    ours = {name: ShardSet.open(root.files(name)) for name in names}
-    theirs = {name: ShardSet.open(Path(local) / name) for name in names}
+    cached = {name: ShardSet.open(root.files(name)) for name in names}
+    local_sets = {name: ShardSet.open(Path(local) / name) for name in names}
     generator = random.Random(int(os.environ["RANK"]))
     emit(ready=True)
     wrong = 0
     for _ in range(int(reads)):
         name = generator.choice(names)
-        block = generator.randrange(ours[name].num_blocks)
-        found, wanted = ours[name].read_block(block), theirs[name].read_block(block)
-        wrong += found.tokens.tolist() != wanted.tokens.tolist()
+        block = generator.randrange(cached[name].num_blocks)
+        found, expected = cached[name].read_block(block), local_sets[name].read_block(block)
+        wrong += found.tokens.tolist() != expected.tokens.tolist()
     emit(wrong=wrong)
 
 
