@@ -1,7 +1,7 @@
 """Pre-training of BERT-like encoders on DeepSpeed, from raw text to a Hugging Face model.
 
-From Python: `Case`, `train` and `load_model`, which are imported when they are asked for, since many
-parts of the package do without torch.
+The Python API is `Case`, `train`, `load_model` and `Model`. Each is imported on first access,
+because many parts of the package work without torch.
 """
 
 import importlib

@@ -1,6 +1,7 @@
-"""What Python programs use: train a case, and take what was trained.
+"""The Python API: train a case, load the trained model, predict masked tokens, encode, export.
 
-case = Case.read("ds_configs/sample.json")  -->  run_dir = train(case)  -->  model = load_model(run_dir)
+case = Case.read("ds_configs/sample.json")  ->  run_dir = train(case)
+                                            ->  model = load_model(run_dir)
 """
 
 from collections.abc import Sequence
@@ -24,24 +25,25 @@ __all__ = ["Case", "Model", "load_model", "train"]
 
 
 def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Path:
-    """Train a case, or go on with it where an earlier call or `launch/train.py` stopped.
+    """Train a case, or resume it from its last checkpoint.
 
-    In one process; under a launcher, all processes call it. SIGTERM and Ctrl-C save first, and a
-    second Ctrl-C interrupts, so it must be called in the main thread.
+    It trains in this process. Under a launcher, every rank must call it. It must run in the main
+    thread, because it handles signals: SIGTERM and the first Ctrl-C save a checkpoint before
+    training stops, a second Ctrl-C interrupts.
 
     Args:
-        case: From `Case.read`.
+        case: The result of `Case.read`.
         data: Directory or URL that the names of shard sets are relative to.
-        out: Directory for `<case>/<arm>/`.
+        out: Output directory; the run is written to `<out>/<case>/<arm>/`.
 
     Returns:
-        The run's directory; its `status.json` says whether it is done or was stopped before.
+        The run directory. Its `status.json` tells whether training is done or was preempted.
 
     Raises:
-        ConfigError: The case does not fit the machine, the processes or the data.
+        ConfigError: The case does not fit the machine, the number of ranks or the data.
         ValueError: A shard set is missing or damaged.
-        NonFiniteError: Losses, gradients or weights are not finite.
-        CheckpointError: A checkpoint cannot be read, or the final one not be written.
+        NonFiniteError: Losses, gradients or weights are NaN or infinite.
+        CheckpointError: A checkpoint cannot be read, or the final one cannot be written.
     """
     world = World.detect()
     run = prepare_run(case, data, Path(out) / case.name / case.arm, world)
@@ -55,15 +57,15 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
 
 
 def load_model(run_dir: Path | str, checkpoint: str = "latest") -> "Model":
-    """The model of a run, finished or still going on, in fp32 on the CPU.
+    """Load the model of a finished or running experiment, in fp32 on the CPU.
 
     Args:
-        run_dir: Such as `runs/sample/main`.
-        checkpoint: `latest` (the newest that is whole), `best`, or a step.
+        run_dir: A run directory, for example `runs/sample/main`.
+        checkpoint: `latest` (the newest complete checkpoint), `best`, or a step.
 
     Raises:
-        ValueError: It is no run's directory, or of another version of the program.
-        CheckpointError: There is no such checkpoint, or it is damaged.
+        ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
+        CheckpointError: The checkpoint does not exist or is damaged.
     """
     trained = TrainedRun.open(Path(run_dir), checkpoint)
     return Model(trained, trained.model())
@@ -79,7 +81,7 @@ class Model:
     """The weights, as a torch module."""
 
     def fill(self, text: str, top: int = 5) -> list[MaskPrediction]:
-        """The most likely tokens for each [MASK] of a text.
+        """Predict the `top` most likely tokens for each [MASK] of a text.
 
         Raises:
             ConfigError: The text has no [MASK], or is too long for the model.
@@ -87,7 +89,7 @@ class Model:
         return fill(self.trained, self.module, text, top)
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
-        """The last hidden states of each text, (L, D), one row for each of its tokens.
+        """Compute the last hidden states of each text: (L, D), one row per token.
 
         Raises:
             ConfigError: A text is too long for the model.
@@ -95,10 +97,10 @@ class Model:
         return embed(self.trained, self.module, texts)
 
     def export(self, out: Path | str) -> None:
-        """Write a Hugging Face directory.
+        """Write the model as a Hugging Face directory.
 
         Raises:
-            ConfigError: No Hugging Face class computes what the model does.
-            FileExistsError: There is something at `out` already.
+            ConfigError: No Hugging Face class computes the same function as the model.
+            FileExistsError: `out` exists and is not empty.
         """
         export(self.trained, Path(out))

@@ -1,1 +1,1 @@
-"""Hugging Face formats: config, weights and tokenizer, both ways."""
+"""Conversion to and from Hugging Face formats: config, weights and tokenizer."""

@@ -1,9 +1,9 @@
-"""The Hugging Face classes that our encoder can be, and where each keeps our parameters.
+"""The Hugging Face classes that our encoder maps to, and their parameter names.
 
-The only owner of their names: export writes by this table, `run.init_from` reads by it. A preset
-is its class by construction; other options are a class where the function computed stays the same
-(a fixed table of positions is a learned one that nobody trained, no bias is a bias of 0), and are
-refused where no class has them.
+This module owns the names: export writes them, and `run.init_from` reads them. Each preset is one
+class by construction. Other options map to a class if that class can compute the same function: a
+fixed position table is a learned table that was not trained, and no bias is a bias of 0. Options
+that no class supports are rejected.
 """
 
 import re
@@ -16,58 +16,59 @@ from bertds.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """One class of Hugging Face's transformers."""
+    """One model class of Hugging Face transformers."""
 
     name: str
     model_type: str
     modules: Mapping[str, tuple[str, ...]]
-    """Our modules to theirs, `{}` the layer's number; several hold our matrix in equal parts."""
+    """Our module names to theirs; `{}` is the layer index. Several names hold our matrix in equal
+    parts, split along its first axis."""
     decoder_bias: str
-    """The bias over the vocabulary, which does not always lie with its matrix."""
+    """The bias over the vocabulary. In some classes it is not in the decoder module."""
     token_types: str = ""
-    """A table that is added to every token's embedding and that we have not; empty: none."""
+    """The token type table, which our model lacks; empty if the class has none."""
     token_type_rows: int = 0
     always_biased: bool = True
-    """Whether its linear layers and norms cannot be without biases."""
+    """Whether its linear layers and norms always have biases."""
     counts_positions_from_pad: bool = False
     """Whether positions start at pad_id + 1 (RoBERTa's offset) instead of 0."""
 
-    def places(self, name: str) -> tuple[str, ...]:
-        """Their parameters that hold one of ours: one, or the equal parts of its first axis."""
+    def hf_names(self, name: str) -> tuple[str, ...]:
+        """Their parameters that hold one of ours: one name, or one per part."""
         if name == "head.decoder.bias":
             return (self.decoder_bias,)
         module, kind = name.rsplit(".", 1)
-        number = "".join(re.findall(r"layers\.(\d+)\.", module))
-        theirs = self.modules[re.sub(r"layers\.\d+\.", "layers.{}.", module)]
-        return tuple(f"{one.format(number)}.{kind}" for one in theirs)
+        layer = "".join(re.findall(r"layers\.(\d+)\.", module))
+        hf_modules = self.modules[re.sub(r"layers\.\d+\.", "layers.{}.", module)]
+        return tuple(f"{hf_module.format(layer)}.{kind}" for hf_module in hf_modules)
 
     @property
-    def own_decoder_bias(self) -> str:
-        """The bias of the decoder's module, which is tied to `decoder_bias` as its matrix is."""
+    def decoder_module_bias(self) -> str:
+        """The bias of the decoder module, tied to `decoder_bias` where the embeddings are tied."""
         return f"{self.modules['head.decoder'][0]}.bias"
 
     def first_position(self, pad_id: int) -> int:
-        """The row of their position table that a sequence's first token reads."""
+        """The row of their position table that the first token of a sequence reads."""
         return pad_id + 1 if self.counts_positions_from_pad else 0
 
 
 _LAYER = "encoder.layers.{}"
 
 
-def _bert_like(prefix: str, others: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """What BERT and its relatives call alike, and the others."""
-    there = f"{prefix}.encoder.layer.{{}}"
-    alike = {
+def _bert_like(prefix: str, other_modules: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """The module names that BERT and its relatives share, and the other modules of one class."""
+    layer = f"{prefix}.encoder.layer.{{}}"
+    shared_modules = {
         "encoder.embeddings.tokens": f"{prefix}.embeddings.word_embeddings",
         "encoder.embeddings.positions": f"{prefix}.embeddings.position_embeddings",
         "encoder.embeddings.norm": f"{prefix}.embeddings.LayerNorm",
-        f"{_LAYER}.attention.output": f"{there}.attention.output.dense",
-        f"{_LAYER}.feed_forward.input": f"{there}.intermediate.dense",
-        f"{_LAYER}.feed_forward.output": f"{there}.output.dense",
+        f"{_LAYER}.attention.output": f"{layer}.attention.output.dense",
+        f"{_LAYER}.feed_forward.input": f"{layer}.intermediate.dense",
+        f"{_LAYER}.feed_forward.output": f"{layer}.output.dense",
     }
-    parts = tuple(f"{there}.attention.self.{part}" for part in ("query", "key", "value"))
-    single = {ours: (theirs,) for ours, theirs in (alike | others).items()}
-    return single | {f"{_LAYER}.attention.qkv": parts}
+    qkv = tuple(f"{layer}.attention.self.{part}" for part in ("query", "key", "value"))
+    single = {ours: (theirs,) for ours, theirs in (shared_modules | other_modules).items()}
+    return single | {f"{_LAYER}.attention.qkv": qkv}
 
 
 BERT = Architecture(
@@ -133,37 +134,42 @@ MODERNBERT = Architecture(
 )
 
 
-def family_of(config: ModelConfig) -> Architecture:
-    """The class that computes what a model of this architecture computes.
+def architecture_of(config: ModelConfig) -> Architecture:
+    """The Hugging Face class that computes the same function as a model with this config.
 
     Raises:
-        ConfigError: No class does; the option that stands in the way is named.
+        ConfigError: No class does; the message names the unsupported option.
     """
-    rope = config.positions == "rope"
-    found = MODERNBERT if rope else (BERT if config.norm == "post" else ROBERTA_PRENORM)
-    for is_in_the_way, key in _obstacles(config, found):
-        if is_in_the_way:
+    if config.positions == "rope":
+        closest = MODERNBERT
+    else:
+        closest = BERT if config.norm == "post" else ROBERTA_PRENORM
+    for is_unsupported, key in _unsupported_options(config, closest):
+        if is_unsupported:
             raise ConfigError(
-                f"model.{key} is {getattr(config, key)!r} with preset {config.preset!r} and "
-                f"positions {config.positions!r}, which Hugging Face's {found.name}, the nearest "
-                "class, has not: such a model can be trained and evaluated here only"
+                f"model.{key} is {getattr(config, key)!r}, which {closest.name} does not support "
+                f"(the closest Hugging Face class for preset {config.preset!r} and positions "
+                f"{config.positions!r}): this model can be trained and evaluated, but neither "
+                "exported nor initialized from Hugging Face weights"
             )
-    return found
+    return closest
 
 
-def _obstacles(config: ModelConfig, family: Architecture) -> list[tuple[bool, str]]:
-    if family is MODERNBERT:
+def _unsupported_options(config: ModelConfig, architecture: Architecture) -> list[tuple[bool, str]]:
+    """For each option that a class may not support: whether it does not, and the option's key."""
+    if architecture is MODERNBERT:
         return [
             (config.feed_forward != "glu", "feed_forward"),
             (config.norm != "pre", "norm"),
             (config.preset != "modernbert", "preset"),  # its first layer has no norm
         ]
     has_window = config.local_attention is not None and config.global_attn_every_n_layers > 1
-    # The head has the encoder's activation in BERT, gelu in RobertaPreLayerNorm; ours by preset.
-    own_activation = (config.preset == "bert") != (family is BERT)
+    # In the head, BERT applies the encoder's activation and RobertaPreLayerNorm applies gelu. Our
+    # head follows the preset, so another class agrees only if the encoder's activation is gelu.
+    head_differs = (config.preset == "bert") != (architecture is BERT)
     return [
         (config.feed_forward != "mlp", "feed_forward"),
         (has_window, "local_attention"),
-        (family is ROBERTA_PRENORM and config.preset == "modernbert", "preset"),
-        (own_activation and config.hidden_act != "gelu", "hidden_act"),
+        (architecture is ROBERTA_PRENORM and config.preset == "modernbert", "preset"),
+        (head_differs and config.hidden_act != "gelu", "hidden_act"),
     ]

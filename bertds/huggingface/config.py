@@ -1,7 +1,7 @@
-"""`config.json` of a Hugging Face class: written for a model, and compared with one.
+"""Writes the `config.json` of a Hugging Face class, and compares one with a case's model.
 
-ModernBERT's local layers and rotary bases are spelt in two ways, that of transformers 4 and that
-of 5; both are written, either is read.
+transformers 4 and 5 use different keys for ModernBERT's local layers and rotary bases. Both sets of
+keys are written; either is read.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from bertds.huggingface.architectures import (
     MODERNBERT,
     ROBERTA_PRENORM,
     Architecture,
-    family_of,
+    architecture_of,
 )
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-# What is compared, theirs to the key of `bertds.model` that it follows from.
+# The compared keys of config.json, and the key of `bertds.model` that determines each.
 _BERT_KEYS = {
     "hidden_size": "hidden_size",
     "num_hidden_layers": "num_hidden_layers",
@@ -57,28 +57,28 @@ _KEYS = {
 }
 
 
-# What a file may leave out.
+# Values of keys that a config.json may omit.
 _DEFAULTS = {"tie_word_embeddings": True, "classifier_activation": "gelu"}
 
 
 def config_json(
     config: ModelConfig, vocab_size: int, special_ids: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The file's content.
+    """The content of `config.json`.
 
     Args:
-        config: The architecture.
+        config: The model's configuration.
         vocab_size: V.
         special_ids: Role ("pad", "cls", "sep") to id, for the roles that exist.
 
     Raises:
-        ConfigError: No class computes what the model does.
+        ConfigError: No class computes the same function as the model.
     """
-    family = family_of(config)
-    start, end = special_ids.get("cls"), special_ids.get("sep")
+    architecture = architecture_of(config)
+    cls_id, sep_id = special_ids.get("cls"), special_ids.get("sep")
     shared = {
-        "architectures": [family.name],
-        "model_type": family.model_type,
+        "architectures": [architecture.name],
+        "model_type": architecture.model_type,
         "vocab_size": vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
@@ -87,15 +87,15 @@ def config_json(
         "initializer_range": config.initializer_range,
         "tie_word_embeddings": config.tie_word_embeddings,
         "pad_token_id": special_ids["pad"],
-        "bos_token_id": start,
-        "eos_token_id": end,
+        "bos_token_id": cls_id,
+        "eos_token_id": sep_id,
     }
-    if family is MODERNBERT:
-        return shared | {"cls_token_id": start, "sep_token_id": end} | _modernbert(config)
+    if architecture is MODERNBERT:
+        return shared | {"cls_token_id": cls_id, "sep_token_id": sep_id} | _modernbert(config)
     return shared | {
         "max_position_embeddings": config.max_position_embeddings
-        + family.first_position(special_ids["pad"]),
-        "type_vocab_size": family.token_type_rows,
+        + architecture.first_position(special_ids["pad"]),
+        "type_vocab_size": architecture.token_type_rows,
         "hidden_act": config.hidden_act,
         "layer_norm_eps": config.layer_norm_eps,
         "hidden_dropout_prob": config.hidden_dropout_prob,
@@ -131,44 +131,46 @@ def _modernbert(config: ModelConfig) -> dict[str, Any]:
 
 
 def _layer_types(num_layers: int, every: int) -> list[str]:
-    return [_SLIDING if number % every else _FULL for number in range(num_layers)]
+    return [_SLIDING if layer % every else _FULL for layer in range(num_layers)]
 
 
-def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], family: Architecture) -> str:
-    """The first fact in which a file is of another architecture; empty if it is the same.
+def difference(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], architecture: Architecture
+) -> str:
+    """Describe the first difference between two configurations; empty if they are the same.
 
     Args:
         theirs: A directory's `config.json`.
-        ours: What `config_json` gives for the case.
-        family: The class of the case's model.
+        ours: The result of `config_json` for the case.
+        architecture: The class of the case's model.
 
     Returns:
-        `config.json has num_hidden_layers 12, the case 2 (model.num_hidden_layers)`.
+        `config.json has num_hidden_layers 12, the case needs 2 (model.num_hidden_layers)`.
     """
-    there, here = _one_spelling(theirs), _one_spelling(ours)
-    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[family.name]
-    if _SLIDING not in here.get("layer_types", []):
+    theirs, ours = _normalized(theirs), _normalized(ours)
+    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[architecture.name]
+    if _SLIDING not in ours.get("layer_types", []):
         keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
     for key, our_key in keys.items():
-        if there.get(key) != here[key]:
+        if theirs.get(key) != ours[key]:
             return (
-                f"config.json has {key} {there.get(key)!r}, the case needs {here[key]!r} "
+                f"config.json has {key} {theirs.get(key)!r}, the case needs {ours[key]!r} "
                 f"(model.{our_key})"
             )
     return ""
 
 
-def _one_spelling(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what it leaves out, and with ModernBERT's keys as transformers 4 has them."""
-    found: dict[str, Any] = {**_DEFAULTS, **content}
-    if found.get("model_type") != MODERNBERT.model_type:
-        return found
-    if "layer_types" not in found:
-        every = found.get("global_attn_every_n_layers", 3)
-        found["layer_types"] = _layer_types(found["num_hidden_layers"], every)
-    turns = found.get("rope_parameters") or {}
-    for kind, key in ((_FULL, "global_rope_theta"), (_SLIDING, "local_rope_theta")):
-        found[key] = turns.get(kind, {}).get("rope_theta", found.get(key))
-    kinds = {one.get("rope_type", "default") for one in turns.values()}
-    found["rope_type"] = "/".join(sorted(kinds - {"default"})) or "default"
-    return found
+def _normalized(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with its defaults, and with ModernBERT's keys as transformers 4 has them."""
+    full: dict[str, Any] = {**_DEFAULTS, **config}
+    if full.get("model_type") != MODERNBERT.model_type:
+        return full
+    if "layer_types" not in full:
+        every = full.get("global_attn_every_n_layers", 3)
+        full["layer_types"] = _layer_types(full["num_hidden_layers"], every)
+    rope_parameters = full.get("rope_parameters") or {}
+    for layer_type, key in ((_FULL, "global_rope_theta"), (_SLIDING, "local_rope_theta")):
+        full[key] = rope_parameters.get(layer_type, {}).get("rope_theta", full.get(key))
+    rope_types = {rope.get("rope_type", "default") for rope in rope_parameters.values()}
+    full["rope_type"] = "/".join(sorted(rope_types - {"default"})) or "default"
+    return full

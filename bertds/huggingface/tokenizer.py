@@ -1,9 +1,12 @@
-r"""`tokenizer.json` and `tokenizer_config.json`, so that a text becomes the ids it had in training.
+r"""Builds a tokenizer for transformers that gives a text the same ids as in training.
 
-Two things stood outside the tokenizer there, and are put into it here: [CLS] and [SEP] around a
-sequence, if the shards had them; and what `data_prep` does to a line (control characters go, NFC,
-white space becomes single blanks, none at the ends). A blank at an end goes only where the tokenizer
-cuts at blanks: others may need the one beside a [MASK], at which the text is cut before it is cleaned.
+`data_prep` does two things outside the tokenizer, and the exported tokenizer does them as well:
+
+- It adds [CLS] and [SEP] around a sequence, if the shards have them.
+- It cleans each line: it removes control characters, normalizes to NFC, replaces white space by
+  single blanks, and strips both ends. The exported tokenizer strips only if it splits words at
+  blanks. Other tokenizers may need the blank beside [MASK], where transformers splits a text before
+  cleaning it.
 """
 
 import json
@@ -11,35 +14,45 @@ from typing import Any
 
 from bertds.data.tokenizer import Tokenizer
 
-# As in `data_prep.readers.cleaning`: white space is what Python's `str.split` takes for it.
+# The same as in `data_prep.readers.cleaning`: white space is what Python's `str.split` splits at.
 _CONTROL = "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]"
 _WHITE_SPACE = r"[\s\x1c-\x1f]+"
 
 
-def whole_tokenizer(tokenizer: Tokenizer, *, framed: bool) -> Tokenizer:
-    """A tokenizer whose `tokenizer.json` does all that training did to a text.
+def standalone_tokenizer(tokenizer: Tokenizer, *, add_special_tokens: bool) -> Tokenizer:
+    """A tokenizer that includes everything `data_prep` does to a text.
 
     Args:
-        tokenizer: That of the shards.
-        framed: Whether [CLS] and [SEP] stand around every sequence.
+        tokenizer: The tokenizer of the shards.
+        add_special_tokens: Whether every sequence starts with [CLS] and ends with [SEP].
     """
     content: dict[str, Any] = json.loads(tokenizer.content)
     content |= {"truncation": None, "padding": None}
-    if content["model"].get("dropout"):  # BPE's, which the shards were made without
+    if content["model"].get("dropout"):  # BPE dropout, which sharding ignores
         content["model"]["dropout"] = None
-    content["post_processor"] = _framing(tokenizer) if framed else None
-    strips = tokenizer.words_are_independent
-    content["normalizer"] = _cleaning(content.get("normalizer"), strips=strips)
-    whole = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    return Tokenizer.of(whole.encode(), "the run's tokenizer")
+    content["post_processor"] = _post_processor(tokenizer) if add_special_tokens else None
+    normalizer = content.get("normalizer")
+    steps = [] if normalizer is None else [normalizer]
+    if normalizer is not None and normalizer["type"] == "Sequence":
+        steps = normalizer["normalizers"]
+    cleaning: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"Regex": _CONTROL}, "content": ""},
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": _WHITE_SPACE}, "content": " "},
+    ]
+    if tokenizer.words_are_independent:
+        cleaning.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    content["normalizer"] = {"type": "Sequence", "normalizers": [*cleaning, *steps]}
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    return Tokenizer.of(text.encode(), "the run's tokenizer")
 
 
 def tokenizer_config(tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
     """The content of `tokenizer_config.json`.
 
     Args:
-        tokenizer: That of the shards.
-        max_length: Tokens of the longest sequence that the model takes.
+        tokenizer: The tokenizer of the shards.
+        max_length: The longest sequence that the model takes, in tokens.
     """
     names = dict(
         zip(tokenizer.special_ids, tokenizer.tokens([*tokenizer.special_ids.values()]), strict=True)
@@ -53,40 +66,25 @@ def tokenizer_config(tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
     }
 
 
-def _framing(tokenizer: Tokenizer) -> dict[str, Any]:
+def _post_processor(tokenizer: Tokenizer) -> dict[str, Any]:
     """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] for a pair."""
     ids = tokenizer.special_ids
-    start, end = tokenizer.tokens([ids["cls"], ids["sep"]])
+    cls_token, sep_token = tokenizer.tokens([ids["cls"], ids["sep"]])
 
     def special(name: str, segment: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": segment}}
 
-    first = [
-        special(start, 0),
+    single = [
+        special(cls_token, 0),
         {"Sequence": {"id": "A", "type_id": 0}},
-        special(end, 0),
+        special(sep_token, 0),
     ]
     return {
         "type": "TemplateProcessing",
-        "single": first,
-        "pair": [*first, {"Sequence": {"id": "B", "type_id": 1}}, special(end, 1)],
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, special(sep_token, 1)],
         "special_tokens": {
             name: {"id": name, "ids": [ids[role]], "tokens": [name]}
-            for role, name in (("cls", start), ("sep", end))
+            for role, name in (("cls", cls_token), ("sep", sep_token))
         },
     }
-
-
-def _cleaning(normalizer: dict[str, Any] | None, *, strips: bool) -> dict[str, Any]:
-    """What `data_prep` does to a line, then what the tokenizer did."""
-    steps = [] if normalizer is None else [normalizer]
-    if normalizer is not None and normalizer["type"] == "Sequence":
-        steps = normalizer["normalizers"]
-    cleaning: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"Regex": _CONTROL}, "content": ""},
-        {"type": "NFC"},
-        {"type": "Replace", "pattern": {"Regex": _WHITE_SPACE}, "content": " "},
-    ]
-    if strips:
-        cleaning.append({"type": "Strip", "strip_left": True, "strip_right": True})
-    return {"type": "Sequence", "normalizers": [*cleaning, *steps]}

@@ -1,4 +1,4 @@
-"""Our weights under Hugging Face's names, and back: to the byte."""
+"""Conversion of weights between our parameter names and Hugging Face's, bit-exact both ways."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,80 +6,85 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.huggingface.architectures import Architecture, family_of
+from bertds.huggingface.architectures import Architecture, architecture_of
 from bertds.model.embeddings import Embeddings, Sinusoids, first_position
 from bertds.model.mlm import MaskedLanguageModel
 
-Read = Callable[[str], Tensor]
+ReadTensor = Callable[[str], Tensor]
 _POSITIONS = "encoder.embeddings.positions.weight"
 
 
 @torch.no_grad()
 def to_hf_state_dict(model: MaskedLanguageModel, pad_id: int) -> dict[str, Tensor]:
-    """All tensors of the class's file, views of the model's where that can be.
+    """All tensors of the Hugging Face class; views of the model's tensors where possible.
 
     Raises:
-        ConfigError: No class computes what the model does.
+        ConfigError: No class computes the same function as the model.
     """
-    family = family_of(model.config)
-    found: dict[str, Tensor] = {}
-    for name, tensor in _weights_here(model, family):
-        table = _shifted(tensor, _shift(model, family, pad_id)) if name == _POSITIONS else tensor
-        places = family.places(name)
-        found |= zip(places, table.chunk(len(places)), strict=True)
-    if family.token_types:
-        shape = (family.token_type_rows, model.config.hidden_size)
-        found[family.token_types] = model.head.decoder.bias.new_zeros(shape)
+    architecture = architecture_of(model.config)
+    state: dict[str, Tensor] = {}
+    for name, tensor in _all_tensors(model, architecture):
+        if name == _POSITIONS:
+            tensor = _shift_rows(tensor, _position_offset(model, architecture, pad_id))
+        hf_names = architecture.hf_names(name)
+        state |= zip(hf_names, tensor.chunk(len(hf_names)), strict=True)
+    bias = model.head.decoder.bias
+    if architecture.token_types:
+        shape = (architecture.token_type_rows, model.config.hidden_size)
+        state[architecture.token_types] = bias.new_zeros(shape)
     if not model.config.tie_word_embeddings:
-        # BERT's decoder then has a bias of its own beside that of the head, and that one is used.
-        found.setdefault(family.own_decoder_bias, model.head.decoder.bias.clone())
-    return found
+        # BERT's decoder module then has a bias of its own, and reads that one.
+        state.setdefault(architecture.decoder_module_bias, bias.clone())
+    return state
 
 
-def from_hf_state_dict(model: MaskedLanguageModel, pad_id: int, read: Read) -> dict[str, Tensor]:
-    """A class's file as fp32 weights by our names, tied ones once.
+def from_hf_state_dict(
+    model: MaskedLanguageModel, pad_id: int, read: ReadTensor
+) -> dict[str, Tensor]:
+    """Convert the tensors of a Hugging Face class to fp32 weights by our names, tied weights once.
 
     Args:
-        model: What they are for, on any device, meta as well: an architecture of that class,
-            positions learned, biases as the class has them.
-        pad_id: The filler's id.
-        read: Gives the tensor of a name of theirs.
+        model: The model to convert for, on any device, also meta. Its positions must be learned,
+            and it must have a bias wherever the class has one.
+        pad_id: The padding token's id.
+        read: Returns the tensor with a Hugging Face name.
     """
-    family = family_of(model.config)
-    found = {}
+    architecture = architecture_of(model.config)
+    weights = {}
     for name, _ in model.named_parameters():
-        found[name] = torch.cat([read(place).float() for place in family.places(name)])
-    if family.token_types:
-        table = _with_token_type(found[_POSITIONS], family, read)
-        found[_POSITIONS] = _shifted(table, -_shift(model, family, pad_id))
-    return found
+        parts = [read(hf_name).float() for hf_name in architecture.hf_names(name)]
+        weights[name] = torch.cat(parts)
+    if architecture.token_types:
+        table = weights[_POSITIONS]
+        # Every token has type 0, whose vector is added to every position instead.
+        token_type = read(architecture.token_types)[0].float()
+        if token_type.any():
+            table = table + token_type
+        weights[_POSITIONS] = _shift_rows(table, -_position_offset(model, architecture, pad_id))
+    return weights
 
 
-def _weights_here(model: MaskedLanguageModel, family: Architecture) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters, and what the class has beyond them: zero biases, a table of positions."""
-    given = dict(model.named_parameters())
-    yield from given.items()
+def _all_tensors(
+    model: MaskedLanguageModel, architecture: Architecture
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters, and what only the class has as parameters: zero biases, a position table."""
+    parameters = dict(model.named_parameters())
+    yield from parameters.items()
     embeddings: Embeddings = model.encoder.embeddings
     if isinstance(embeddings.positions, Sinusoids):
         yield _POSITIONS, embeddings.positions.table
     for name, module in model.named_modules():
-        has_bias = isinstance(module, nn.Linear | nn.LayerNorm)
-        if has_bias and family.always_biased and f"{name}.bias" not in given:
-            weight = given[f"{name}.weight"]
+        can_have_bias = isinstance(module, nn.Linear | nn.LayerNorm)
+        if can_have_bias and architecture.always_biased and f"{name}.bias" not in parameters:
+            weight = parameters[f"{name}.weight"]
             yield f"{name}.bias", weight.new_zeros(weight.shape[0])
 
 
-def _shift(model: MaskedLanguageModel, family: Architecture, pad_id: int) -> int:
-    """Rows of their table of positions before ours begins."""
-    return family.first_position(pad_id) - first_position(model.config, pad_id)
+def _position_offset(model: MaskedLanguageModel, architecture: Architecture, pad_id: int) -> int:
+    """How many rows later their position table starts than ours."""
+    return architecture.first_position(pad_id) - first_position(model.config, pad_id)
 
 
-def _shifted(table: Tensor, rows: int) -> Tensor:
-    """A (positions, hidden) table with so many rows more at its start, unread ones; or less."""
+def _shift_rows(table: Tensor, rows: int) -> Tensor:
+    """Prepend this many zero rows to a (positions, hidden) table, or drop rows if negative."""
     return F.pad(table, (0, 0, rows, 0)) if rows > 0 else table[-rows:]
-
-
-def _with_token_type(table: Tensor, family: Architecture, read: Read) -> Tensor:
-    """Their vector of the first token type goes to every token, so a row of positions holds it."""
-    first = read(family.token_types)[0].float()
-    return table + first if first.any() else table

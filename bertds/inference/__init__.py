@@ -1,1 +1,1 @@
-"""Using a trained run: evaluate, fill masks, embed, export."""
+"""Inference with a trained model: evaluate, fill masks, embed, export."""

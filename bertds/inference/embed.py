@@ -1,4 +1,4 @@
-"""The last hidden states of texts."""
+"""Computes the last hidden states of texts."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def embed(
     Args:
         trained: The run.
         model: Its model, `trained.model()`.
-        texts: Each is one sequence.
+        texts: One sequence each.
 
     Returns:
-        For each text (L, D): a row for each of its L tokens.
+        For each text (L, D), one row for each of its L tokens.
 
     Raises:
         ConfigError: A text is too long for the model.

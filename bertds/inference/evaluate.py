@@ -1,9 +1,9 @@
-"""A run's validation figures, afterwards.
+"""Computes the validation metrics of a run's checkpoint after training.
 
-`evaluate` gives a checkpoint of a run the very figures that training logged at its step: the packs
-of each process that trained, cut the same way, weights rounded as DeepSpeed rounds them, sums added
-process by process in 64 bits. On the machine and the number of threads that trained they are equal
-to the bit, elsewhere to rounding.
+They equal the metrics that training logged at the checkpoint's step: bit-exact on the same machine
+with the same number of threads, and up to rounding elsewhere. For this, the packed batches of each
+training rank are formed again, weights are rounded as DeepSpeed rounds them, and sums are added
+rank by rank in float64.
 """
 
 import logging
@@ -41,79 +41,81 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def evaluate(trained: TrainedRun, data_root: str | Path) -> dict[str, float]:
-    """The validation figures of a checkpoint, under the tags of `metrics.jsonl`.
+    """Compute the validation metrics of a checkpoint, under the tags of `metrics.jsonl`.
 
     Args:
         trained: The run and its checkpoint.
         data_root: Directory or URL that the names of shard sets are relative to.
 
     Raises:
-        ValueError: The case has no validation set, or one is missing, damaged or of another
+        ValueError: The case has no validation set, or a set is missing, damaged, or has another
             vocabulary.
-        RemoteError: One is behind a URL and cannot be reached.
+        RemoteError: A set's URL cannot be read.
     """
-    parts = open_valid(trained.case, DataRoot.of(data_root, trained.case.bertds.data))
-    if not parts:
-        raise ConfigError(f"{trained.run_dir} has no validation set: data.valid names none")
-    vocabulary = Vocabulary.of(list(parts.values()))
-    _check_sets(trained, parts, vocabulary)
-    share = _share(trained, parts, vocabulary)
+    subsets = open_valid(trained.case, DataRoot.of(data_root, trained.case.bertds.data))
+    if not subsets:
+        raise ConfigError(f"{trained.run_dir} has no validation set: data.valid is empty")
+    vocabulary = Vocabulary.of(list(subsets.values()))
+    _check_data(trained, subsets, vocabulary)
+    spec = _batch_spec(trained, subsets, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = trained.model().to(device, _DTYPES[trained.precision])
-    return validation_metrics(
-        {
-            name: _sums(model, masked_valid(trained.case, part, vocabulary), share, device)
-            for name, part in parts.items()
-        }
-    )
+    sums = {
+        name: _evaluate_dataset(model, masked_valid(trained.case, subset, vocabulary), spec, device)
+        for name, subset in subsets.items()
+    }
+    return validation_metrics(sums)
 
 
-def _sums(
-    model: MaskedLanguageModel, one: MaskedDataset, share: RankBatchSpec, device: torch.device
-) -> MetricSums:
-    """Of a whole set: what each process of the training would have added, one after the other."""
-    values = zero_sums(device)
-    with tqdm(total=one.subset.num_sequences, unit="sequence", disable=None) as bar:
-        for rank in range(share.world_size):
-            packs = valid_packs(one, replace(share, rank=rank))
-            values += evaluate_packs(model, _counted(packs, bar), device)
-    return AsyncSums(values).sums()
-
-
-def _counted(packs: Iterator[PackedBatch], bar: "tqdm[Any]") -> Iterator[PackedBatch]:
-    for one in packs:
-        yield one
-        bar.update(np.unique(one.segments[one.masked]).size)
-
-
-def _check_sets(
-    trained: TrainedRun, parts: Mapping[str, DatasetSubset], vocabulary: Vocabulary
+def _check_data(
+    trained: TrainedRun, subsets: Mapping[str, DatasetSubset], vocabulary: Vocabulary
 ) -> None:
+    """Reject shards of another tokenizer, and warn of other sequences."""
     if vocabulary.fingerprint != trained.tokenizer.fingerprint:
         raise ConfigError(
-            f"{vocabulary.place} was made with another tokenizer than the run's "
-            f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of that one"
+            f"{vocabulary.place} was created with another tokenizer than "
+            f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of the run's tokenizer"
         )
-    for name, part in parts.items():
-        then = trained.metadata["valid"][name]
-        if (part.shards.index.set_key, part.num_sequences) != (then["set_key"], then["sequences"]):
+    for name, subset in subsets.items():
+        before = trained.metadata["valid"][name]
+        identity = (subset.shards.index.set_key, subset.num_sequences)
+        if identity != (before["set_key"], before["sequences"]):
             logger.warning(
-                "%s holds other sequences than the run was validated on", part.shards.files
+                "%s holds other sequences than those the run was validated on",
+                subset.shards.files,
             )
 
 
-def _share(
-    trained: TrainedRun, parts: Mapping[str, DatasetSubset], vocabulary: Vocabulary
+def _batch_spec(
+    trained: TrainedRun, subsets: Mapping[str, DatasetSubset], vocabulary: Vocabulary
 ) -> RankBatchSpec:
-    """How training divided its validation sets, first process."""
-    facts, case = trained.metadata, trained.case
-    longest = max(part.shards.index.max_length for part in parts.values())
-    # A run that the varlen kernel computed had no rows.
-    row_length = max(facts["valid_row_length"], longest)
+    """The part of a validation set that training's rank 0 computed, and its layout."""
+    config = trained.case.bertds.model
+    # `valid_row_length` is 0 if the run used varlen attention, which has no rows.
+    longest = max(subset.shards.index.max_length for subset in subsets.values())
+    row_length = max(trained.metadata["valid_row_length"], longest)
     return RankBatchSpec(
         rank=0,
         world_size=trained.world_size,
-        micro_batch_size=valid_micro_batch_size(case, trained.world_size),
-        row_length=0 if uses_varlen_attention(case.bertds.model, trained.precision) else row_length,
+        micro_batch_size=valid_micro_batch_size(trained.case, trained.world_size),
+        row_length=0 if uses_varlen_attention(config, trained.precision) else row_length,
         pad_id=vocabulary.pad_id,
     )
+
+
+def _evaluate_dataset(
+    model: MaskedLanguageModel, dataset: MaskedDataset, spec: RankBatchSpec, device: torch.device
+) -> MetricSums:
+    """Add up what every training rank would have computed, rank by rank."""
+    values = zero_sums(device)
+    with tqdm(total=dataset.subset.num_sequences, unit="sequence", disable=None) as bar:
+        for rank in range(spec.world_size):
+            packs = valid_packs(dataset, replace(spec, rank=rank))
+            values += evaluate_packs(model, _with_progress(packs, bar), device)
+    return AsyncSums(values).sums()
+
+
+def _with_progress(packs: Iterator[PackedBatch], bar: "tqdm[Any]") -> Iterator[PackedBatch]:
+    for pack in packs:
+        yield pack
+        bar.update(np.unique(pack.segments[pack.masked]).size)

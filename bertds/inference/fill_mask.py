@@ -1,4 +1,4 @@
-"""The most likely tokens for each [MASK] of a text, by a run's model, read as in training."""
+"""Predicts the most likely tokens for each [MASK] of a text."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bertds.data.packing import Int64s, MaskedSequences, pack
-from bertds.data.tokenizer import Tokenizer
+from bertds.data.packing import MaskedSequences, pack
 from bertds.errors import ConfigError
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
@@ -16,90 +15,83 @@ from bertds.runs.trained_run import TrainedRun
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskPrediction:
-    """One token for one [MASK]."""
+    """One predicted token for one [MASK]."""
 
     mask: int
-    """Which [MASK] of the text, from 0."""
+    """Index of the [MASK] in the text, from 0."""
     token: str
     probability: float
     text: str
-    """The text with this token in its place."""
+    """The text with this token in place of the [MASK]."""
 
 
+@torch.no_grad()
 def fill(
     trained: TrainedRun, model: MaskedLanguageModel, text: str, top: int
 ) -> list[MaskPrediction]:
-    """The `top` most likely tokens for each [MASK], in fp32 on the CPU.
+    """Predict the `top` most likely tokens for each [MASK], in fp32 on the CPU.
 
     Args:
         trained: The run.
         model: Its model, `trained.model()`.
-        text: One sequence.
-        top: How many.
+        text: One sequence, tokenized as in training.
+        top: Number of predictions per [MASK].
 
     Raises:
         ConfigError: The text has no [MASK], or is too long for the model.
     """
     tokenizer = trained.tokenizer
     if not 0 < top <= tokenizer.vocab_size:
-        raise ConfigError(f"--top is {top}, wanted is 1 to {tokenizer.vocab_size}, the vocabulary")
-    ids, masked = _encode(trained, text)
-    likely = _probabilities(model, ids, masked, tokenizer.special_ids["pad"]).topk(top)
-    return [
-        MaskPrediction(
-            mask=number,
-            token=tokenizer.decode([token]),
-            probability=probability,
-            text=_readable(tokenizer, [*ids[:place], token, *ids[place + 1 :]]),
+        raise ConfigError(
+            f"--top is {top}, expected 1 to {tokenizer.vocab_size} (the vocabulary size)"
         )
-        for number, place in enumerate(masked.tolist())
-        for probability, token in zip(
-            likely.values[number].tolist(), likely.indices[number].tolist(), strict=True
-        )
-    ]
-
-
-def _encode(trained: TrainedRun, text: str) -> tuple[list[int], Int64s]:
-    """A text's ids, and the places of [MASK] among them."""
-    ids, mask_id = trained.encode(text), trained.tokenizer.special_ids["mask"]
-    masked = np.flatnonzero(np.array(ids) == mask_id)
-    if masked.size == 0:
-        (mask,) = trained.tokenizer.tokens([mask_id])
-        raise ConfigError(f"the text {text!r} has no {mask}: write it where a token is to be found")
-    return ids, masked
-
-
-@torch.no_grad()
-def _probabilities(
-    model: MaskedLanguageModel, ids: list[int], masked: Int64s, pad_id: int
-) -> torch.Tensor:
-    """(masks, vocabulary), each row adds up to 1."""
+    ids, mask_id = trained.encode(text), tokenizer.special_ids["mask"]
     tokens = np.array(ids)
+    positions = np.flatnonzero(tokens == mask_id)
+    if positions.size == 0:
+        (mask,) = tokenizer.tokens([mask_id])
+        raise ConfigError(f"the text {text!r} has no {mask}: put {mask} where a token is missing")
     sequence = MaskedSequences.masked_at(
-        masked, tokens=tokens, inputs=tokens, lengths=np.array([len(ids)])
+        positions, tokens=tokens, inputs=tokens, lengths=np.array([len(ids)])
     )
-    one = pack(sequence, row_length=len(ids), pad_id=pad_id)
-    return model.logits(to_device(torch.device("cpu"), one)).softmax(-1)
-
-
-def _readable(tokenizer: Tokenizer, ids: list[int]) -> str:
+    packed = pack(sequence, row_length=len(ids), pad_id=tokenizer.special_ids["pad"])
+    # (masks, V)
+    probabilities = model.logits(to_device(torch.device("cpu"), packed)).softmax(-1)
+    top_probabilities, top_ids = probabilities.topk(top)
     framing = {tokenizer.special_ids.get(role) for role in ("cls", "sep")}
-    return tokenizer.decode([number for number in ids if number not in framing])
+    predictions = []
+    for mask_index, position in enumerate(positions.tolist()):
+        for probability, token_id in zip(
+            top_probabilities[mask_index].tolist(), top_ids[mask_index].tolist(), strict=True
+        ):
+            filled = [*ids[:position], token_id, *ids[position + 1 :]]
+            prediction = MaskPrediction(
+                mask=mask_index,
+                token=tokenizer.decode([token_id]),
+                probability=probability,
+                text=tokenizer.decode([number for number in filled if number not in framing]),
+            )
+            predictions.append(prediction)
+    return predictions
 
 
-def table(guesses: list[MaskPrediction]) -> str:
-    """The guesses in columns, a heading for each [MASK] of several."""
-    width = max(_columns(guess.token) for guess in guesses)
-    several = guesses[-1].mask > 0
+def table(predictions: list[MaskPrediction]) -> str:
+    """Format predictions in columns, with a heading per [MASK] if there are several."""
+    width = max(_columns(prediction.token) for prediction in predictions)
+    has_headings = predictions[-1].mask > 0
     lines = []
-    for number, guess in enumerate(guesses):
-        if several and (number == 0 or guesses[number - 1].mask != guess.mask):
-            lines.append(f"[MASK] {guess.mask + 1}")
-        padding = " " * (width - _columns(guess.token))
-        lines.append(f"{guess.probability:6.1%}  {guess.token}{padding}  {guess.text}")
+    previous_mask = -1
+    for prediction in predictions:
+        if has_headings and prediction.mask != previous_mask:
+            lines.append(f"[MASK] {prediction.mask + 1}")
+        previous_mask = prediction.mask
+        padding = " " * (width - _columns(prediction.token))
+        lines.append(
+            f"{prediction.probability:6.1%}  {prediction.token}{padding}  {prediction.text}"
+        )
     return "\n".join(lines)
 
 
 def _columns(text: str) -> int:
-    """The columns that a terminal takes for a text: two for most Korean letters."""
+    """The width of a text on a terminal: wide characters, such as Korean syllables, take two."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

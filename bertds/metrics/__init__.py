@@ -1,1 +1,1 @@
-"""What is measured: loss, accuracy, baselines, throughput, MFU, step times."""
+"""Metrics: loss, accuracy, the unigram baseline, throughput, MFU, step times."""

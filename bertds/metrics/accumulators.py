@@ -1,13 +1,12 @@
-"""The sums that every metric is a ratio of: their layout, accumulation and copy to the host.
+"""The sums behind every metric: their layout, accumulation and copy to the host.
 
 Training, validation and evaluation add up the same numbers in the same order. On the device the
-sums are one float64 vector, so that they take one all-reduce and one copy. `MetricSums` owns the
-layout of this vector: element i is its field i.
+sums are one float64 vector, so they take one all-reduce and one copy. `MetricSums` owns the layout
+of this vector: element i is its field i.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,30 +15,30 @@ from bertds.data.packing import PackedBatch
 from bertds.model.batch import DeviceBatch, to_device
 
 Model = Callable[[DeviceBatch], tuple[Tensor, Tensor]]
-"""Gives the summed loss (nats) and the number of correct predictions of a batch."""
+"""Returns the summed loss (nats) and the number of correct predictions of a batch."""
 
 
 @dataclass(slots=True)
 class MetricSums:
-    """Sums over all ranks, of a step or of a validation set."""
+    """Sums over all ranks, for a step or a validation set."""
 
     loss: float = 0.0
     """Cross-entropy of the masked tokens, in nats."""
     correct: float = 0.0
-    """Masked tokens that are predicted correctly."""
+    """Masked tokens predicted correctly."""
     masked: float = 0.0
     """Masked tokens."""
     tokens: float = 0.0
     """Real tokens."""
     slots: float = 0.0
-    """Tokens computed, padding included."""
+    """Tokens computed, including padding."""
     stops: float = 0.0
-    """Ranks that ask to stop."""
+    """Ranks that request a stop."""
     skips: float = 0.0
-    """Ranks that did not apply the step: none or all."""
+    """Ranks that skipped the step: none or all."""
 
     def add(self, other: "MetricSums") -> None:
-        """Add the sums of other tokens."""
+        """Add other sums field by field."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -50,7 +49,7 @@ class MetricSums:
 
     @property
     def accuracy(self) -> float:
-        """Share of masked tokens that are predicted correctly."""
+        """Fraction of masked tokens predicted correctly."""
         return self.correct / self.masked
 
 
@@ -66,8 +65,8 @@ def zero_sums(device: torch.device) -> Tensor:
 def sums_of_pack(pack: PackedBatch, loss: Tensor, correct: Tensor) -> Tensor:
     """(NUM_SUMS,) float64 sums of a packed batch, from the model's two results."""
     counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0, 0]
-    known = torch.tensor(counts, dtype=torch.float64).to(loss.device, non_blocking=True)
-    return torch.cat([torch.stack([loss.double(), correct.double()]), known])
+    counts_on_device = torch.tensor(counts, dtype=torch.float64).to(loss.device, non_blocking=True)
+    return torch.cat([torch.stack([loss.double(), correct.double()]), counts_on_device])
 
 
 @torch.no_grad()
@@ -81,7 +80,7 @@ def evaluate_packs(model: Model, packs: Iterable[PackedBatch], device: torch.dev
 
 
 class AsyncSums:
-    """Sums on their way from the device to the host."""
+    """A non-blocking copy of sums from the device to the host."""
 
     def __init__(self, values: Tensor) -> None:
         """Start the copy of (NUM_SUMS,) sums without waiting for it."""
@@ -102,19 +101,20 @@ class AsyncSums:
 
 
 def validation_metrics(sums: Mapping[str, MetricSums]) -> dict[str, float]:
-    """The metrics of a validation, as they are logged.
+    """The metrics of a validation by tag, as they are logged.
 
     Args:
-        sums: By validation set.
+        sums: The sums of each validation set, by name.
 
     Returns:
         Loss and accuracy over all sets and, if there are several, of each set.
     """
-    pooled = MetricSums()
-    for one in sums.values():
-        pooled.add(one)
-    figures: dict[str, Any] = {"loss/valid": pooled.mean_loss, "acc/valid": pooled.accuracy}
+    total = MetricSums()
+    for set_sums in sums.values():
+        total.add(set_sums)
+    metrics = {"loss/valid": total.mean_loss, "acc/valid": total.accuracy}
     if len(sums) > 1:
-        for name, one in sums.items():
-            figures |= {f"loss/valid/{name}": one.mean_loss, f"acc/valid/{name}": one.accuracy}
-    return figures
+        for name, set_sums in sums.items():
+            metrics[f"loss/valid/{name}"] = set_sums.mean_loss
+            metrics[f"acc/valid/{name}"] = set_sums.accuracy
+    return metrics

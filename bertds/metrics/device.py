@@ -1,4 +1,4 @@
-"""The device: its name, peak memory and measured matrix-product rate."""
+"""The device: its name, peak memory, and measured FLOP/s of matrix products."""
 
 import resource
 import sys
@@ -7,12 +7,12 @@ import torch
 
 from bertds.metrics.timing import StepTimer
 
-_PRODUCTS = 3  # of a size, whose fastest counts
-_MEASURING_S = 0.5  # what those of the largest size are expected to take at most
+_REPEATS = 3  # per matrix size; the fastest counts
+_MAX_SECONDS = 0.5  # expected time of all repeats at the largest size
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most that this process has held so far: of the device's memory, or (CPU) in all."""
+    """Peak memory of this process so far, in 10^9 bytes: on the GPU, or for a CPU in total."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -20,35 +20,36 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Matrix products' FLOP/s of this process, the best of a few: a peak for MFU.
+    """The highest FLOP/s of a few matrix products in this process: the peak for MFU.
 
-    The matrices grow as long as it takes less than a second in all: on a GPU a small product
-    takes as long as its launch, and a CPU without instructions for bf16 needs seconds for a large one.
+    The matrices grow as long as the measurement takes less than a second in total. On a GPU, a
+    small product takes as long as its kernel launch. A CPU without bf16 instructions needs seconds
+    for a large one.
     """
     sides = [2**power for power in range(8, 14 if device.type == "cuda" else 11)]
     rate = 0.0
     for side in sides:
         operations = 2 * side**3
-        if rate and _PRODUCTS * operations / rate > _MEASURING_S:
+        if rate and _REPEATS * operations / rate > _MAX_SECONDS:
             break
         rate = max(rate, operations / min(_product_times(device, dtype, side)))
     return rate
 
 
 def _product_times(device: torch.device, dtype: torch.dtype, side: int) -> list[float]:
-    """Seconds of some products of square matrices, after one that prepares the kernel."""
+    """Seconds of each product of two square matrices, after one as warm-up."""
     left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     left @ right
-    clock = StepTimer(device)
+    timer = StepTimer(device)
     times = []
-    for _ in range(_PRODUCTS):
-        clock.start()
+    for _ in range(_REPEATS):
+        timer.start()
         left @ right
-        clock.mark("product")
-        times.append(clock.seconds()["product"])
+        timer.mark("product")
+        times.append(timer.seconds()["product"])
     return times
 
 
 def device_name(device: torch.device) -> str:
-    """What the driver calls it."""
+    """The GPU's name as the driver reports it, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""The unigram baseline: what a model without context reaches on the masks of validation sets."""
+"""The unigram baseline: metrics of a model without context, on the masks of validation sets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,23 +15,30 @@ from bertds.data.validation import valid_packs
 def unigram_baseline(
     sets: Mapping[str, MaskedDataset],
     vocab_size: int,
-    watched: Callable[[Iterator[PackedBatch]], Iterator[PackedBatch]] = iter,
+    with_heartbeats: Callable[[Iterator[PackedBatch]], Iterator[PackedBatch]] = iter,
 ) -> dict[str, Any]:
     """The expected accuracy and loss of the best prediction that sees no other token.
 
-    It knows how often each token is masked, and which token is in the place itself. That is mostly
-    the mask token. Where it is a frequent other token, it was more likely kept than drawn at random.
+    The prediction knows how often each token is masked, and the input id at the masked position.
+    That id is mostly the mask token. If it is another frequent token, that token was more likely
+    kept than drawn at random.
 
     Args:
         sets: Validation sets by name; all share one masking rule and one vocabulary.
         vocab_size: V.
-        watched: Wraps the batches that are read, for heartbeats.
+        with_heartbeats: Wraps the batches that are read.
 
     Returns:
         `accuracy` and `loss` (nats) over all sets and, if there are several, of each set by name
         under `sets`.
     """
-    counts = {name: _masked_tokens(dataset, vocab_size, watched) for name, dataset in sets.items()}
+    # All sequences, in one layout without rows.
+    spec = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
+    counts = {}
+    for name, dataset in sets.items():
+        counts[name] = np.zeros(vocab_size, dtype=np.int64)
+        for pack in with_heartbeats(valid_packs(dataset, spec)):
+            counts[name] += np.bincount(pack.labels, minlength=vocab_size)
     masker = next(iter(sets.values())).masker
     baseline: dict[str, Any] = _baseline_of(np.sum([*counts.values()], axis=0), masker)
     if len(counts) > 1:
@@ -39,38 +46,32 @@ def unigram_baseline(
     return baseline
 
 
-def _masked_tokens(
-    dataset: MaskedDataset,
-    vocab_size: int,
-    watched: Callable[[Iterator[PackedBatch]], Iterator[PackedBatch]],
-) -> npt.NDArray[np.int64]:
-    """(V,) how often each id is masked."""
-    spec = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    for pack in watched(valid_packs(dataset, spec)):
-        counts += np.bincount(pack.labels, minlength=vocab_size)
-    return counts
-
-
 def _baseline_of(counts: npt.NDArray[np.int64], masker: Masker) -> dict[str, float]:
-    """Of a masked token with id y, given the id x in its place; all arrays are (V,) over x."""
+    """Accuracy and loss of the best prediction of a masked token y, given the input id x.
+
+    Args:
+        counts: (V,) how often each id is masked.
+        masker: Knows how often a masked token is replaced by the mask token or by a random one.
+
+    All arrays are (V,). P(y | x) is p_kept + p_random · frequency[x] if y = x, and
+    p_random · frequency[y] otherwise.
+    """
     rule = masker.rule
-    share = counts / counts.sum()
-    entropy = -_x_log_x(share).sum()
-    left = (1 - rule.mask_share - rule.random_share) * share  # y = x stands there
-    drawn = np.zeros_like(share)
-    drawn[masker.drawable] = rule.random_share / masker.drawable.size
-    seen = left + drawn
-    is_left = np.divide(left, seen, out=np.zeros_like(seen), where=seen > 0)
-    is_drawn = 1 - is_left
-    # P(y | x) is is_left + is_drawn * share[x] for y = x, else is_drawn * share[y].
-    itself = is_left + is_drawn * share
-    loss = is_drawn * (entropy + _x_log_x(share)) - _x_log_x(is_drawn) * (1 - share)
-    loss -= _x_log_x(itself)
-    most = np.maximum(itself, is_drawn * share.max())
+    frequency = counts / counts.sum()
+    entropy = -_x_log_x(frequency).sum()
+    kept = (1 - rule.mask_share - rule.random_share) * frequency  # P(x, kept)
+    random = np.zeros_like(frequency)  # P(x, drawn at random)
+    random[masker.drawable] = rule.random_share / masker.drawable.size
+    either = kept + random
+    p_kept = np.divide(kept, either, out=np.zeros_like(either), where=either > 0)
+    p_random = 1 - p_kept
+    p_same = p_kept + p_random * frequency
+    loss = p_random * (entropy + _x_log_x(frequency)) - _x_log_x(p_random) * (1 - frequency)
+    loss -= _x_log_x(p_same)
+    accuracy = np.maximum(p_same, p_random * frequency.max())
     return {
-        "accuracy": float(rule.mask_share * share.max() + (seen * most).sum()),
-        "loss": float(rule.mask_share * entropy + (seen * loss).sum()),
+        "accuracy": float(rule.mask_share * frequency.max() + (either * accuracy).sum()),
+        "loss": float(rule.mask_share * entropy + (either * loss).sum()),
     }
 
 

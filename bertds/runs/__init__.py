@@ -1,1 +1,1 @@
-"""A run directory: status, lock, settings, and opening a finished run."""
+"""The run directory: status, lock, changes of settings, and loading a trained run."""

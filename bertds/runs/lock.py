@@ -1,11 +1,14 @@
-"""One job at a time in a run's directory, also after a crash and from several hosts.
+"""Locks a run directory, so that one job at a time uses it, also after a crash and across hosts.
 
-`.lock` says who is there, and is held by `flock`: the kernel lets go when the process ends, however
-it ends. Where hosts do not see each other's `flock` (some network file systems), the holder shows
-that it lives by touching the file every `BEAT_S`; one that is not touched for `PATIENCE_S` is taken
-over. Clocks of different hosts are never compared. As long is waited for a holder to end: a job that
-was just stopped is still saving. Holding it shows that the directory can be written, before anything
-else starts.
+`.lock` names its holder (host, pid, since) and is locked with `flock`, which the kernel releases
+when the process ends for any reason. On some network file systems hosts do not see each other's
+`flock`. So the holder also touches the file every `HEARTBEAT_S`, and another host takes over a lock
+that is not touched for `PATIENCE_S`. Clocks of different hosts are never compared. A job waits up
+to `PATIENCE_S` for a holder to finish, because a stopped job may still be saving. Acquiring the
+lock also checks, before anything else starts, that the directory is writable.
+
+The package filelock cannot replace this module. Its `flock` lock records no holder and has no
+heartbeat. Its lease has a heartbeat but no `flock`, so a suspended job would lose it.
 """
 
 import contextlib
@@ -24,7 +27,7 @@ from bertds.errors import RunLockedError
 from bertds.runs.status import now
 
 NAME = ".lock"
-BEAT_S = 5.0
+HEARTBEAT_S = 5.0
 PATIENCE_S = 30.0
 _POLL_S = 0.2
 _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -32,43 +35,52 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Be the only job in a run's directory, which is made if it is missing.
+    """Hold the lock of a run directory, which is created if it is missing.
 
     Raises:
-        RunLockedError: Another job is there, and still is after `PATIENCE_S`.
-        OSError: The directory cannot be written.
+        RunLockedError: Another job holds the lock, and does not release it within `PATIENCE_S`.
+        OSError: The directory is not writable.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / NAME
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    ended = threading.Event()
+    released = threading.Event()
+
+    def send_heartbeats() -> None:
+        while not released.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):  # just released, or a file system error
+                os.utime(file)
+
     try:
-        _take(file, path)
-        threading.Thread(target=_beat, args=(file, ended), daemon=True, name="run-lock").start()
+        _acquire(file, path)
+        threading.Thread(target=send_heartbeats, daemon=True, name="run-lock").start()
         yield
     finally:
-        ended.set()
+        released.set()
         os.close(file)
 
 
-def _take(file: int, path: Path) -> None:
-    """Hold the file and write who holds it; it stays when released, for others may wait on it."""
-    give_up = time.monotonic() + PATIENCE_S
-    while (is_ours := _flock(file)) is False:
-        if time.monotonic() > give_up:
-            raise _refusal(path, _holder(file))
+def _acquire(file: int, path: Path) -> None:
+    """Lock the file and write its holder. It is never deleted, because others may wait for it."""
+    host = socket.gethostname()
+    deadline = time.monotonic() + PATIENCE_S
+    while (has_flock := _flock(file)) is False:
+        if time.monotonic() > deadline:
+            raise _locked_error(path, _read_holder(file))
         time.sleep(_POLL_S)
-    holder = _holder(file)
-    if holder and not (is_ours and holder.get("host", _host()) == _host()) and _beats(file):
-        raise _refusal(path, holder)
+    holder = _read_holder(file)
+    # With the flock, a holder on this host has ended. But another host's flock may be invisible.
+    has_ended = has_flock and holder.get("host", host) == host
+    if holder and not has_ended and _receives_heartbeats(file):
+        raise _locked_error(path, holder)
     os.ftruncate(file, 0)
-    content = {"host": _host(), "pid": os.getpid(), "since": now()}
+    content = {"host": host, "pid": os.getpid(), "since": now()}
     os.pwrite(file, json.dumps(content).encode(), 0)
     os.fsync(file)
 
 
 def _flock(file: int) -> bool | None:
-    """Whether the kernel gives it to us; None where it has no say on this file system."""
+    """Whether we got the flock; None if the file system does not support it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -80,16 +92,16 @@ def _flock(file: int) -> bool | None:
     return True
 
 
-def _refusal(path: Path, holder: dict[str, Any]) -> RunLockedError:
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'some host')}"
+def _locked_error(path: Path, holder: dict[str, Any]) -> RunLockedError:
+    process = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
     return RunLockedError(
-        f"{path.parent} is in use by {who} since {holder.get('since', 'some time')}: wait for it, "
-        "end it, or train into another --out"
+        f"{path.parent} is in use by {process} since {holder.get('since', 'an unknown time')}: "
+        "wait for it, stop it, or train into another --out"
     )
 
 
-def _holder(file: int) -> dict[str, Any]:
-    """Who wrote the file last; nothing if nobody has, or is just about to."""
+def _read_holder(file: int) -> dict[str, Any]:
+    """The last holder; empty if there was none, or if it is just being written."""
     try:
         content = json.loads(os.pread(file, 4096, 0))
     except ValueError:
@@ -97,21 +109,11 @@ def _holder(file: int) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _beats(file: int) -> bool:
-    """Whether somebody touches the file while we watch."""
-    before, give_up = os.fstat(file).st_mtime_ns, time.monotonic() + PATIENCE_S
-    while time.monotonic() < give_up:
+def _receives_heartbeats(file: int) -> bool:
+    """Whether a holder touches the file within `PATIENCE_S`."""
+    before, deadline = os.fstat(file).st_mtime_ns, time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
         time.sleep(_POLL_S)
         if os.fstat(file).st_mtime_ns != before:
             return True
     return False
-
-
-def _beat(file: int, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_S):
-        with contextlib.suppress(OSError):  # released this moment, or a file system in trouble
-            os.utime(file)
-
-
-def _host() -> str:
-    return socket.gethostname()

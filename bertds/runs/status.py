@@ -1,6 +1,6 @@
-"""A run's directory: `case.json` (what was asked) and `status.json` (how it goes).
+"""Writes `status.json`, the state of a run, which supervisors and reports read.
 
-Supervisors and reports read these files, so they are replaced as a whole, never half-written.
+It is replaced atomically, so a reader never sees half of it.
 """
 
 import datetime
@@ -24,23 +24,23 @@ def write_status(
     *,
     concurrent_writers: bool = False,
 ) -> None:
-    """How the run goes; a disk that does not take it is said, and ends nothing.
+    """Replace `status.json`. If it cannot be written, log an error; the run continues.
 
     Args:
-        run_dir: The run's directory.
-        state: What it does.
-        code: The exit code that the run would end with.
-        message: One sentence.
+        run_dir: The run directory.
+        state: The state of the run.
+        code: The exit code that the run ends with, or would end with now.
+        message: A one-line explanation.
         step: Optimizer steps done.
-        concurrent_writers: As for `replacing`.
+        concurrent_writers: As for `atomic_write`.
     """
     status = {"state": state, "code": code, "message": message, "step": step, "updated": now()}
     try:
         write_json(run_dir / "status.json", status, concurrent_writers=concurrent_writers)
     except OSError as error:
-        logger.error("status.json could not be written (%s); it should say: %s", error, status)
+        logger.error("status.json cannot be written (%s); it lacks: %s", error, status)
 
 
 def now() -> str:
-    """The time, in ISO 8601 with zone."""
+    """The current time in ISO 8601 with a UTC offset."""
     return datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds")

@@ -1,12 +1,11 @@
-"""A run that was trained, or still is, opened for use: case, checkpoint, tokenizer, model.
+"""Opens a finished or running experiment for use: case, checkpoint, tokenizer, model.
 
-Whatever number of processes, ZeRO stage and precision wrote it, the fp32 weights are read straight
-into a model on the CPU, one parameter at a time: memory is that of the model, without its moments.
+A checkpoint of any world size, ZeRO stage and precision is read directly into an fp32 model on the
+CPU, one parameter at a time. So peak memory is the size of the model, without optimizer moments.
 Neither DeepSpeed nor the shards are needed.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from bertds.config.case import Case, resolved_case
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import CheckpointError, ConfigError
-from bertds.huggingface.tokenizer import whole_tokenizer
+from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.io.json_files import read_json
 from bertds.model.mlm import MaskedLanguageModel
 
@@ -37,25 +36,25 @@ class TrainedRun:
     run_dir: Path
     case: Case
     metadata: dict[str, Any]
-    """What followed from the case, the data and the machine: `resolved` in `case.json`."""
+    """`resolved` in `case.json`: what follows from the case, the data and the machine."""
     versions: dict[str, str]
-    """Of the programs that trained it."""
+    """Versions of the packages that trained it."""
     tokenizer: Tokenizer
     checkpoint: Checkpoint
 
     @classmethod
     def open(cls, run_dir: Path, checkpoint: str) -> "TrainedRun":
-        """Read a run's directory; nothing in it is changed.
+        """Read a run directory; nothing in it is changed.
 
         Args:
-            run_dir: Such as `runs/case11/batch64_cosine`; an arm that is another case's run is
-                followed there.
-            checkpoint: `latest` (the newest that is whole), `best`, or a step: `1000` or
+            run_dir: A run directory, for example `runs/case11/batch64_cosine`. If the arm is the
+                same run as an arm of another case, that run is opened.
+            checkpoint: `latest` (the newest complete checkpoint), `best`, or a step: `1000` or
                 `step_0000001000`.
 
         Raises:
-            ValueError: It is no run's directory, or of another version of the program.
-            CheckpointError: There is no such checkpoint, or it is damaged.
+            ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
+            CheckpointError: The checkpoint does not exist or is damaged.
         """
         run_dir = run_dir.absolute()
         content = read_json(run_dir / "case.json")
@@ -64,8 +63,8 @@ class TrainedRun:
             content = read_json(run_dir / "case.json")
         if "config" not in content:
             raise ConfigError(
-                f"{run_dir} is no run: case.json with a config is wanted there, as training "
-                "writes it into <out>/<case>/<arm>"
+                f"{run_dir} is not a run directory: expected a case.json with a config, which "
+                "training writes into <out>/<case>/<arm>"
             )
         name, arm = content["case"], content["arm"]
         return cls(
@@ -74,42 +73,44 @@ class TrainedRun:
             metadata=content["resolved"],
             versions=content["versions"],
             tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
-            checkpoint=_choose(run_dir, checkpoint),
+            checkpoint=_find_checkpoint(run_dir, checkpoint),
         )
 
     @property
     def precision(self) -> str:
-        """That the checkpoint was trained in; the run may have gone on in another."""
+        """Precision that the checkpoint was trained in; the run may have resumed in another."""
         precision: str = self.checkpoint.manifest["precision"]
         return precision
 
     @property
     def world_size(self) -> int:
-        """Processes that wrote the checkpoint; the run may have gone on with others."""
+        """Number of ranks that wrote the checkpoint; the run may have resumed with another."""
         world_size: int = self.checkpoint.manifest["world_size"]
         return world_size
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, read as in training; marks such as [MASK] are taken as such.
+        """The ids of a text, tokenized as in training; [MASK] in the text is the mask token.
 
         Raises:
             ConfigError: The text is too long for the model.
         """
-        longest = self.case.bertds.model.max_position_embeddings
-        whole = whole_tokenizer(self.tokenizer, framed=self.metadata["special_tokens"])
-        ids = whole.encode_marked(text)
-        if len(ids) > longest:
+        max_length = self.case.bertds.model.max_position_embeddings
+        tokenizer = standalone_tokenizer(
+            self.tokenizer, add_special_tokens=self.metadata["special_tokens"]
+        )
+        ids = tokenizer.encode_marked(text)
+        if len(ids) > max_length:
             raise ConfigError(
-                f"the text has {len(ids)} tokens, the model takes {longest} "
+                f"the text has {len(ids)} tokens, the model takes {max_length} "
                 "(model.max_position_embeddings): shorten it"
             )
         return ids
 
     def model(self) -> MaskedLanguageModel:
-        """The model with the checkpoint's fp32 weights, on the CPU, without dropout.
+        """The model with the checkpoint's fp32 weights, on the CPU, in evaluation mode.
 
         Raises:
-            CheckpointError: It holds the weights of another model.
+            CheckpointError: The checkpoint holds the weights of another model.
         """
         pad_id = self.tokenizer.special_ids["pad"]
         model = MaskedLanguageModel(self.case.bertds.model, self.tokenizer.vocab_size, pad_id)
@@ -117,36 +118,31 @@ class TrainedRun:
         return model.eval()
 
 
-def _choose(run_dir: Path, name: str) -> Checkpoint:
-    """The checkpoint of a name, every file verified."""
+def _find_checkpoint(run_dir: Path, name: str) -> Checkpoint:
+    """Open a checkpoint by name, and verify all of its files."""
     if name == "latest":
-        return _newest(run_dir)
+        return _newest_checkpoint(run_dir)
     digits = name.removeprefix("step_")
-    if name != "best" and not digits.isdecimal():
-        raise CheckpointError(f"--checkpoint is {name!r}, wanted is latest, best or a step")
-    found = (
-        resolve_pointer(run_dir, "best")
-        if name == "best"
-        else checkpoint_path(run_dir, int(digits))
-    )
-    if found is None or not found.is_dir():
-        held = ", ".join(path.name for path in list_checkpoints(run_dir)) or "none"
-        raise CheckpointError(f"{run_dir} has no checkpoint {name}: there are {held}")
-    return open_checkpoint(found)
+    if name == "best":
+        path = resolve_pointer(run_dir, "best")
+    elif digits.isdecimal():
+        path = checkpoint_path(run_dir, int(digits))
+    else:
+        raise CheckpointError(f"--checkpoint is {name!r}, expected latest, best or a step")
+    if path is None or not path.is_dir():
+        available = ", ".join(path.name for path in list_checkpoints(run_dir)) or "none"
+        raise CheckpointError(f"{run_dir} has no checkpoint {name}; available: {available}")
+    return open_checkpoint(path)
 
 
-def _newest(run_dir: Path) -> Checkpoint:
-    for path in _complete(run_dir):
+def _newest_checkpoint(run_dir: Path) -> Checkpoint:
+    """Open the newest undamaged checkpoint; each failure is logged as a warning."""
+    tried: set[Path] = set()
+    # Listed again after each failure, because a running experiment deletes old checkpoints.
+    while paths := [path for path in list_checkpoints(run_dir) if path not in tried]:
+        tried.add(paths[0])
         try:
-            return open_checkpoint(path)
+            return open_checkpoint(paths[0])
         except CheckpointError as error:
-            logger.warning("checkpoint %s is skipped: %s", path.name, error)
-    raise CheckpointError(f"{run_dir} holds no checkpoint that is whole: train it first")
-
-
-def _complete(run_dir: Path) -> Iterator[Path]:
-    """The folders, newest first; listed anew after each, for training goes on and prunes."""
-    seen: set[Path] = set()
-    while left := [path for path in list_checkpoints(run_dir) if path not in seen]:
-        seen.add(left[0])
-        yield left[0]
+            logger.warning("checkpoint %s is skipped: %s", paths[0].name, error)
+    raise CheckpointError(f"{run_dir} has no complete checkpoint: train it first")

@@ -1,1 +1,1 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, MLflow, DeepSpeed's monitors, the console."""
+"""Outputs of metrics and logs: metrics.jsonl, TensorBoard, MLflow, DeepSpeed monitors, console."""

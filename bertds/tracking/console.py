@@ -1,4 +1,4 @@
-"""Console and file logging: rank 0 says what happens, every rank says what goes wrong."""
+"""Console and file logging: rank 0 logs from level INFO, the other ranks from level ERROR."""
 
 import contextlib
 import logging
@@ -14,22 +14,22 @@ _FORMAT = "%(asctime)s %(levelname)s {rank}%(message)s"
 
 
 class _BesideProgressBar(logging.Handler):
-    """Prints above a progress bar instead of through it."""
+    """Prints above the progress bar, without breaking it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # a full disk, or a reader that is gone
+        with contextlib.suppress(OSError):  # a full disk, or a closed pipe
             tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _RunLog(logging.FileHandler):
-    """A file that may lose lines on a full disk: the console has them."""
+    """A log file that may lose lines on a full disk; the console has all of them."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing: each line would be a stack trace."""
+        """Ignore the error: by default, each lost line prints a traceback."""
 
 
 def set_up(world: World) -> logging.Logger:
-    """The project's logger, `bertds`, writing to standard error."""
+    """Set up the logger `bertds` to write to standard error, and return it."""
     logger = logging.getLogger("bertds")
     logger.setLevel(logging.INFO if world.is_main else logging.ERROR)
     logger.propagate = False
@@ -39,7 +39,7 @@ def set_up(world: World) -> logging.Logger:
 
 @contextlib.contextmanager
 def log_to_file(path: Path, world: World) -> Iterator[None]:
-    """Append everything that is logged to a file as well."""
+    """Also append all log lines to a file."""
     logger = logging.getLogger("bertds")
     handler = _with_format(_RunLog(path, encoding="utf-8", delay=True), world)
     logger.addHandler(handler)

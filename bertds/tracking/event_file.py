@@ -1,6 +1,6 @@
-"""TensorBoard's event files of a run, written record by record and cut on resume.
+"""Writes TensorBoard event files, and truncates them on resume.
 
-TensorBoard's own records are used without torch or TensorFlow.
+It uses TensorBoard's own record format, without torch or TensorFlow.
 """
 
 import os
@@ -18,17 +18,17 @@ __all__ = ["EventFile"]
 
 
 class EventFile:
-    """One TensorBoard event file, written record by record (no thread, so a fault is seen).
+    """One TensorBoard event file, written record by record, without a thread that hides errors.
 
-    Readers take the files of a directory in the order of their names and hide what a later file
-    sets back, so a new file's name must sort last, whatever the clock of this machine says.
+    Readers read the files of a directory in the order of their names. So the name of a new file
+    must sort last, even if this machine's clock is behind.
     """
 
     def __init__(self, directory: Path, resume_step: int) -> None:
-        """Cuts what stands in the directory to `resume_step`, and opens a new file.
+        """Truncate the files in the directory to `resume_step`, and open a new one.
 
         Raises:
-            OSError: The file system does not take it.
+            OSError: The file system is full or failed.
         """
         directory.mkdir(exist_ok=True)
         last = 0
@@ -39,33 +39,33 @@ class EventFile:
         name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((directory / name).open("xb", buffering=0))
         self.add(Event(file_version="brain.Event:2"))
-        # A TensorBoard that is already open has read what was cut: this makes it forget it.
+        # A running TensorBoard has already read the removed events: this record makes it drop them.
         start = resume_step + 1 if resume_step else 0
         self.add(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, event: Event) -> None:
-        """Writes a record, stamped with the time.
+        """Write a record with the current time.
 
         Raises:
-            OSError: The file system does not take it.
+            OSError: The file system is full or failed.
         """
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
 
     def close(self) -> None:
-        """Flushes and closes the file.
+        """Flush and close the file.
 
         Raises:
-            OSError: The file system does not take it.
+            OSError: The file system is full or failed.
         """
         self._records.close()
 
 
 def _cut_events(path: Path, resume_step: int) -> None:
-    """Cuts an event file before its first record of a later step (all of it for 0).
+    """Truncate an event file before its first record of a later step; delete it if the step is 0.
 
-    A START record alone does not do: TensorBoard's default loader takes no notice of it. The steps
-    of a file only grow, so what is kept is a prefix and its bytes stay as they are.
+    A START record alone is not enough, because TensorBoard's default loader ignores it. Steps in a
+    file never decrease, so the records to keep are a prefix of the file.
     """
     if resume_step == 0:
         path.unlink()
@@ -78,7 +78,7 @@ def _cut_events(path: Path, resume_step: int) -> None:
 
 
 def _next_event(events: BinaryIO) -> Event | None:
-    """The next record (length, crc, bytes, crc), or None at the end or at a torn one."""
+    """The next record (length, CRC, bytes, CRC), or None at the end or at a truncated one."""
     length = _checked(events.read(12), 8)
     if length is None:
         return None
@@ -88,6 +88,6 @@ def _next_event(events: BinaryIO) -> Event | None:
 
 
 def _checked(content: bytes, size: int) -> bytes | None:
-    """The first `size` bytes if the crc that must follow them agrees."""
+    """The first `size` bytes if the CRC after them matches, else None."""
     crc = content[size:]
     return content[:size] if crc == struct.pack("<I", masked_crc32c(content[:size])) else None

@@ -1,8 +1,8 @@
-"""A run in MLflow, where the case file has `run.mlflow`: DeepSpeed 0.19.8 has no monitor for it.
+"""Logs metrics to MLflow if the case file has `run.mlflow`; DeepSpeed 0.19.8 has no monitor for it.
 
-One MLflow run a run directory: its id is kept there, and a start that goes on goes on in it. MLflow
-takes nothing back, so after a crash steps that are trained again stand there twice. A server that
-cannot be reached costs a start its curves and a warning, never the training.
+A run directory has one MLflow run. Its id is kept in the directory, and a resumed run logs to the
+same MLflow run. Logging is append-only, so steps that are repeated after a crash are there twice.
+If the server is unreachable, training continues and logs a warning.
 """
 
 import contextlib
@@ -25,122 +25,127 @@ logger = logging.getLogger("bertds")
 
 __all__ = ["MlflowRun", "check_mlflow"]
 FILE = "mlflow.json"
-PARAMS_AT_ONCE, LONGEST_PARAM = 100, 6000  # MLflow's own limits
+PARAMS_PER_CALL, MAX_PARAM_LENGTH = 100, 6000  # MLflow's own limits
 
 
-# MLflow's own would wait for a dead server for minutes, with all processes waiting for this one.
+# With MLflow's own defaults, an unreachable server blocks rank 0, and so all ranks, for minutes.
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which is for results
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results
 }
 
 
 def check_mlflow() -> None:
-    """Refuse `run.mlflow` where the package is not installed.
+    """Check that the package mlflow is installed.
 
     Raises:
         ConfigError: It is not.
     """
     if importlib.util.find_spec("mlflow") is None:
         raise ConfigError(
-            "run.mlflow is given, but the package mlflow is not installed here: "
-            "pip install mlflow-skinny (mlflow, if the store is a file), or leave the key out"
+            "run.mlflow is set, but the package mlflow is not installed: pip install mlflow-skinny "
+            "(mlflow if the store is a file), or remove the key"
         )
 
 
 class MlflowRun:
-    """Hands the figures of a run to MLflow, from process 0; after a first failure to nobody."""
+    """Logs the metrics of a run to MLflow on rank 0, until the first failure."""
 
     def __init__(
         self, run_dir: Path, config: MlflowConfig, name: str, settings: Mapping[str, Any]
     ) -> None:
-        """Goes on with the MLflow run that the directory names, or begins one.
+        """Resume the MLflow run whose id is in the run directory, or create one.
 
         Args:
-            run_dir: The run's directory, in which the id is kept.
-            config: Where to.
-            name: `case/arm`: of the MLflow run, and of its experiment up to the slash.
-            settings: What the run's parameters are, if it is a new one.
+            run_dir: The run directory, which keeps the id.
+            config: The server or store, and the experiment.
+            name: `case/arm`, the name of the MLflow run; `case` is the default experiment.
+            settings: Parameters of a new MLflow run.
         """
         self._run_id: str | None = None
         for key, value in DEFAULTS.items():
             os.environ.setdefault(key, value)
-        with self._or_dropped():
+        with self._disabled_on_error():
             from mlflow import MlflowClient
 
             self._client = MlflowClient(tracking_uri=config.tracking_uri)
-            self._run_id = _kept(run_dir / FILE, config)
+            self._run_id = _saved_run_id(run_dir / FILE, config)
             if self._run_id is None:
-                self._run_id = self._begin(run_dir / FILE, config, name, settings)
+                self._run_id = self._create_run(run_dir / FILE, config, name, settings)
             else:
                 self._client.update_run(self._run_id, status="RUNNING")
 
     def log(self, values: Mapping[str, float | int]) -> None:
-        """Hands over one log point; `values` holds "step" and any other figures."""
+        """Log one log point: "step" and any metrics."""
         if self._run_id is None:
             return
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
+        now_ms = int(1000 * time.time())
         step = int(values["step"])
         metrics = [
-            Metric(_name(key), float(value), now, step)
+            Metric(_valid_name(key), float(value), now_ms, step)
             for key, value in values.items()
             if key != "step"
         ]
-        with self._or_dropped():
+        with self._disabled_on_error():
             self._client.log_batch(self._run_id, metrics=metrics)
 
     def close(self, *, finished: bool) -> None:
-        """Tells that no more will come: `FINISHED`, or `KILLED` where the run may go on."""
+        """Set the status of the MLflow run: `FINISHED`, or `KILLED` if the run may be resumed."""
         if self._run_id is None:
             return
-        with self._or_dropped():
+        with self._disabled_on_error():
             self._client.set_terminated(self._run_id, "FINISHED" if finished else "KILLED")
 
-    def _begin(
+    def _create_run(
         self, path: Path, config: MlflowConfig, name: str, settings: Mapping[str, Any]
     ) -> str:
-        """A new MLflow run; its id."""
+        """Create an MLflow run, save its id, log the parameters, and return the id."""
         from mlflow.entities import Param
 
-        experiment = config.experiment or name.split("/")[0]
-        found = self._client.get_experiment_by_name(experiment)
-        number = (
-            self._client.create_experiment(experiment) if found is None else found.experiment_id
+        experiment_name = config.experiment or name.split("/")[0]
+        experiment = self._client.get_experiment_by_name(experiment_name)
+        experiment_id = (
+            self._client.create_experiment(experiment_name)
+            if experiment is None
+            else experiment.experiment_id
         )
-        run_id: str = self._client.create_run(number, run_name=name).info.run_id
-        with atomic_write(path) as out:
-            kept = {"tracking_uri": config.tracking_uri, "run_id": run_id}
-            out.write(f"{json.dumps(kept)}\n".encode())
-        params = [Param(_name(key), str(value)[:LONGEST_PARAM]) for key, value in settings.items()]
-        for start in range(0, len(params), PARAMS_AT_ONCE):
-            self._client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
+        run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
+        with atomic_write(path) as file:
+            saved = {"tracking_uri": config.tracking_uri, "run_id": run_id}
+            file.write(f"{json.dumps(saved)}\n".encode())
+        params = [
+            Param(_valid_name(key), str(value)[:MAX_PARAM_LENGTH])
+            for key, value in settings.items()
+        ]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
         return run_id
 
     @contextlib.contextmanager
-    def _or_dropped(self) -> Iterator[None]:
-        """What fails in here is said once, then training goes on without MLflow."""
+    def _disabled_on_error(self) -> Iterator[None]:
+        """On any error, warn once and log no more; training continues."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 of any store, server or library beneath
+        except Exception as error:  # noqa: BLE001 - of any store, server or library below it
             self._run_id = None
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
+            first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
             logger.warning(
-                "MLflow does not take the figures (%s): this start goes on without it, "
-                "metrics.jsonl has every figure.",
-                first,
+                "MLflow logging failed (%s): training continues without MLflow until the run is "
+                "resumed, and metrics.jsonl has all metrics",
+                first_line,
             )
 
 
-def _name(key: str) -> str:
-    """A key with no other signs than MLflow takes in names."""
+def _valid_name(key: str) -> str:
+    """A key in which characters that MLflow does not allow are replaced."""
     return re.sub(r"[^\w\-. :/]", "_", key)
 
 
-def _kept(path: Path, config: MlflowConfig) -> str | None:
-    """The id of the MLflow run that this directory had in the same store."""
-    kept = read_json_object(path, default={})
-    return kept["run_id"] if kept and kept["tracking_uri"] == config.tracking_uri else None
+def _saved_run_id(path: Path, config: MlflowConfig) -> str | None:
+    """The id of the MLflow run that this directory has in the same store, if any."""
+    saved = read_json_object(path, default={})
+    return saved["run_id"] if saved and saved["tracking_uri"] == config.tracking_uri else None

@@ -1,8 +1,8 @@
-"""What TensorBoard shows of a run besides its scalars: a layout, its settings, its case file.
+"""TensorBoard records that a run writes at its start: chart layout, hyperparameters, case file.
 
-Every arm of a case writes the same layout, which TensorBoard merges, so the arms of a directory lie
-over one another: loss, accuracy, learning rate, throughput. Settings stand in the HParams tab, where
-those that differ between arms come first. A few records a run, written at its start.
+Every arm of a case writes the same layout, and TensorBoard merges them. So the charts show all arms
+of a directory together: loss, accuracy, learning rate, throughput. The HParams tab shows the
+settings, those that differ between arms first.
 """
 
 import json
@@ -23,7 +23,7 @@ TITLE = "bertds.title"
 
 
 def run_summaries(content: Mapping[str, Any]) -> Iterator[Summary]:
-    """What a run's TensorBoard begins with.
+    """The records that a run starts with.
 
     Args:
         content: The run's `case.json`.
@@ -33,27 +33,34 @@ def run_summaries(content: Mapping[str, Any]) -> Iterator[Summary]:
     title = settings.pop(TITLE, "")
     yield hparams_pb(settings, trial_id=f"{content['case']}/{content['arm']}")
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    # Four blanks make it code, whatever is in it.
+    # Four blanks per line make it a Markdown code block, whatever it contains.
     yield text_pb("case", f"{title}\n\n" + "\n".join(f"    {line}" for line in text.splitlines()))
 
 
 def _layout(valid_sets: Sequence[str]) -> Summary:
-    several = valid_sets if len(valid_sets) > 1 else []
-    figures = {
-        "loss": {"training": "loss/train", "validation": "loss/valid"},
-        "accuracy": {"training": "acc/train", "validation": "acc/valid"},
-    }
-    for short, charts in zip(("loss", "acc"), figures.values(), strict=True):
-        charts |= {f"validation, {name}": f"{short}/valid/{name}" for name in several}
-    figures["learning rate"] = {"learning rate": "lr"}
-    figures["throughput"] = {
-        "real tokens a second": "tokens_per_s",
-        "share of the device's arithmetic (MFU)": "mfu",
-        "gradient norm": "grad_norm",
+    shown_sets = valid_sets if len(valid_sets) > 1 else []
+    # Category title -> chart title -> tag.
+    tags = {
+        "loss": {
+            "training": "loss/train",
+            "validation": "loss/valid",
+            **{f"validation, {name}": f"loss/valid/{name}" for name in shown_sets},
+        },
+        "accuracy": {
+            "training": "acc/train",
+            "validation": "acc/valid",
+            **{f"validation, {name}": f"acc/valid/{name}" for name in shown_sets},
+        },
+        "learning rate": {"learning rate": "lr"},
+        "throughput": {
+            "tokens/s (without padding)": "tokens_per_s",
+            "model FLOPs utilization (MFU)": "mfu",
+            "gradient norm": "grad_norm",
+        },
     }
     categories = [
         layout_pb2.Category(title=title, chart=[_chart(*chart) for chart in charts.items()])
-        for title, charts in figures.items()
+        for title, charts in tags.items()
     ]
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     value = Summary.Value(
@@ -65,13 +72,13 @@ def _layout(valid_sets: Sequence[str]) -> Summary:
 
 
 def _chart(title: str, tag: str) -> layout_pb2.Chart:
-    # Tags are regular expressions that match from the start.
+    # A tag is a regular expression, matched at the start.
     content = layout_pb2.MultilineChartContent(tag=[f"{re.escape(tag)}$"])
     return layout_pb2.Chart(title=title, multiline=content)
 
 
 def scalars_of(config: Mapping[str, Any]) -> dict[str, bool | float | int | str]:
-    """The settings by path, lists as JSON: what HParams and MLflow take."""
+    """The settings by path, with lists as JSON: types that HParams and MLflow accept."""
     return {
         path: value
         if isinstance(value, bool | int | float | str)

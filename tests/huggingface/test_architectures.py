@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from bertds.config.schema import ModelConfig
 from bertds.data.packing import pack
 from bertds.errors import ConfigError
-from bertds.huggingface.architectures import family_of
+from bertds.huggingface.architectures import architecture_of
 from bertds.huggingface.config import config_json
 from bertds.huggingface.weights import from_hf_state_dict, to_hf_state_dict
 from bertds.model.mlm import MaskedLanguageModel
@@ -128,7 +128,7 @@ def is_ours_alone(name: str, config: ModelConfig) -> bool:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_its_class(preset):
     config = ModelConfig.model_validate(SMALL | {"preset": preset})
-    assert family_of(config).name == PRESETS[preset]
+    assert architecture_of(config).name == PRESETS[preset]
 
 
 REFUSED = {
@@ -148,7 +148,7 @@ REFUSED = {
 def test_what_no_class_has_is_named(option):
     for fields in REFUSED[option]:
         with pytest.raises(ConfigError, match=f"model.{option} is"):
-            family_of(ModelConfig.model_validate(SMALL | fields))
+            architecture_of(ModelConfig.model_validate(SMALL | fields))
 
 
 # Of the others the class has parameters that the model has not.

@@ -12,7 +12,7 @@ import tokenizers
 from bertds.cli import run
 from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
-from bertds.huggingface.tokenizer import tokenizer_config, whole_tokenizer
+from bertds.huggingface.tokenizer import tokenizer_config, standalone_tokenizer
 from data_prep.__main__ import COMMANDS
 from data_prep.readers.cleaning import clean_lines
 
@@ -46,7 +46,7 @@ def tokenizer_path(text) -> Path:
 
 
 def loaded(tokenizer: Tokenizer, directory: Path, *, framed: bool):
-    (directory / "tokenizer.json").write_bytes(whole_tokenizer(tokenizer, framed=framed).content)
+    (directory / "tokenizer.json").write_bytes(standalone_tokenizer(tokenizer, framed=framed).content)
     settings = tokenizer_config(tokenizer, 64)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     (directory / "config.json").write_text('{"model_type": "bert"}')
@@ -91,7 +91,7 @@ def test_special_tokens_are_read_and_a_mask_takes_the_blank_before_it(tokenizer_
 def test_cleaning_is_that_of_the_shards_for_any_character(tokenizer_path):
     """Every character that data_prep or Unicode treats in a way of its own, and some others."""
     tokenizer = Tokenizer.load(tokenizer_path)
-    whole = whole_tokenizer(tokenizer, framed=False)
+    whole = standalone_tokenizer(tokenizer, framed=False)
     generator = random.Random(0)
     points = [*range(0x250), *range(0x2000, 0x2070), 0x3000, 0xFEFF]
     points += generator.sample(range(0x250, 0xD800), 2000) + generator.sample(
@@ -108,7 +108,7 @@ def test_a_text_has_the_same_ids_each_time(tokenizer_path):
     content = json.loads(tokenizer_path.read_text())
     content["model"]["dropout"] = 0.5
     tokenizer = Tokenizer.of(json.dumps(content).encode(), "here")
-    whole = whole_tokenizer(tokenizer, framed=False)
+    whole = standalone_tokenizer(tokenizer, framed=False)
     library = tokenizers.Tokenizer.from_str(whole.content.decode())
     text = "ba co der fin go hal ith jun"
     assert {tuple(library.encode(text).ids) for _ in range(20)} == {
@@ -128,7 +128,7 @@ def test_a_foreign_tokenizer_cleans_a_text_too_but_keeps_the_blank_beside_a_mask
     backend.add_special_tokens(["<pad>", "<mask>"])
     backend.enable_truncation(3)
     tokenizer = Tokenizer.of(backend.to_str().encode(), "here")
-    whole = whole_tokenizer(tokenizer, framed=False)
+    whole = standalone_tokenizer(tokenizer, framed=False)
     texts = ["the  strange\twolf", unicodedata.normalize("NFD", "한국어 문장"), "a\x00b\u3000c"]
     cleaned = [clean_lines(f"{text}\n".encode(), "lines", Counter()) for text in texts]
     expected = tokenizer.encode_batch([line for (line,) in cleaned])
