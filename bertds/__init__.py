@@ -4,19 +4,22 @@ The Python API is `Case`, `train`, `load_model` and `Model`. Each is imported on
 because many parts of the package work without torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertds.api import Model, load_model, train
     from bertds.config.case import Case
 
-
 __all__ = ["Case", "Model", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Case":
+        from bertds.config.case import Case
+
+        return Case
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "bertds.config.case" if name == "Case" else "bertds.api"
-    return getattr(importlib.import_module(module), name)
+    from bertds import api
+
+    return getattr(api, name)

@@ -1,4 +1,4 @@
-"""The Hugging Face classes that our encoder maps to, and their parameter names.
+"""The Hugging Face classes that a trained model maps to, and their parameter names.
 
 This module owns the names: export writes them, and `run.init_from` reads them. Each preset is one
 class by construction. Other options map to a class if that class can compute the same function: a
@@ -21,8 +21,8 @@ class Architecture:
     name: str
     model_type: str
     modules: Mapping[str, tuple[str, ...]]
-    """Our module names to theirs; `{}` is the layer index. Several names hold our matrix in equal
-    parts, split along its first axis."""
+    """Our module names to Hugging Face's; `{}` is the layer index. If there are several names, each
+    holds an equal part of our matrix along its first axis."""
     decoder_bias: str
     """The bias over the vocabulary. In some classes it is not in the decoder module."""
     token_types: str = ""
@@ -34,7 +34,7 @@ class Architecture:
     """Whether positions start at pad_id + 1 (RoBERTa's offset) instead of 0."""
 
     def hf_names(self, name: str) -> tuple[str, ...]:
-        """Their parameters that hold one of ours: one name, or one per part."""
+        """Hugging Face's names for one of our parameters: one, or one per part."""
         if name == "head.decoder.bias":
             return (self.decoder_bias,)
         module, kind = name.rsplit(".", 1)
@@ -48,7 +48,7 @@ class Architecture:
         return f"{self.modules['head.decoder'][0]}.bias"
 
     def first_position(self, pad_id: int) -> int:
-        """The row of their position table that the first token of a sequence reads."""
+        """The row of its position table that the first token of a sequence reads."""
         return pad_id + 1 if self.counts_positions_from_pad else 0
 
 
@@ -67,7 +67,7 @@ def _bert_like(prefix: str, other_modules: dict[str, str]) -> dict[str, tuple[st
         f"{_LAYER}.feed_forward.output": f"{layer}.output.dense",
     }
     qkv = tuple(f"{layer}.attention.self.{part}" for part in ("query", "key", "value"))
-    single = {ours: (theirs,) for ours, theirs in (shared_modules | other_modules).items()}
+    single = {ours: (hf_name,) for ours, hf_name in (shared_modules | other_modules).items()}
     return single | {f"{_LAYER}.attention.qkv": qkv}
 
 

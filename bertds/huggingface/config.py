@@ -140,7 +140,7 @@ def difference(
     """Describe the first difference between two configurations; empty if they are the same.
 
     Args:
-        theirs: A directory's `config.json`.
+        theirs: The `config.json` of a Hugging Face directory.
         ours: The result of `config_json` for the case.
         architecture: The class of the case's model.
 

@@ -1,4 +1,4 @@
-"""Conversion of weights between our parameter names and Hugging Face's, bit-exact both ways."""
+"""Converts weights between our parameter names and Hugging Face's, bit-exact both ways."""
 
 from collections.abc import Callable, Iterator
 
@@ -33,7 +33,7 @@ def to_hf_state_dict(model: MaskedLanguageModel, pad_id: int) -> dict[str, Tenso
         shape = (architecture.token_type_rows, model.config.hidden_size)
         state[architecture.token_types] = bias.new_zeros(shape)
     if not model.config.tie_word_embeddings:
-        # BERT's decoder module then has a bias of its own, and reads that one.
+        # BERT's decoder module then has its own bias, and uses that one.
         state.setdefault(architecture.decoder_module_bias, bias.clone())
     return state
 
@@ -81,7 +81,7 @@ def _all_tensors(
 
 
 def _position_offset(model: MaskedLanguageModel, architecture: Architecture, pad_id: int) -> int:
-    """How many rows later their position table starts than ours."""
+    """Rows of the class's position table before the first row of ours."""
     return architecture.first_position(pad_id) - first_position(model.config, pad_id)
 
 

@@ -32,7 +32,6 @@ def unigram_baseline(
         `accuracy` and `loss` (nats) over all sets and, if there are several, of each set by name
         under `sets`.
     """
-    # All sequences, in one layout without rows.
     spec = RankBatchSpec(rank=0, world_size=1, micro_batch_size=1024, row_length=0, pad_id=0)
     counts = {}
     for name, dataset in sets.items():
@@ -49,12 +48,12 @@ def unigram_baseline(
 def _baseline_of(counts: npt.NDArray[np.int64], masker: Masker) -> dict[str, float]:
     """Accuracy and loss of the best prediction of a masked token y, given the input id x.
 
-    Args:
-        counts: (V,) how often each id is masked.
-        masker: Knows how often a masked token is replaced by the mask token or by a random one.
+    All arrays are (V,), over x. P(y | x) is p_kept[x] + p_random[x] · frequency[x] if y = x, and
+    p_random[x] · frequency[y] otherwise.
 
-    All arrays are (V,). P(y | x) is p_kept + p_random · frequency[x] if y = x, and
-    p_random · frequency[y] otherwise.
+    Args:
+        counts: How often each id is masked.
+        masker: The masking rule and the ids that random tokens are drawn from.
     """
     rule = masker.rule
     frequency = counts / counts.sum()

@@ -1,9 +1,13 @@
-"""Short runs of every preset, precision and world, trained once for all tests that use a run."""
+"""Short runs of every preset, precision and world size, trained once per test session."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bertds import cli
+from bertds.__main__ import COMMANDS
 from tests.helpers.launching import run
 
 BF16 = {"bf16": {"enabled": True}}
@@ -15,7 +19,7 @@ CASE: dict[str, Any] = {
         "params": {"lr": 5e-3, "betas": [0.9, 0.98], "eps": 1e-8, "weight_decay": 0.01},
     },
     "bertds": {
-        "title": "Runs to be used",
+        "title": "Short runs",
         "model": {
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -50,7 +54,7 @@ def arm(preset: str, stage: int, **changes: Any) -> dict[str, Any]:
     return {"zero_optimization": {"stage": stage}, "bertds": {"model": model}, **changes}
 
 
-# World size (0: plain python, one process) to arms.
+# World size (0: one process without a launcher) to arms.
 ARMS = {
     0: {
         "bert": arm("bert", 0),
@@ -76,7 +80,7 @@ def run_dirs_in(directory: Path) -> dict[str, Path]:
 
 
 def train_all(data_root: Path, directory: Path) -> None:
-    """Train every arm."""
+    """Train all arms into `directory/runs`."""
     for processes, arms in ARMS.items():
         path = directory / f"case{processes}.json"
         path.write_text(json.dumps({**CASE, "bertds": {**CASE["bertds"], "arms": arms}}))
@@ -84,3 +88,9 @@ def train_all(data_root: Path, directory: Path) -> None:
         flags = ["--ds_config", str(path), "--data", str(data_root), "--out", str(out)]
         code, output = run(processes, *flags, launcher="spawn")
         assert code == 0, output
+
+
+def bertds_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `python -m bertds` with these arguments."""
+    code = cli.run("python -m bertds", COMMANDS, [str(argument) for argument in arguments])
+    return code, *capsys.readouterr()

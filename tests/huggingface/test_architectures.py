@@ -1,4 +1,4 @@
-"""A model is the Hugging Face class that its files name: equal logits, equal gradients."""
+"""Every preset and supported option is a Hugging Face class: equal logits, equal gradients."""
 
 import copy
 import dataclasses
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from bertds.config.schema import ModelConfig
-from bertds.data.packing import pack
+from bertds.data.packing import MaskedSequences, pack
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import architecture_of
 from bertds.huggingface.config import config_json
@@ -23,7 +23,6 @@ from tests.helpers.tensors import (
     ROW,
     SMALL,
     VOCAB,
-    join,
     make_model,
     make_sequences,
     tensors_of,
@@ -39,7 +38,7 @@ PRESETS = {
 LOCAL = {"preset": "modernbert", "num_hidden_layers": 4}
 
 
-# The options of each preset, and what lies between the presets but is a class all the same.
+# The options of each preset, and options between the presets that are a class as well.
 MODELS = {
     **{f"{preset} {act}": {"preset": preset, "hidden_act": act, "local_attention": 8}
        for preset in PRESETS for act in ("relu", "gelu", "silu")},
@@ -59,63 +58,63 @@ MODELS = {
 }  # fmt: skip
 
 
-def written(model: MaskedLanguageModel, directory: Path) -> "transformers.PreTrainedModel":
-    """The model as the library loads it from a directory with our files."""
+def load_with_transformers(
+    model: MaskedLanguageModel, directory: Path
+) -> "transformers.PreTrainedModel":
+    """The model as transformers loads it from exported files."""
     tensors = {name: x.float().contiguous() for name, x in to_hf_state_dict(model, PAD).items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     content = config_json(model.config, VOCAB, SPECIAL_IDS)
     (directory / "config.json").write_text(json.dumps(content))
-    there, said = transformers.AutoModelForMaskedLM.from_pretrained(
+    hf_model, info = transformers.AutoModelForMaskedLM.from_pretrained(
         directory, output_loading_info=True
     )
-    assert not any(said[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return there.double()
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return hf_model.double()
 
 
 def padded(lengths: list[int]) -> torch.Tensor:
     inputs = torch.full((len(lengths), ROW), PAD)
-    for row, part in zip(inputs, make_sequences(lengths), strict=True):
-        row[: part.inputs.size] = torch.from_numpy(part.inputs)
+    for row, sequence in zip(inputs, make_sequences(lengths), strict=True):
+        row[: sequence.inputs.size] = torch.from_numpy(sequence.inputs)
     return inputs
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_and_gradients_equal_those_of_the_class(name, tmp_path):
-    """At every token of sequences of one token up to the model's longest."""
+def test_logits_and_gradients_equal_the_hugging_face_class(name, tmp_path):
+    """At every token, for sequences from one token to the maximum length."""
     model = make_model(**MODELS[name]).float().double().eval()
-    there = written(model, tmp_path).eval()
-    if name.split(" ")[0] in PRESETS and " " not in name:
-        assert type(there).__name__ == PRESETS[name]
+    hf_model = load_with_transformers(model, tmp_path).eval()
     lengths = [ROW, 5, 17, 1]
     inputs = padded(lengths)
     mask = torch.arange(ROW) < torch.tensor(lengths)[:, None]
-    theirs = there(input_ids=inputs, attention_mask=mask.long()).logits[mask]
-    rows = tensors_of(
-        pack(join(make_sequences(lengths)), row_length=0, pad_id=PAD), rows=((1, 128),)
-    )
-    everywhere = torch.arange(sum(lengths))
-    ours = model.logits(dataclasses.replace(rows, masked_M=everywhere))
-    tolerance = 1e-5 if model.config.positions == "rope" else 1e-10  # its angles have 32 bits
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    for logits in (ours, theirs):
-        F.cross_entropy(logits, everywhere % VOCAB).backward()
+    hf_logits = hf_model(input_ids=inputs, attention_mask=mask.long()).logits[mask]
+    packed = pack(MaskedSequences.concatenate(make_sequences(lengths)), row_length=0, pad_id=PAD)
+    batch = tensors_of(packed, rows=((1, 128),))
+    all_positions = torch.arange(sum(lengths))
+    logits = model.logits(dataclasses.replace(batch, masked_M=all_positions))
+    tolerance = 1e-5 if model.config.positions == "rope" else 1e-10  # rotary angles are fp32
+    torch.testing.assert_close(logits, hf_logits, rtol=tolerance, atol=tolerance)
+    for values in (logits, hf_logits):
+        F.cross_entropy(values, all_positions % VOCAB).backward()
     expected = to_hf_state_dict(gradients_of(model), PAD)
-    for key, parameter in there.named_parameters():
-        if not is_ours_alone(key, model.config):
+    for key, parameter in hf_model.named_parameters():
+        if not is_missing_in_our_model(key, model.config):
             torch.testing.assert_close(
                 parameter.grad, expected[key], rtol=10 * tolerance, atol=10 * tolerance
             )
 
 
 def gradients_of(model: MaskedLanguageModel) -> MaskedLanguageModel:
-    found = copy.deepcopy(model)
-    for one, other in zip(found.parameters(), model.parameters(), strict=True):
-        one.data = torch.zeros_like(other) if other.grad is None else other.grad
-    return found
+    """A model whose parameters are the gradients."""
+    gradients = copy.deepcopy(model)
+    for target, source in zip(gradients.parameters(), model.parameters(), strict=True):
+        target.data = torch.zeros_like(source) if source.grad is None else source.grad
+    return gradients
 
 
-def is_ours_alone(name: str, config: ModelConfig) -> bool:
-    """What the class trains and our model does not."""
+def is_missing_in_our_model(name: str, config: ModelConfig) -> bool:
+    """Whether the class trains a parameter that our model does not have."""
     return (
         "token_type" in name
         or ("position_embeddings" in name and config.positions == "sinusoidal")
@@ -126,12 +125,12 @@ def is_ours_alone(name: str, config: ModelConfig) -> bool:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_its_class(preset):
+def test_each_preset_has_its_class(preset):
     config = ModelConfig.model_validate(SMALL | {"preset": preset})
     assert architecture_of(config).name == PRESETS[preset]
 
 
-REFUSED = {
+UNSUPPORTED = {
     "feed_forward": [{"feed_forward": "glu"}, {"preset": "bert", "feed_forward": "glu"},
                      {"preset": "modernbert", "feed_forward": "mlp"}],
     "norm": [{"preset": "modernbert", "norm": "post"}],
@@ -144,25 +143,26 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("option", REFUSED)
-def test_what_no_class_has_is_named(option):
-    for fields in REFUSED[option]:
+@pytest.mark.parametrize("option", UNSUPPORTED)
+def test_unsupported_option_is_named(option):
+    for fields in UNSUPPORTED[option]:
         with pytest.raises(ConfigError, match=f"model.{option} is"):
             architecture_of(ModelConfig.model_validate(SMALL | fields))
 
 
-# Of the others the class has parameters that the model has not.
-WHOLE = [name for name in MODELS if "sinusoidal" not in name and "no bias" not in name]
+# The other models lack parameters of their class.
+INVERTIBLE = [name for name in MODELS if "sinusoidal" not in name and "no bias" not in name]
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_weights_come_back_to_the_byte(name):
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_weights_round_trip_bit_exactly(name):
     model = make_model(**MODELS[name]).float()
-    back_here = from_hf_state_dict(model, PAD, to_hf_state_dict(model, PAD).__getitem__)
-    read = {key for key, _ in model.named_parameters()}
-    assert back_here.keys() == read
+    weights = from_hf_state_dict(model, PAD, to_hf_state_dict(model, PAD).__getitem__)
+    names = {key for key, _ in model.named_parameters()}
+    assert weights.keys() == names
     if model.config.norm != {"bert": "post"}.get(model.config.preset, "pre"):
-        read.remove("encoder.embeddings.positions.weight")  # rows that no token reads are lost
-    for key in read:
-        ours, back = model.get_parameter(key), back_here[key]
-        assert torch.equal(ours.view(torch.int32), back.view(torch.int32)), key
+        # Another class than the preset's may drop position rows that no token reads.
+        names.remove("encoder.embeddings.positions.weight")
+    for key in names:
+        before, after = model.get_parameter(key), weights[key]
+        assert torch.equal(before.view(torch.int32), after.view(torch.int32)), key

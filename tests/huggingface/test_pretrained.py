@@ -1,6 +1,7 @@
-"""A Hugging Face directory fits a case or is refused by what does not, before anything starts."""
+"""A Hugging Face directory initializes a case's model exactly, or is rejected with the difference."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,13 @@ PAD = 0
 PRESETS = ["bert", "bert-prenorm", "modernbert"]
 
 
-def make(tokenizer, seed: int = 0, **fields) -> MaskedLanguageModel:
+def make_config(**fields) -> ModelConfig:
+    return ModelConfig.model_validate(SMALL | {"local_attention": 8} | fields)
+
+
+def make_model(tokenizer, seed: int = 0, **fields) -> MaskedLanguageModel:
     torch.manual_seed(seed)
-    config = ModelConfig.model_validate(SMALL | {"local_attention": 8} | fields)
-    return MaskedLanguageModel(config, tokenizer.vocab_size, PAD)
+    return MaskedLanguageModel(make_config(**fields), tokenizer.vocab_size, PAD)
 
 
 def write(model: MaskedLanguageModel, tokenizer, directory: Path, **changes) -> Path:
@@ -36,56 +40,56 @@ def write(model: MaskedLanguageModel, tokenizer, directory: Path, **changes) -> 
     return directory
 
 
-def begin(directory: Path, tokenizer, **fields) -> MaskedLanguageModel:
-    """A model of other random weights, filled from the directory."""
-    model = make(tokenizer, seed=1, **fields)
+def init_from(directory: Path, tokenizer, **fields) -> MaskedLanguageModel:
+    """A model with other random weights, into which the directory's are loaded."""
+    model = make_model(tokenizer, seed=1, **fields)
     weights = open_pretrained(directory, model.config, tokenizer).weights()
     assert list(weights) == [name for name, _ in model.named_parameters()]
     model.load_state_dict(weights, strict=False)
     return model
 
 
-def assert_same_bytes(one: MaskedLanguageModel, other: MaskedLanguageModel) -> None:
-    for (name, ours), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32)), name
+def assert_bit_exact(model: MaskedLanguageModel, other: MaskedLanguageModel) -> None:
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.view(torch.int32), b.view(torch.int32)), name
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_was_written_comes_back_to_the_byte(tokenizer, tmp_path, preset, tied):
+def test_exported_weights_are_loaded_bit_exactly(tokenizer, tmp_path, preset, tied):
     fields = {"preset": preset, "tie_word_embeddings": tied}
-    model = make(tokenizer, **fields)
-    assert_same_bytes(model, begin(write(model, tokenizer, tmp_path), tokenizer, **fields))
+    model = make_model(tokenizer, **fields)
+    assert_bit_exact(model, init_from(write(model, tokenizer, tmp_path), tokenizer, **fields))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_the_library_saves_is_taken(tokenizer, tmp_path, preset, tied):
-    """In shards, with its own config.json, a pooler and token types of another value."""
+def test_files_saved_by_transformers_are_loaded(tokenizer, tmp_path, preset, tied):
+    """Several files, the library's own config.json, a pooler, token types that are not zero."""
     fields = {"preset": preset, "tie_word_embeddings": tied}
-    directory = write(make(tokenizer, **fields), tokenizer, tmp_path / "ours")
-    there = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
+    directory = write(make_model(tokenizer, **fields), tokenizer, tmp_path / "ours")
+    hf_model = transformers.AutoModelForMaskedLM.from_pretrained(directory).eval()
     with torch.no_grad():
-        for name, parameter in there.named_parameters():
+        for name, parameter in hf_model.named_parameters():
             if "token_type" in name or name.endswith("bias"):
                 parameter.normal_()
     saved = tmp_path / "saved"
-    there.save_pretrained(saved, max_shard_size="20KB")
+    hf_model.save_pretrained(saved, max_shard_size="20KB")
     assert (saved / "model.safetensors.index.json").is_file()
     (saved / "tokenizer.json").write_bytes(tokenizer.content)
-    model = begin(saved, tokenizer, **fields).eval()
-    again = transformers.AutoModelForMaskedLM.from_pretrained(
-        write(model, tokenizer, tmp_path / "again")
+    model = init_from(saved, tokenizer, **fields).eval()
+    exported = transformers.AutoModelForMaskedLM.from_pretrained(
+        write(model, tokenizer, tmp_path / "exported")
     )
     ids = torch.randint(5, tokenizer.vocab_size, (2, 20), generator=torch.Generator())
     with torch.no_grad():
         torch.testing.assert_close(
-            again(input_ids=ids).logits, there(input_ids=ids).logits, rtol=1e-5, atol=1e-5
+            exported(input_ids=ids).logits, hf_model(input_ids=ids).logits, rtol=1e-5, atol=1e-5
         )
 
 
-def test_old_names_16_bits_and_other_heads_are_taken(tokenizer, tmp_path):
-    model = make(tokenizer, preset="bert").bfloat16()
+def test_old_names_bf16_and_other_heads_are_accepted(tokenizer, tmp_path):
+    model = make_model(tokenizer, preset="bert").bfloat16()
     write(model, tokenizer, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     old = {
@@ -97,11 +101,11 @@ def test_old_names_16_bits_and_other_heads_are_taken(tokenizer, tmp_path):
     old["cls.predictions.decoder.weight"] = torch.zeros(tokenizer.vocab_size, 16)
     old["bert.embeddings.position_ids"] = torch.arange(32)
     save_file(old, tmp_path / "model.safetensors")
-    assert_same_bytes(model.float(), begin(tmp_path, tokenizer, preset="bert"))
+    assert_bit_exact(model.float(), init_from(tmp_path, tokenizer, preset="bert"))
 
 
-def test_the_seed_of_the_run_is_not_touched(tokenizer, tmp_path):
-    directory = write(make(tokenizer), tokenizer, tmp_path)
+def test_global_random_state_is_unchanged(tokenizer, tmp_path):
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -109,12 +113,8 @@ def test_the_seed_of_the_run_is_not_touched(tokenizer, tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def make_config(**fields) -> ModelConfig:
-    return ModelConfig.model_validate(SMALL | {"local_attention": 8} | fields)
-
-
-def test_another_architecture_is_named_by_its_key(tokenizer, tmp_path):
-    directory = write(make(tokenizer), tokenizer, tmp_path)
+def test_architecture_mismatch_names_the_key(tokenizer, tmp_path):
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
     for fields, words in [
         ({"num_hidden_layers": 5}, r"num_hidden_layers 3, the case needs 5 \(model.num_hidden"),
         ({"hidden_act": "relu"}, r"hidden_act 'gelu', the case needs 'relu' \(model.hidden_act"),
@@ -129,13 +129,13 @@ def test_another_architecture_is_named_by_its_key(tokenizer, tmp_path):
             open_pretrained(directory, make_config(**fields), tokenizer)
 
 
-def test_modernberts_windows_and_bases_are_compared_in_either_spelling(tokenizer, tmp_path):
-    model = make(tokenizer, preset="modernbert")
+def test_modernbert_keys_of_transformers_4_and_5_are_compared(tokenizer, tmp_path):
+    model = make_model(tokenizer, preset="modernbert")
     directory = write(model, tokenizer, tmp_path)
     content = json.loads((directory / "config.json").read_text())
-    olds = ("layer_types", "rope_parameters")
-    news = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
-    for dropped in ((), olds, news):
+    keys_of_5 = ("layer_types", "rope_parameters")
+    keys_of_4 = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+    for dropped in ((), keys_of_5, keys_of_4):
         kept = {key: value for key, value in content.items() if key not in dropped}
         (directory / "config.json").write_text(json.dumps(kept))
         open_pretrained(directory, model.config, tokenizer)
@@ -149,22 +149,21 @@ def test_modernberts_windows_and_bases_are_compared_in_either_spelling(tokenizer
                 open_pretrained(directory, make_config(preset="modernbert", **fields), tokenizer)
 
 
-def test_another_vocabulary_is_refused(tokenizer, tmp_path):
-    directory = write(make(tokenizer), tokenizer, tmp_path)
+def test_another_vocabulary_is_rejected(tokenizer, tmp_path):
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
     content = json.loads(tokenizer.content)
     first, second = list(content["model"]["vocab"])[10:12]
-    swap = {first: 11, second: 10}
-    content["model"]["vocab"] |= swap
+    content["model"]["vocab"] |= {first: 11, second: 10}
     (directory / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="as id 10, that of the shards .*: make the shards with"):
+    message = f"{second!r} as token 10, but the shards' tokenizer has {first!r}: create the shards"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         open_pretrained(directory, make_config(), tokenizer)
-    write(make(tokenizer), tokenizer, tmp_path, vocab_size=7)
+    write(make_model(tokenizer), tokenizer, tmp_path, vocab_size=7)
     with pytest.raises(ConfigError, match="vocab_size 7, the case needs"):
         open_pretrained(directory, make_config(), tokenizer)
 
 
-def damaged(directory: Path, kind: str) -> None:
-    """Make one thing wrong."""
+def damage(directory: Path, kind: str) -> None:
     weights = directory / "model.safetensors"
     tensors = load_file(weights)
     match kind:
@@ -175,11 +174,11 @@ def damaged(directory: Path, kind: str) -> None:
         case "missing":
             tensors.pop("lm_head.dense.weight")
             save_file(tensors, weights)
-        case "more":
+        case "unknown":
             save_file(tensors | {"adapter.weight": torch.zeros(1)}, weights)
         case "shape":
             save_file(tensors | {"lm_head.bias": torch.zeros(3)}, weights)
-        case "elsewhere":
+        case "outside":
             weights.rename(directory / "model-1.safetensors")
             content = {"weight_map": dict.fromkeys(tensors, "../model-1.safetensors")}
             (directory / "model.safetensors.index.json").write_text(json.dumps(content))
@@ -195,38 +194,38 @@ def damaged(directory: Path, kind: str) -> None:
     ("kind", "words"),
     [
         ("pickle", "pytorch_model.bin is a pickle"),
-        ("cut", "model.safetensors is no whole safetensors file"),
-        ("missing", "the tensor lm_head.dense.weight is missing, .* needs .16, 16"),
-        ("more", "adapter.weight"),
-        ("shape", r"the tensor lm_head.bias has shape \[3\]"),
-        ("elsewhere", "names a file elsewhere"),
+        ("cut", "model.safetensors is not a complete safetensors file"),
+        ("missing", "tensor lm_head.dense.weight is missing, .* needs .16, 16"),
+        ("unknown", "tensor adapter.weight does not exist in the case's model"),
+        ("shape", r"tensor lm_head.bias has shape \[3\]"),
+        ("outside", "names a file outside the directory: '../model-1.safetensors'"),
         ("no config", "config.json is missing"),
         ("config", "config.json is not JSON"),
-        ("no tokenizer", "tokenizer.json does not exist"),
+        ("no tokenizer", "tokenizer.json (does not exist|is missing)"),
     ],
 )
 def test_damage_is_named(tokenizer, tmp_path, kind, words):
-    directory = write(make(tokenizer), tokenizer, tmp_path)
-    damaged(directory, kind)
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
+    damage(directory, kind)
     with pytest.raises(ConfigError, match=f"^run.init_from {tmp_path}: .*{words}"):
         open_pretrained(directory, make_config(), tokenizer)
 
 
-def test_a_name_on_the_hub_is_no_directory(tokenizer):
-    with pytest.raises(ConfigError, match="'someone/model', wanted is a directory"):
+def test_model_name_on_the_hub_is_rejected(tokenizer):
+    with pytest.raises(ConfigError, match="'someone/model', expected a directory"):
         open_pretrained(Path("someone/model"), make_config(), tokenizer)
 
 
-def test_stretched_rotary_angles_are_others(tokenizer, tmp_path):
-    model = make(tokenizer, preset="modernbert")
-    stretched = {"full_attention": {"rope_type": "yarn", "rope_theta": 160_000.0, "factor": 4}}
-    write(model, tokenizer, tmp_path, rope_parameters=stretched)
+def test_scaled_rotary_embeddings_are_rejected(tokenizer, tmp_path):
+    model = make_model(tokenizer, preset="modernbert")
+    scaled = {"full_attention": {"rope_type": "yarn", "rope_theta": 160_000.0, "factor": 4}}
+    write(model, tokenizer, tmp_path, rope_parameters=scaled)
     with pytest.raises(ConfigError, match="rope_type 'yarn', the case needs 'default'"):
         open_pretrained(tmp_path, model.config, tokenizer)
 
 
-def test_a_whole_number_is_that_number(tokenizer, tmp_path):
-    """As older files have the rotary bases."""
-    model = make(tokenizer, preset="modernbert")
+def test_integer_rotary_base_is_accepted(tokenizer, tmp_path):
+    """Older files have integers."""
+    model = make_model(tokenizer, preset="modernbert")
     write(model, tokenizer, tmp_path, global_rope_theta=160000, rope_parameters={})
     open_pretrained(tmp_path, model.config, tokenizer)

@@ -1,4 +1,4 @@
-"""A text gets the ids that it has in the shards, by the library alone."""
+"""The exported tokenizer, loaded by transformers, gives a text the ids that it has in the shards."""
 
 import json
 import random
@@ -12,7 +12,7 @@ import tokenizers
 from bertds.cli import run
 from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
-from bertds.huggingface.tokenizer import tokenizer_config, standalone_tokenizer
+from bertds.huggingface.tokenizer import standalone_tokenizer, tokenizer_config
 from data_prep.__main__ import COMMANDS
 from data_prep.readers.cleaning import clean_lines
 
@@ -26,7 +26,7 @@ DIRTY = [
 ]
 
 
-def command(*arguments: object) -> None:
+def data_prep(*arguments: object) -> None:
     assert run("python -m data_prep", COMMANDS, [str(argument) for argument in arguments]) == 0
 
 
@@ -40,58 +40,64 @@ def text(tmp_path_factory, lines) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer_path(text) -> Path:
     path = text.with_name("tokenizer.json")
-    command("tokenizer", "--input", text, "--merges", 100, "--out", path, "--lowercase",
-            "--min_count", 1)  # fmt: skip
+    data_prep("tokenizer", "--input", text, "--merges", 100, "--out", path, "--lowercase",
+              "--min_count", 1)  # fmt: skip
     return path
 
 
-def loaded(tokenizer: Tokenizer, directory: Path, *, framed: bool):
-    (directory / "tokenizer.json").write_bytes(standalone_tokenizer(tokenizer, framed=framed).content)
+def load_with_transformers(tokenizer: Tokenizer, directory: Path, *, add_special_tokens: bool):
+    standalone = standalone_tokenizer(tokenizer, add_special_tokens=add_special_tokens)
+    (directory / "tokenizer.json").write_bytes(standalone.content)
     settings = tokenizer_config(tokenizer, 64)
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     (directory / "config.json").write_text('{"model_type": "bert"}')
     return transformers.AutoTokenizer.from_pretrained(directory)
 
 
-@pytest.mark.parametrize("framed", [True, False])
-def test_ids_are_those_of_the_shards(text, tokenizer_path, tmp_path, framed):
-    """Of every line, dirty ones included: the rows of the shards are the library's."""
-    flag = "--special_tokens" if framed else "--nospecial_tokens"
+@pytest.mark.parametrize("special_tokens", [True, False])
+def test_ids_equal_those_in_the_shards(text, tokenizer_path, tmp_path, special_tokens):
+    """For every line, also those that need cleaning."""
+    flag = "--special_tokens" if special_tokens else "--nospecial_tokens"
     out = tmp_path / "data"
-    command("shard", "--input", text, "--tokenizer", tokenizer_path, "--out", out,
-            "--valid_fraction", 0, "--workers", 1, flag)  # fmt: skip
+    data_prep("shard", "--input", text, "--tokenizer", tokenizer_path, "--out", out,
+              "--valid_fraction", 0, "--workers", 1, flag)  # fmt: skip
     shards = ShardSet.open(out / "train")
-    rows: Counter[tuple[int, ...]] = Counter()
+    in_shards: set[tuple[int, ...]] = set()
     for number in range(shards.num_blocks):
         block, start = shards.read_block(number), 0
         for length in block.lengths.tolist():
-            rows[tuple(block.tokens[start : start + length].tolist())] += 1
+            in_shards.add(tuple(block.tokens[start : start + length].tolist()))
             start += length
-    library = loaded(Tokenizer.load(tokenizer_path), tmp_path, framed=framed)
-    found = Counter(tuple(library(line).input_ids) for line in text.read_text().split("\n"))
-    assert set(found) == set(rows)
-    assert library.model_max_length == 64
-    assert library.mask_token == "[MASK]"
+    hf_tokenizer = load_with_transformers(
+        Tokenizer.load(tokenizer_path), tmp_path, add_special_tokens=special_tokens
+    )
+    assert {
+        tuple(hf_tokenizer(line).input_ids) for line in text.read_text().split("\n")
+    } == in_shards
+    assert hf_tokenizer.model_max_length == 64
+    assert hf_tokenizer.mask_token == "[MASK]"
 
 
-def test_special_tokens_are_read_and_a_mask_takes_the_blank_before_it(tokenizer_path, tmp_path):
+def test_mask_in_a_text_is_the_mask_token_and_pairs_are_separated(tokenizer_path, tmp_path):
+    """The blank before [MASK] gets no token."""
     tokenizer = Tokenizer.load(tokenizer_path)
-    library = loaded(tokenizer, tmp_path, framed=True)
+    hf_tokenizer = load_with_transformers(tokenizer, tmp_path, add_special_tokens=True)
     special = tokenizer.special_ids
-    ids = library("ba  [MASK] co[MASK]").input_ids
+    ids = hf_tokenizer("ba  [MASK] co[MASK]").input_ids
     (ba,), (co,) = (tokenizer.encode_batch([word]) for word in ("ba", "co"))
     mask = special["mask"]
     assert ids == [special["cls"], *ba, mask, *co, mask, special["sep"]]
-    pair = library("ba", "co").input_ids
+    pair = hf_tokenizer("ba", "co").input_ids
     assert pair == [special["cls"], *ba, special["sep"], *co, special["sep"]]
-    assert library("ba", "co", padding="max_length", max_length=20).input_ids.count(0) > 5
-    assert library.decode(ba + co) == "ba co"
+    padded = hf_tokenizer("ba", "co", padding="max_length", max_length=20).input_ids
+    assert padded.count(special["pad"]) > 5
+    assert hf_tokenizer.decode(ba + co) == "ba co"
 
 
-def test_cleaning_is_that_of_the_shards_for_any_character(tokenizer_path):
-    """Every character that data_prep or Unicode treats in a way of its own, and some others."""
+def test_cleaning_equals_data_prep_for_any_character(tokenizer_path):
+    """Every character that data_prep or Unicode treats specially, and a sample of the others."""
     tokenizer = Tokenizer.load(tokenizer_path)
-    whole = standalone_tokenizer(tokenizer, framed=False)
+    standalone = standalone_tokenizer(tokenizer, add_special_tokens=False)
     generator = random.Random(0)
     points = [*range(0x250), *range(0x2000, 0x2070), 0x3000, 0xFEFF]
     points += generator.sample(range(0x250, 0xD800), 2000) + generator.sample(
@@ -100,24 +106,23 @@ def test_cleaning_is_that_of_the_shards_for_any_character(tokenizer_path):
     texts = [f"a{chr(point)}b {chr(point)} " for point in points if point != ord("\n")]
     cleaned = [clean_lines(f"{text}\n".encode(), "lines", Counter()) for text in texts]
     expected = tokenizer.encode_batch([line for (line,) in cleaned])
-    assert whole.encode_batch(texts) == expected
+    assert standalone.encode_batch(texts) == expected
 
 
-def test_a_text_has_the_same_ids_each_time(tokenizer_path):
-    """A tokenizer.json may ask for BPE's dropout, which neither shards nor export obey."""
+def test_bpe_dropout_is_removed(tokenizer_path):
+    """A tokenizer.json may enable BPE dropout; shards and exported tokenizers ignore it."""
     content = json.loads(tokenizer_path.read_text())
     content["model"]["dropout"] = 0.5
-    tokenizer = Tokenizer.of(json.dumps(content).encode(), "here")
-    whole = standalone_tokenizer(tokenizer, framed=False)
-    library = tokenizers.Tokenizer.from_str(whole.content.decode())
+    tokenizer = Tokenizer.of(json.dumps(content).encode(), "path")
+    standalone = standalone_tokenizer(tokenizer, add_special_tokens=False)
+    backend = tokenizers.Tokenizer.from_str(standalone.content.decode())
     text = "ba co der fin go hal ith jun"
-    assert {tuple(library.encode(text).ids) for _ in range(20)} == {
-        tuple(tokenizer.encode_batch([text])[0])
-    }
+    encodings = {tuple(backend.encode(text).ids) for _ in range(20)}
+    assert encodings == {tuple(tokenizer.encode_batch([text])[0])}
 
 
-def test_a_foreign_tokenizer_cleans_a_text_too_but_keeps_the_blank_beside_a_mask():
-    """One of bytes, for which a blank is a token: ids as in the shards, of any text in between."""
+def test_byte_level_tokenizer_cleans_a_text_but_keeps_the_blank_beside_a_mask():
+    """A blank is a token of its own here, so stripping would lose it."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     names = ["<pad>", "<mask>", *alphabet]
     backend = tokenizers.Tokenizer(
@@ -127,12 +132,12 @@ def test_a_foreign_tokenizer_cleans_a_text_too_but_keeps_the_blank_beside_a_mask
     backend.post_processor = tokenizers.processors.ByteLevel()
     backend.add_special_tokens(["<pad>", "<mask>"])
     backend.enable_truncation(3)
-    tokenizer = Tokenizer.of(backend.to_str().encode(), "here")
-    whole = standalone_tokenizer(tokenizer, framed=False)
+    tokenizer = Tokenizer.of(backend.to_str().encode(), "path")
+    standalone = standalone_tokenizer(tokenizer, add_special_tokens=False)
     texts = ["the  strange\twolf", unicodedata.normalize("NFD", "한국어 문장"), "a\x00b\u3000c"]
     cleaned = [clean_lines(f"{text}\n".encode(), "lines", Counter()) for text in texts]
     expected = tokenizer.encode_batch([line for (line,) in cleaned])
-    assert whole.encode_batch(texts) == expected
-    assert whole.encode_marked("a  <mask> b") == [
-        names.index(one) for one in ("a", "Ġ", "<mask>", "Ġ", "b")
+    assert standalone.encode_batch(texts) == expected
+    assert standalone.encode_marked("a  <mask> b") == [
+        names.index(name) for name in ("a", "Ġ", "<mask>", "Ġ", "b")
     ]

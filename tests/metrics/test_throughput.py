@@ -1,4 +1,4 @@
-"""TODO."""
+"""Throughput, FLOPs per token, peak FLOP/s and model FLOPs utilization (MFU)."""
 
 import math
 
@@ -8,34 +8,35 @@ from bertds.metrics.flops import mfu, model_flops_per_token, peak_flops
 from bertds.metrics.throughput import Throughput
 
 
-def test_throughput_leaves_out_what_a_restart_leaves_out():
+def test_throughput_excludes_the_time_before_a_restart():
     times = iter([0.0, 2.0, 12.0, 14.0, 14.0])
     throughput = Throughput(tokens=100, clock=lambda: next(times))
     assert throughput.measure(300) == 100.0
-    throughput.restart(300)  # ten seconds of validation
+    throughput.restart(300)  # after ten seconds of validation
     assert throughput.measure(900) == 300.0
     assert math.isnan(throughput.measure(1000))
 
 
 @pytest.mark.parametrize("glu", [False, True])
-def test_flops_of_a_layer_are_six_a_weight_and_the_attention(glu):
-    d, layers, f, vocabulary, length = 512, 6, 2048, 32_000, 64.0
+def test_flops_are_six_per_weight_plus_attention(glu):
+    d, layers, f, vocab_size, length = 512, 6, 2048, 32_000, 64.0
     flops = model_flops_per_token(
         hidden_size=d,
         num_layers=layers,
         intermediate_size=f,
         glu=glu,
         mean_length=length,
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         masked_share=0.15,
     )
     weights = layers * (4 * d * d + (3 if glu else 2) * d * f)
-    head = 0.15 * (d * d + d * vocabulary)
-    unneeded = 0.85 * (d * d + (3 if glu else 2) * d * f)
-    assert flops == pytest.approx(6 * (weights - unneeded) + 12 * layers * length * d + 6 * head)
+    head = 0.15 * (d * d + d * vocab_size)
+    not_computed = 0.85 * (d * d + (3 if glu else 2) * d * f)  # of the last layer
+    expected = 6 * (weights - not_computed) + 12 * layers * length * d + 6 * head
+    assert flops == pytest.approx(expected)
 
 
-def test_flops_of_bert_base_match_the_rule_of_six_times_its_parameters():
+def test_flops_of_bert_base_are_about_six_per_parameter():
     flops = model_flops_per_token(
         hidden_size=768,
         num_layers=12,
@@ -68,7 +69,7 @@ def test_flops_of_bert_base_match_the_rule_of_six_times_its_parameters():
         ("cpu", None),
     ],
 )
-def test_peaks_by_the_name_of_the_device(name, peak):
+def test_peak_flops_by_device_name(name, peak):
     assert peak_flops(name) == peak
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Times of the phases of a step, on a fake device; memory and FLOP/s of this machine."""
 
 import time
 
@@ -8,103 +8,105 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertds.metrics import device as device_module
-from bertds.metrics import timing as clock_module
+from bertds.metrics import timing
 from bertds.metrics.device import measured_flops, peak_memory_gb
 from bertds.metrics.timing import StepTimer
 
 CPU = torch.device("cpu")
 
 
-def test_parts_add_up_and_begin_anew_without_what_lies_between(monkeypatch):
-    now = iter([0.0, *(start + part for start in (7.0, 17.0, 27.0) for part in (0, 1, 3))])
+def test_phases_add_up_without_the_time_before_start(monkeypatch):
+    now = iter([0.0, *(start + offset for start in (7.0, 17.0, 27.0) for offset in (0, 1, 3))])
     monkeypatch.setattr(StepTimer, "_now", lambda _: next(now))
-    clock = StepTimer(CPU)
+    timer = StepTimer(CPU)
     for _ in range(3):
-        clock.start()
-        clock.mark("forward")
-        clock.mark("backward")
-    assert clock.seconds() == {"forward": 3.0, "backward": 6.0}
-    assert clock.seconds() == {}
+        timer.start()
+        timer.mark("forward")
+        timer.mark("backward")
+    assert timer.seconds() == {"forward": 3.0, "backward": 6.0}
+    assert timer.seconds() == {}
 
 
 class Device:
-    """Passes an event for each unit of time; `behind` of them lie before it at most."""
+    """A device that lags at most `lag` events behind the host."""
 
-    def __init__(self, behind: int) -> None:
+    def __init__(self, lag: int) -> None:
         self.events: list[Event] = []
-        self.behind = behind
+        self.lag = lag
         self.waits = 0
 
 
 class Event:
-    """What `torch.cuda.Event` does; asked for a distance too early it fails, as CUDA does."""
+    """Like `torch.cuda.Event`: asking for the elapsed time too early is an error."""
 
     def __init__(self, device: Device) -> None:
-        self.device, self.place = device, len(device.events)
-        self.time = self.place**2
+        self.device, self.index = device, len(device.events)
+        self.time = self.index**2
         device.events.append(self)
 
     def query(self) -> bool:
-        return self.place < len(self.device.events) - self.device.behind
+        return self.index < len(self.device.events) - self.device.lag
 
     def synchronize(self) -> None:
         self.device.waits += 1
-        self.device.behind = 0
+        self.device.lag = 0
 
     def elapsed_time(self, end: "Event") -> float:
         assert self.query() and end.query()
         return 1000.0 * (end.time - self.time)
 
 
-@given(num_steps=st.integers(0, 300), most=st.integers(1, 40), behind=st.integers(0, 500))
-def test_few_marks_are_kept_and_a_step_never_waits(num_steps: int, most: int, behind: int) -> None:
-    """Between two log lines however far apart; the sums are those of all marks."""
-    device = Device(behind)
+@given(num_steps=st.integers(0, 300), limit=st.integers(1, 40), lag=st.integers(0, 500))
+def test_pending_marks_are_bounded_and_a_step_never_waits(
+    num_steps: int, limit: int, lag: int
+) -> None:
+    """Also if log lines are far apart; the sums include all marks."""
+    device = Device(lag)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock_module, "_MOST_SPANS", most)
+        patch.setattr(timing, "_MAX_PENDING", limit)
         patch.setattr(StepTimer, "_now", lambda _: Event(device))
-        clock = StepTimer(torch.device("cuda"))
+        timer = StepTimer(torch.device("cuda"))
         for _ in range(num_steps):
-            clock.start()
-            clock.mark("forward")
-            clock.mark("backward")
-            assert len(clock._spans) <= max(most, behind)
+            timer.start()
+            timer.mark("forward")
+            timer.mark("backward")
+            assert len(timer._pending) <= max(limit, lag)
     assert device.waits == 0
-    found = clock.seconds()
+    seconds = timer.seconds()
     expected = {"forward": 0.0, "backward": 0.0} if num_steps else {}
     for start in device.events[1::3]:
-        expected["forward"] += 2 * start.place + 1
-        expected["backward"] += 2 * start.place + 3
-    assert found == expected
-    assert clock.seconds() == {}
+        expected["forward"] += 2 * start.index + 1
+        expected["backward"] += 2 * start.index + 3
+    assert seconds == expected
+    assert timer.seconds() == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_marks_of_a_gpu_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock_module, "_MOST_SPANS", 4)
+def test_gpu_marks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_MAX_PENDING", 4)
     device = torch.device("cuda")
     matrix = torch.ones(2048, 2048, device=device)
-    clock = StepTimer(device)
+    timer = StepTimer(device)
     torch.cuda.synchronize()
     before = time.monotonic()
     for _ in range(100):
         matrix @ matrix
-        clock.mark("product")
-    found = clock.seconds()["product"]
-    assert 0 < found <= time.monotonic() - before + 0.01
-    assert len(clock._spans) == 0
+        timer.mark("product")
+    seconds = timer.seconds()["product"]
+    assert 0 < seconds <= time.monotonic() - before + 0.01
+    assert len(timer._pending) == 0
 
 
-def test_memory_and_matrix_rate_are_of_a_real_machine():
+def test_peak_memory_and_measured_flops_are_plausible():
     assert 0.05 < peak_memory_gb(CPU) < 1000
     assert 1e8 < measured_flops(CPU, torch.float32) < 1e15
 
 
 @pytest.mark.parametrize(("device", "largest"), [("cpu", 1024), ("cuda", 8192)])
 @pytest.mark.parametrize("rate", [4e8, 1e9, 5e10, 1e15])
-def test_no_start_waits_for_the_measured_rate(monkeypatch, device, largest, rate):
-    """A CPU that emulates bf16 makes 1e9 operations a second, and one of 1024 takes 2 s there."""
+def test_measuring_flops_takes_less_than_a_second(monkeypatch, device, largest, rate):
+    """A CPU that emulates bf16 has 1e9 FLOP/s, so a product of size 1024 takes 2 s."""
     sides = []
 
     def product_times(_device, _dtype, side):

@@ -1,4 +1,4 @@
-"""What is said goes to standard error, and nothing ends because that cannot be written."""
+"""Console logging."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ SCRIPT = """
 from bertds.distributed.world import World
 from bertds.tracking import console
 console.set_up(World()).error("the disk is full")
-print("training goes on")
+print("training continues")
 """
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_behind_standard_error_ends_nothing() -> None:
+def test_full_disk_behind_stderr_ends_nothing() -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-c", SCRIPT]
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=full, text=True)
-    assert done.stdout == "training goes on\n"
+    assert done.stdout == "training continues\n"

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a case: written by real log files, read by TensorBoard's own server."""
+"""Chart layout, hyperparameters and texts of a case, as TensorBoard reads and shows them."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from tests.helpers.browser import opened
 from tests.helpers.fake_runs import config, lines_of
 from tests.helpers.launching import free_port
 
-EXAMPLE = "the **\\[MASK\\]** is\n\n| truth | most likely |\n|---|---|\n| **wolf** | deer 60.0% |"
+SAMPLE = "the **\\[MASK\\]** is\n\n| truth | most likely |\n|---|---|\n| **wolf** | deer 60.0% |"
 
 
 def content_of(case, arm, sets=("en",), **changes):
@@ -31,7 +31,7 @@ def content_of(case, arm, sets=("en",), **changes):
     }
 
 
-def write_board(run_dir, content, resume_step=0, num_steps=20):
+def write_run(run_dir, content, resume_step=0, num_steps=20):
     log = MetricsLog(run_dir, resume_step)
     for summary in run_summaries(content) if resume_step == 0 else ():
         log.show(summary)
@@ -39,7 +39,7 @@ def write_board(run_dir, content, resume_step=0, num_steps=20):
         if line["step"] > resume_step:
             log.log(line)
             if "loss/valid" in line:
-                log.text("examples/en 1", EXAMPLE)
+                log.text("examples/en 1", SAMPLE)
     log.close()
 
 
@@ -49,8 +49,8 @@ def read(run_dir):
     return events
 
 
-def test_the_layout_names_figures_that_a_run_logs(tmp_path):
-    write_board(tmp_path, content_of("case6", "layers2", sets=("en", "ko")))
+def test_layout_has_charts_of_the_logged_tags(tmp_path):
+    write_run(tmp_path, content_of("case6", "layers2", sets=("en", "ko")))
     events = read(tmp_path)
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
@@ -65,9 +65,9 @@ def test_the_layout_names_figures_that_a_run_logs(tmp_path):
     }
 
 
-def test_the_charts_of_a_set_find_its_figures_whatever_its_name(tmp_path):
+def test_chart_of_a_set_matches_its_tag_whatever_its_name(tmp_path):
     sets = ("ko+en", "a.b", "a_b")
-    write_board(tmp_path, content_of("case6", "layers2", sets=sets))
+    write_run(tmp_path, content_of("case6", "layers2", sets=sets))
     (event,) = read(tmp_path).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
@@ -77,8 +77,8 @@ def test_the_charts_of_a_set_find_its_figures_whatever_its_name(tmp_path):
         assert [tag for tag in logged if re.match(pattern, tag)] == [f"loss/valid/{name}"]
 
 
-def test_settings_are_hyperparameters_of_their_own_type(tmp_path):
-    write_board(tmp_path, content_of("case6", "layers2", layers=2))
+def test_settings_are_hyperparameters_with_their_types(tmp_path):
+    write_run(tmp_path, content_of("case6", "layers2", layers=2))
     plugin = read(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data
     session = HParamsPluginData.FromString(plugin.content).session_start_info
     assert session.group_name == "case6/layers2"
@@ -89,10 +89,10 @@ def test_settings_are_hyperparameters_of_their_own_type(tmp_path):
     assert "bertds.title" not in session.hparams
 
 
-def test_a_resume_keeps_what_was_written_at_the_start_and_cuts_examples(tmp_path):
+def test_resume_keeps_the_first_records_and_removes_later_samples(tmp_path):
     content = content_of("case6", "layers2")
-    write_board(tmp_path, content, num_steps=20)
-    write_board(tmp_path, content, resume_step=12, num_steps=15)
+    write_run(tmp_path, content, num_steps=20)
+    write_run(tmp_path, content, resume_step=12, num_steps=15)
     events = read(tmp_path)
     assert len(events.Tensors("custom_scalars__config__")) == 1
     assert [event.step for event in events.Tensors("examples/en 1")] == [5, 10, 15]
@@ -126,10 +126,10 @@ def tensorboard(directory):
 
 
 @pytest.mark.slow
-def test_a_browser_sees_the_arms_overlaid_the_settings_and_the_texts(tmp_path):
+def test_browser_shows_all_arms_settings_and_texts(tmp_path):
     for layers in (2, 3, 6):
         content = content_of("case6", f"layers{layers}", layers=layers)
-        write_board(tmp_path / f"layers{layers}", content)
+        write_run(tmp_path / f"layers{layers}", content)
     with tensorboard(tmp_path) as url, opened(f"{url}#custom_scalars") as (page, asked, _):
         page.wait_for_selector("text=learning rate")
         page.wait_for_selector("text=throughput")
