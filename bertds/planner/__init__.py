@@ -1,1 +1,1 @@
-"""Resource estimates before a job is queued."""
+"""Resource estimates for a run before its job is queued."""

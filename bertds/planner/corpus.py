@@ -1,4 +1,4 @@
-"""What a plan needs to know of a case's data: from the indexes of its shards, or as stated."""
+"""The data of a case as resource estimates need it: from the shard indexes, or as stated."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ _BYTES_PER_TOKEN = 2.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """What of the data the plan needs."""
+    """The size of a case's training data."""
 
     sequences: int
-    """Of one epoch."""
+    """Per epoch."""
     mean_length: float
-    """Tokens."""
+    """Tokens per sequence."""
     vocab_size: int
     bytes_per_token: float
-    """On disk."""
+    """In the shard files."""
     source: str
-    """Where the figures come from."""
+    """Where the numbers come from."""
 
 
 def corpus_of(
@@ -35,57 +35,52 @@ def corpus_of(
     mean_length: float | None,
     vocab_size: int | None,
 ) -> Corpus:
-    """The case's data, from the indexes of its shards or as stated.
+    """Read the size of the training data from the shard indexes, if all of them exist.
 
     Args:
         case: The case.
-        data_root: Directory or URL that the names of its sets are relative to.
-        sequences: Of one epoch, where the shards are not there.
-        mean_length: Tokens; the longest sequence's if not stated.
-        vocab_size: Needed where the shards are not there.
+        data_root: Directory or URL that the names of the data sets are relative to.
+        sequences: Sequences per epoch, without shards.
+        mean_length: Tokens per sequence, without shards; `data.seq_len` by default.
+        vocab_size: Size of the vocabulary, without shards.
 
     Raises:
-        ConfigError: There are no shards, and the numbers are not stated.
-        ValueError: A shard set is damaged, or its fraction leaves no sequence.
-        RemoteError: They are behind a URL and cannot be reached.
+        ConfigError: The shards do not exist, and a number that is needed is not stated.
+        ValueError: A data set is damaged, or its fraction leaves no sequence.
+        RemoteError: A data set is behind a URL and cannot be reached.
     """
     for flag, value in (("sequences", sequences), ("mean_length", mean_length)):
         if value is not None and value < 1:
-            raise ConfigError(f"--{flag} is {value}, wanted is at least 1")
-    data = case.bertds.data
+            raise ConfigError(f"--{flag} is {value}, expected at least 1")
+    data, run = case.bertds.data, case.bertds.run
     root = DataRoot.of(data_root, data)
-    places = [root.where(one.name) for one in data.train]
-    if all(is_url(place) or Path(place, "index.json").is_file() for place in places):
-        return _corpus_of_shards(case, root)
+    paths = [root.where(part.name) for part in data.train]
+    if all(is_url(path) or Path(path, "index.json").is_file() for path in paths):
+        parts = open_train(case, root)
+        indexes = [part.shards.index for part in parts]
+        stored_bytes = sum(index.bytes_per_token * index.tokens for index in indexes)
+        return Corpus(
+            sequences=sum(part.num_sequences * part.weight for part in parts),
+            mean_length=mean_length_of(parts),
+            vocab_size=indexes[0].vocab_size,
+            bytes_per_token=stored_bytes / sum(index.tokens for index in indexes),
+            source=", ".join(str(part.shards.files) for part in parts),
+        )
     vocab_size = vocab_size or case.bertds.model.vocab_size
     if vocab_size is None:
         raise ConfigError(
-            f"{places[0]} has no shards yet and nothing says how large the vocabulary is: "
-            "point --data at the shards, or state --vocab_size (and --sequences, --mean_length)"
+            f"{paths[0]} has no shards, and the size of the vocabulary is unknown: point --data at "
+            "the shards, or pass --vocab_size (and --sequences, --mean_length)"
         )
-    run = case.bertds.run
     if sequences is None and (run.max_steps is None or run.num_epochs is not None):
         raise ConfigError(
-            f"{places[0]} has no shards yet and the run's length is in epochs: point --data "
-            "at the shards, or state --sequences"
+            f"{paths[0]} has no shards, and the length of the run is given in epochs: point --data "
+            "at the shards, or pass --sequences"
         )
     return Corpus(
         sequences=sequences or case.train_batch_size,
         mean_length=mean_length or float(data.seq_len),
         vocab_size=vocab_size,
         bytes_per_token=_BYTES_PER_TOKEN,
-        source="as stated, no shards were read",
-    )
-
-
-def _corpus_of_shards(case: Case, root: DataRoot) -> Corpus:
-    parts = open_train(case, root)
-    indexes = [part.shards.index for part in parts]
-    stored = sum(index.bytes_per_token * index.tokens for index in indexes)
-    return Corpus(
-        sequences=sum(part.num_sequences * part.weight for part in parts),
-        mean_length=mean_length_of(parts),
-        vocab_size=indexes[0].vocab_size,
-        bytes_per_token=stored / sum(index.tokens for index in indexes),
-        source=", ".join(str(part.shards.files) for part in parts),
+        source="as stated; no shards were read",
     )

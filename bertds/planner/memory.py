@@ -1,27 +1,26 @@
-"""What a model in training takes of a device's memory, by arithmetic on its case.
+"""Estimates the device memory of training, from the settings of a case.
 
     peak = weights + optimizer + buckets + the largest of
-             activations + logits      when the forward pass ends
-             gradients                 when the backward pass ends
-             update                    while the optimizer runs
+             activations + logits      at the end of the forward pass
+             gradients                 at the end of the backward pass
+             update                    during the optimizer step
 
-P numbers are trained, W processes share them as the ZeRO stage says; DeepSpeed's buckets hold at
-most `reduce_bucket_size` numbers, on a GPU from the start, in a CPU's resident memory as far as
-they are used. What depends on the libraries (which tensors autograd keeps, DeepSpeed 0.19's copies)
-was read off measured peaks; a test holds the whole against peaks of other cases, within 15 %. Those
-are of CPUs: no peak of a GPU has been measured.
+The number of parameters is P; W processes share them as the ZeRO stage says. DeepSpeed's buckets
+hold at most `reduce_bucket_size` numbers. On a GPU they are allocated from the start; on a CPU only
+the used part is resident. The terms that depend on the libraries (tensors that autograd keeps,
+copies of DeepSpeed 0.19) are fitted to measured peaks. A test compares the estimate with peaks of
+other cases, within 15 %. All of them are CPU peaks: no GPU peak has been measured.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from bertds.config.case import Case
 from bertds.config.schema import ModelConfig
 
 _FP32 = 4
-_MOMENTS = 8  # Adam's two, in fp32
+_MOMENTS = 8  # Adam's two moments, in fp32
 _BUCKET = 500_000_000  # DeepSpeed's default reduce_bucket_size
-_LIVE = 1_000_000_000  # and stage3_max_live_parameters
+_LIVE = 1_000_000_000  # DeepSpeed's default stage3_max_live_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +28,11 @@ class MicroBatch:
     """What a process computes at once."""
 
     num_tokens: int
-    """T, filler included."""
+    """T, with padding."""
     num_masked: int
     """M."""
     row_length: int
-    """Tokens of a row of plain attention; 0 for the varlen kernel, which makes no L x L mask."""
+    """L, tokens per row of plain attention; 0 for the varlen kernel, which needs no L x L mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,25 +40,25 @@ class Memory:
     """Bytes of one process."""
 
     weights: int
-    """In the model's precision, and their fp32 copies."""
+    """In the model's precision, with their fp32 copies."""
     optimizer: int
     """Adam's moments."""
     buckets: int
-    """Buffers that DeepSpeed keeps."""
+    """Communication buffers of DeepSpeed."""
     activations: int
-    """What the layers keep for the backward pass."""
+    """Tensors that the layers keep for the backward pass."""
     logits: int
-    """Logits of the masked positions, and what cross-entropy keeps of them."""
+    """Logits of the masked positions, with the tensors of the cross-entropy."""
     gradients: int
-    """At the end of the backward pass, with the bucket that they are reduced in."""
+    """At the end of the backward pass, with the bucket in which they are reduced."""
     update: int
-    """While the optimizer runs."""
+    """Temporary tensors of the optimizer step."""
 
     @property
     def peak(self) -> int:
-        """The most at any time of a step."""
-        kept = self.weights + self.optimizer + self.buckets
-        return kept + max(self.activations + self.logits, self.gradients, self.update)
+        """The maximum over a step."""
+        persistent = self.weights + self.optimizer + self.buckets
+        return persistent + max(self.activations + self.logits, self.gradients, self.update)
 
 
 def memory(
@@ -72,47 +71,60 @@ def memory(
     accumulation: int = 1,
     on_gpu: bool = True,
 ) -> Memory:
-    """The memory of one process.
+    """Estimate the memory of one process.
 
     Args:
-        case: The case; its own ZeRO stage is not used.
+        case: The case; its own ZeRO stage is ignored.
         stage: ZeRO stage, 0 to 3.
         world_size: W.
-        micro_batch: What is computed at once.
+        micro_batch: What a process computes at once.
         vocab_size: V.
-        accumulation: Micro-steps of a step.
-        on_gpu: Whether on a GPU, where kernels are fused and buffers are there from the start.
+        accumulation: Micro-batches per step.
+        on_gpu: Whether kernels are fused and buffers are allocated from the start.
     """
-    model = case.bertds.model
-    zero = case.deepspeed.get("zero_optimization", {})
+    model, zero = case.bertds.model, case.deepspeed.get("zero_optimization", {})
     width = _FP32 if case.precision == "fp32" else 2
     size = count_parameters(model, vocab_size)
-    state = _state(stage, world_size, size, width)
-    bucket = _bucket(zero, stage, size, width, on_gpu=on_gpu)
-    # On a GPU it is there as a whole when the backward pass begins.
-    kept = bucket if stage == 3 or (stage > 0 and on_gpu) else 0
-    gathered = min(size, zero.get("stage3_max_live_parameters", _LIVE)) if stage == 3 else 0
-    waiting = _waiting(stage, world_size, size, width) if accumulation > 1 else 0
-    live = width * gathered + waiting
+    part = size if stage == 0 else -(-size // world_size)
+    # DeepSpeed keeps an fp32 copy of each partition even if the weights are fp32.
+    copies = _FP32 * part if stage > 0 or width < _FP32 else 0
+
+    bucket_size = int(zero.get("reduce_bucket_size", _BUCKET))
+    bucket = width * (min(bucket_size, size) if stage == 0 or not on_gpu else bucket_size)
+    if stage > 0 and on_gpu and zero.get("overlap_comm", stage == 3):
+        bucket *= 2
+    # On a GPU the bucket is allocated before the backward pass begins.
+    persistent_bucket = bucket if stage == 3 or (stage > 0 and on_gpu) else 0
+    live = min(size, zero.get("stage3_max_live_parameters", _LIVE))
+    gathered = width * live if stage == 3 else 0
+
+    # Gradients of earlier micro-batches; stage 3 always has a buffer for them.
+    accumulated = {0: width * size, 1: width * size, 2: width * size // world_size, 3: 0}[stage]
+    gradients = width * size + gathered + bucket - persistent_bucket
+    if stage == 0 and width < _FP32:
+        gradients += _FP32 * size
+    if model.tie_word_embeddings:  # two gradients, one per use, before they are added
+        gradients += width * vocab_size * model.hidden_size
     return Memory(
-        weights=state["weights"],
-        optimizer=state["optimizer"],
-        buckets=kept + state["gradients"],
-        activations=live + _activations(model, micro_batch, width, on_gpu=on_gpu),
+        weights=width * (part if stage == 3 else size) + copies,
+        optimizer=_MOMENTS * part,
+        buckets=persistent_bucket + (width * part if stage == 3 else 0),
+        activations=gathered
+        + (accumulated if accumulation > 1 else 0)
+        + _activations(model, micro_batch, width, on_gpu=on_gpu),
         logits=_logits(model, micro_batch, vocab_size, width),
-        gradients=_gradients(model, stage, size, width, vocab_size)
-        + (bucket - kept + width * gathered),
-        update=_update(model, stage, world_size, size, width, vocab_size, on_gpu=on_gpu),
+        gradients=gradients,
+        update=_update(model, stage, size, part, width, vocab_size, on_gpu=on_gpu),
     )
 
 
 def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> int:
-    """Numbers that are trained, each shared one once.
+    """Count the trained parameters, shared ones once.
 
     Args:
         model: The architecture.
         vocab_size: V.
-        pad_id: The filler's id, on which bert-prenorm's table of positions depends.
+        pad_id: Id of the padding token, which sets the size of bert-prenorm's position table.
     """
     width, inner = model.hidden_size, model.intermediate_size
     bias = int(model.bias)
@@ -132,87 +144,47 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     return embeddings + layers + (norm if is_pre else 0) + head
 
 
-def _state(stage: int, world_size: int, size: int, width: int) -> dict[str, int]:
-    """What stays from step to step, in bytes."""
-    part = size if stage == 0 else -(-size // world_size)
-    held = part if stage == 3 else size
-    # DeepSpeed keeps an fp32 copy of each partition even where the weights are fp32.
-    copies = _FP32 * part if stage > 0 or width < _FP32 else 0
-    return {
-        "weights": width * held + copies,
-        "optimizer": _MOMENTS * part,
-        "gradients": width * part if stage == 3 else 0,
-    }
-
-
-def _bucket(zero: dict[str, Any], stage: int, size: int, width: int, *, on_gpu: bool) -> int:
-    numbers = int(zero.get("reduce_bucket_size", _BUCKET))
-    if stage == 0 or not on_gpu:
-        numbers = min(numbers, size)
-    doubled = stage > 0 and zero.get("overlap_comm", stage == 3) and on_gpu
-    return width * numbers * (2 if doubled else 1)
-
-
-def _waiting(stage: int, world_size: int, size: int, width: int) -> int:
-    """Gradients of the micro-steps before; stage 3 has a place for them anyway."""
-    return {0: width * size, 1: width * size, 2: width * size // world_size, 3: 0}[stage]
-
-
-def _gradients(model: ModelConfig, stage: int, size: int, width: int, vocab_size: int) -> int:
-    # A tied embedding has two gradients, one of each use, before they are added.
-    twice = width * vocab_size * model.hidden_size if model.tie_word_embeddings else 0
-    copies = _FP32 * size if stage == 0 and width < _FP32 else 0
-    return width * size + copies + twice
-
-
 def _update(
     model: ModelConfig,
     stage: int,
-    world_size: int,
     size: int,
+    part: int,
     width: int,
     vocab_size: int,
     *,
     on_gpu: bool,
 ) -> int:
-    """Gradients in fp32 and in the model's precision; torch's Adam adds two tensors in between."""
-    between = 0 if on_gpu else _MOMENTS
+    """Gradients in fp32 and in the model's precision, and two temporary tensors of torch's Adam."""
+    temporary = 0 if on_gpu else _MOMENTS
     if stage == 0:
         largest = vocab_size * model.hidden_size
-        return (width + (_FP32 if width < _FP32 else 0)) * size + between * largest
-    part = -(-size // world_size)
-    return (_FP32 + between + (width if stage < 3 else 0)) * part
+        return (width + (_FP32 if width < _FP32 else 0)) * size + temporary * largest
+    return (_FP32 + temporary + (width if stage < 3 else 0)) * part
 
 
 def _activations(model: ModelConfig, micro: MicroBatch, width: int, *, on_gpu: bool) -> int:
-    """What autograd keeps: inputs of matrices, norms, activations and attention."""
-    layer = _layer_bytes(model, micro, width, on_gpu=on_gpu)
-    between = width * model.hidden_size
-    if model.gradient_checkpointing:
-        per_token = model.num_hidden_layers * between + layer
-    else:
-        per_token = model.num_hidden_layers * layer
-    masks = micro.row_length if micro.row_length else 0
-    return micro.num_tokens * (per_token + 3 * between + masks)
-
-
-def _layer_bytes(model: ModelConfig, micro: MicroBatch, width: int, *, on_gpu: bool) -> int:
-    """Of one token in one layer."""
+    """Tensors that autograd keeps: inputs of matrices, norms, activations and attention."""
     hidden, inner = model.hidden_size, model.intermediate_size
-    rotated = 2 if model.positions == "rope" else 0
-    # input of the norm and its output, twice; query, key, value; attention's output
-    numbers = (8 + rotated) * hidden
+    # Per token and layer: input and output of two norms; query, key, value; output of attention.
+    numbers = (8 + (2 if model.positions == "rope" else 0)) * hidden
     if model.feed_forward == "glu":
         numbers += 4 * inner
     else:
         numbers += inner if model.hidden_act == "relu" else 2 * inner
-    dropped = 2 * hidden * (1 if on_gpu else width) if model.hidden_dropout_prob > 0 else 0
+    dropout = 2 * hidden * (1 if on_gpu else width) if model.hidden_dropout_prob > 0 else 0
     statistics = _FP32 * (4 + model.num_attention_heads)
-    # Plain attention turns the mask of a row into numbers, in each layer.
-    return width * (numbers + micro.row_length) + dropped + statistics
+    # Plain attention converts the mask of a row to numbers in each layer.
+    layer = width * (numbers + micro.row_length) + dropout + statistics
+
+    between = width * hidden
+    if model.gradient_checkpointing:
+        per_token = model.num_hidden_layers * between + layer
+    else:
+        per_token = model.num_hidden_layers * layer
+    return micro.num_tokens * (per_token + 3 * between + micro.row_length)
 
 
 def _logits(model: ModelConfig, micro: MicroBatch, vocab_size: int, width: int) -> int:
-    """The soft-max, and two gradients of it, in fp32; the logits themselves in 16 bits."""
-    of_row = 3 * _FP32 * vocab_size + (width * vocab_size if width < _FP32 else 0)
-    return micro.num_masked * (of_row + 5 * width * model.hidden_size)
+    """The softmax and two of its gradients in fp32, and 16-bit logits."""
+    per_row = 3 * _FP32 * vocab_size + (width * vocab_size if width < _FP32 else 0)
+    return micro.num_masked * (per_row + 5 * width * model.hidden_size)

@@ -1,7 +1,7 @@
-"""A run on paper, before a job is queued: memory, steps, data, communication, hours.
+"""Resource estimate of a run: memory, steps, reading, communication and time.
 
-Everything is arithmetic on the case file and on the index of its shards, or, where there are none
-yet, on numbers that the user states. Needs neither torch nor a device.
+All numbers are computed from the case file and from the shard indexes, or from numbers that the
+user states. Needs neither torch nor a device.
 """
 
 import math
@@ -18,16 +18,16 @@ from bertds.planner.corpus import Corpus
 from bertds.planner.memory import Memory, MicroBatch, count_parameters, memory
 
 _GIB = 1 << 30
-_RESERVED = 3 * _GIB
-"""For the driver's context, NCCL's buffers and holes between tensors."""
+_RESERVED_GIB = 3
+"""For the driver's context, NCCL's buffers and fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """A device to plan for."""
+    """A GPU model."""
 
     name: str
-    """As the driver says it."""
+    """As the driver reports it."""
     gib: float
     """Memory, GiB."""
 
@@ -35,7 +35,7 @@ class Gpu:
     def peak(self) -> float:
         """Dense bf16 peak, FLOP/s."""
         peak = peak_flops(self.name)
-        assert peak is not None  # a test walks the table
+        assert peak is not None  # a test checks all of GPUS
         return peak
 
 
@@ -52,61 +52,60 @@ GPUS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A ZeRO stage on paper."""
+    """The estimate for one ZeRO stage."""
 
     number: int
     split: BatchSplit
-    """The largest micro-batch that fits, or the smallest there is."""
+    """With the largest micro-batch that fits, or with one sequence if none fits."""
     memory: Memory
     fits: bool
     communication: int
-    """Bytes that a GPU sends in a step."""
+    """Bytes that a GPU sends per step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What `make_plan` found."""
+    """The resource estimate of a run."""
 
     case: Case
     gpus: int
     gpu: Gpu
+    mfu: float
     corpus: Corpus
     parameters: int
     lanes: int
     steps: int
     tokens: float
-    """Of the whole run."""
+    """Of all steps."""
     stages: list[Stage]
     step_seconds: float
-    """Of computing alone, at the stated MFU."""
+    """Compute time per step at the stated MFU, without communication."""
 
     @property
     def hours(self) -> float:
-        """Of the whole run."""
+        """Compute time of all steps."""
         return self.steps * self.step_seconds / 3600
 
 
-def make_plan(
-    case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float, *, on_gpu: bool = True
-) -> Plan:
-    """Lay a run out.
+def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Plan:
+    """Estimate the resources of a run.
 
     Args:
-        case: What to run.
+        case: The case.
         corpus: Its data.
-        gpus: Processes, one a GPU.
-        gpu: The device.
-        mfu: Share of the device's peak that the model is to reach, 0 to 1.
-        on_gpu: False for the memory of a CPU process.
+        gpus: Number of GPUs, each with one process.
+        gpu: The GPU model.
+        mfu: Assumed model FLOPs utilization, 0 to 1.
 
     Raises:
-        ConfigError: The batch cannot be divided among so many, or an epoch has no whole one.
+        ConfigError: The batch size is not a multiple of the number of GPUs, or an epoch has fewer
+            sequences than a batch.
     """
     batch = case.train_batch_size
     if batch % gpus:
         raise ConfigError(
-            f"train_batch_size is {batch}, which {gpus} GPUs do not divide: change --gpus or --set "
-            f"train_batch_size={math.ceil(batch / gpus) * gpus}"
+            f"train_batch_size is {batch}, expected a multiple of --gpus {gpus}: change --gpus, or "
+            f"pass --set train_batch_size={math.ceil(batch / gpus) * gpus}"
         )
     steps = num_steps(case.bertds.run, whole_batches(corpus.sequences, batch))
     model = case.bertds.model
@@ -124,95 +123,68 @@ def make_plan(
         case=case,
         gpus=gpus,
         gpu=gpu,
+        mfu=mfu,
         corpus=corpus,
         parameters=count_parameters(model, corpus.vocab_size),
         lanes=case.bertds.data.lanes or default_lanes(batch),
         steps=steps,
         tokens=steps * tokens_per_step,
-        stages=[_stage(number, case, corpus, gpus, gpu, on_gpu=on_gpu) for number in range(4)],
+        stages=[_stage(number, case, corpus, gpus, gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
     )
 
 
-def _stage(number: int, case: Case, corpus: Corpus, gpus: int, gpu: Gpu, *, on_gpu: bool) -> Stage:
-    share = case.train_batch_size // gpus
-    most = case.bertds.run.max_micro_batch_size
-    sizes = [size for size in range(min(share, most), 0, -1) if share % size == 0]
-    for size in sizes:
-        split = BatchSplit(micro_batch_size=size, accumulation=share // size)
-        needed = _memory(number, case, corpus, gpus, split, on_gpu=on_gpu)
-        fits = needed.peak + _RESERVED <= gpu.gib * _GIB
+def _stage(number: int, case: Case, corpus: Corpus, gpus: int, gpu: Gpu) -> Stage:
+    """Find the largest micro-batch that fits."""
+    per_gpu = case.train_batch_size // gpus
+    masked_fraction = case.bertds.masking.ratio
+    is_varlen = case.bertds.model.supports_varlen_attention(case.precision)
+    for size in range(min(per_gpu, case.bertds.run.max_micro_batch_size), 0, -1):
+        if per_gpu % size:
+            continue
+        tokens = math.ceil(size * corpus.mean_length)
+        accumulation = per_gpu // size
+        needed = memory(
+            case,
+            number,
+            gpus,
+            MicroBatch(
+                num_tokens=tokens,
+                num_masked=math.ceil(tokens * masked_fraction),
+                row_length=0 if is_varlen else case.bertds.data.seq_len,
+            ),
+            vocab_size=corpus.vocab_size,
+            accumulation=accumulation,
+        )
+        fits = needed.peak + _RESERVED_GIB * _GIB <= gpu.gib * _GIB
         if fits or size == 1:
-            sent = communication(case, number, gpus, split.accumulation, corpus.vocab_size)
-            return Stage(number=number, split=split, memory=needed, fits=fits, communication=sent)
+            return Stage(
+                number=number,
+                split=BatchSplit(micro_batch_size=size, accumulation=accumulation),
+                memory=needed,
+                fits=fits,
+                communication=communication(case, number, gpus, accumulation, corpus.vocab_size),
+            )
     raise AssertionError("1 divides every number")
 
 
-def _memory(
-    stage: int, case: Case, corpus: Corpus, gpus: int, split: BatchSplit, *, on_gpu: bool
-) -> Memory:
-    tokens = math.ceil(split.micro_batch_size * corpus.mean_length)
-    varlen = on_gpu and case.bertds.model.supports_varlen_attention(case.precision)
-    micro_batch = MicroBatch(
-        num_tokens=tokens,
-        num_masked=math.ceil(tokens * case.bertds.masking.ratio),
-        row_length=0 if varlen else case.bertds.data.seq_len,
-    )
-    return memory(
-        case,
-        stage,
-        gpus,
-        micro_batch,
-        vocab_size=corpus.vocab_size,
-        accumulation=split.accumulation,
-        on_gpu=on_gpu,
-    )
-
-
 def communication(case: Case, stage: int, gpus: int, accumulation: int, vocab_size: int) -> int:
-    """Bytes that each GPU sends in a step, by rings.
+    """Communication volume: bytes that each GPU sends per step, with ring collectives.
 
     Args:
         case: The case.
         stage: ZeRO stage.
-        gpus: W; each gathering or reduction of n bytes sends n (W - 1) / W.
-        accumulation: Micro-steps of a step.
+        gpus: W; an all-gather or a reduce-scatter of n bytes sends n (W - 1) / W.
+        accumulation: Micro-batches per step.
         vocab_size: V.
     """
     width = 4 if case.precision == "fp32" else 2
     size = width * count_parameters(case.bertds.model, vocab_size)
-    # 0, 1: gradients once (an all-reduce is two passes); 2: they are spread each micro-step;
-    # 3: weights are gathered forward and backward as well.
-    passes = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[stage]
-    return size * passes * (gpus - 1) // gpus
-
-
-def table(plan: Plan, gpus_per_node: int) -> str:
-    """The plan as text.
-
-    Args:
-        plan: The plan.
-        gpus_per_node: For what each host reads.
-    """
-    case, corpus = plan.case, plan.corpus
-    speed = case.train_batch_size * corpus.mean_length / plan.step_seconds
-    # A process reads its lanes whole, also where it shares them with others.
-    readers = max(1.0, plan.gpus / plan.lanes)
-    on_host = min(gpus_per_node, plan.gpus)
-    per_node = speed * on_host / plan.gpus * corpus.bytes_per_token * readers
-    held = " ".join(f"{title:>{width}}" for title, width in _COLUMNS.items())
-    text = f"""\
-{case.name}/{case.arm} on {plan.gpus} x {plan.gpu.name}, {case.precision}
-model    {plan.parameters:,} parameters, {corpus.vocab_size:,} ids
-data     {corpus.mean_length:.1f} tokens a sequence ({corpus.source})
-steps    {plan.steps:,} of {case.train_batch_size} sequences, {plan.tokens:,.0f} tokens
-lanes    {plan.lanes}{_advice(plan)}
-reading  {per_node / 1e6:.2f} MB a second on each host of {on_host}
-time     {plan.step_seconds:.4f} s a step, {plan.hours:.1f} h, {plan.hours * plan.gpus:,.0f} GPU-hours \
-of computing at the stated MFU
-
-GiB a GPU {held}  fits  micro x accumulation  sent a step"""
-    return "\n".join([text, *(_row(stage) for stage in plan.stages)])
+    # Stage 0 and 1: a reduce-scatter and an all-gather per step (stage 0: as one all-reduce).
+    # Stage 2: a reduce-scatter per micro-batch, an all-gather per step.
+    # Stage 3: a reduce-scatter and two all-gathers, forward and backward, per micro-batch.
+    collectives = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[stage]
+    return size * collectives * (gpus - 1) // gpus
 
 
 _COLUMNS = {
@@ -227,20 +199,46 @@ _COLUMNS = {
 }
 
 
-def _advice(plan: Plan) -> str:
-    if plan.lanes >= plan.gpus:
-        return ""
-    return (
-        f": fewer than GPUs, so each block is read by {plan.gpus / plan.lanes:.0f} of them; set "
-        f"data.lanes={plan.gpus} before the run begins"
+def table(plan: Plan, gpus_per_node: int) -> str:
+    """Write the estimate as text for the terminal."""
+    case, corpus = plan.case, plan.corpus
+    lanes = f"{plan.lanes}"
+    if plan.lanes < plan.gpus:
+        lanes += (
+            f": fewer than GPUs, so each block is read by {plan.gpus / plan.lanes:.0f} of them; "
+            f"set data.lanes={plan.gpus} before the run starts"
+        )
+    tokens_per_s = case.train_batch_size * corpus.mean_length / plan.step_seconds
+    host = min(gpus_per_node, plan.gpus)
+    # A process reads whole lanes, even if it shares them with others.
+    readers = max(1.0, plan.gpus / plan.lanes)
+    bytes_per_s = tokens_per_s * host / plan.gpus * corpus.bytes_per_token * readers
+    header = " ".join(f"{title:>{width}}" for title, width in _COLUMNS.items())
+    time = (
+        f"{plan.step_seconds:.4f} s/step, {plan.hours:.1f} h, {plan.hours * plan.gpus:,.0f} "
+        f"GPU-hours; compute only, at {plan.mfu:.0%} MFU"
     )
-
-
-def _row(stage: Stage) -> str:
-    figures = " ".join(
-        f"{getattr(stage.memory, title) / _GIB:{width}.2f}" for title, width in _COLUMNS.items()
-    )
-    fits = "yes" if stage.fits else "no"
-    split = f"{stage.split.micro_batch_size} x {stage.split.accumulation}"
-    sent = f"{stage.communication / _GIB:.2f} GiB"
-    return f"ZeRO {stage.number}    {figures}  {fits:>4}  {split:>20}  {sent:>11}"
+    lines = [
+        f"{case.name}/{case.arm} on {plan.gpus} x {plan.gpu.name}, {case.precision}",
+        f"model    {plan.parameters:,} parameters, vocabulary of {corpus.vocab_size:,}",
+        f"data     {corpus.mean_length:.1f} tokens per sequence ({corpus.source})",
+        f"steps    {plan.steps:,} of {case.train_batch_size} sequences, {plan.tokens:,.0f} tokens",
+        f"lanes    {lanes}",
+        f"reading  {bytes_per_s / 1e6:.2f} MB/s per host; GPUs per host: {host}",
+        f"time     {time}",
+        "",
+        f"{plan.gpu.gib} GiB per GPU, {_RESERVED_GIB} of them reserved for the driver and NCCL.",
+        "peak = weights + optimizer + buckets + max(activations + logits, gradients, update)",
+        "Columns in GiB, for the largest micro-batch that fits:",
+        "",
+        f"        {header}  fits  micro-batch x accumulation  GiB sent per step",
+    ]
+    for stage in plan.stages:
+        gib = {title: getattr(stage.memory, title) / _GIB for title in _COLUMNS}
+        cells = " ".join(f"{gib[title]:{width}.2f}" for title, width in _COLUMNS.items())
+        split = f"{stage.split.micro_batch_size} x {stage.split.accumulation}"
+        lines.append(
+            f"ZeRO {stage.number}  {cells}  {'yes' if stage.fits else 'no':>4}  {split:>26}  "
+            f"{stage.communication / _GIB:17.2f}"
+        )
+    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The reports of all cases in a directory: an index, and one page with every case.
 
-Each case is reported as `report` alone does; the index is made from the same runs, and shows the
-first paragraph of each verdict.
+The report of each case is written as well. The index summarizes the runs, and shows the first
+paragraph of each verdict.
 """
 
 import re

@@ -1,9 +1,9 @@
 """Metrics are ratios of sums over all masked tokens."""
 
 import pytest
-from bertds.training.state import TrainState
 
 from bertds.metrics.accumulators import MetricSums, validation_metrics
+from bertds.training.state import TrainState
 
 LONG = MetricSums(loss=10.0, correct=1.0, masked=10.0, tokens=50.0, slots=60.0)
 SHORT = MetricSums(loss=9.0, correct=1.0, masked=1.0, tokens=9.0, slots=12.0)

@@ -1,7 +1,6 @@
-"""A run on paper against the run itself: parameters, data, memory."""
+"""Resource estimates against real runs: parameters, data, memory."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from bertds import cli
+from bertds.__main__ import COMMANDS
 from bertds.config.case import Case, read_case
 from bertds.config.schema import ModelConfig
 from bertds.data.shards.reader import ShardSet
@@ -63,14 +64,14 @@ def case_of(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_parameters_are_those_of_the_model(shape: str) -> None:
+def test_parameters_are_counted_as_in_the_model(shape: str) -> None:
     config = ModelConfig.model_validate({**MODEL, **SHAPES[shape]})
     with torch.device("meta"):
         model = mlm.MaskedLanguageModel(config, 5000, 3)
     assert count_parameters(config, 5000, pad_id=3) == parameters_of(model)
 
 
-# None of these was looked at when the arithmetic was made.
+# The estimate was not fitted to any of these.
 MEASURED: dict[str, tuple[int, int, int, dict[str, Any], dict[str, Any]]] = {
     # ZeRO stage, processes, tokens, model, changes of the case
     "stage 0, activations": (0, 1, 2304, {"hidden_dropout_prob": 0.0}, {}),
@@ -78,7 +79,7 @@ MEASURED: dict[str, tuple[int, int, int, dict[str, Any], dict[str, Any]]] = {
     "stage 2, bf16, accumulation": (2, 2, 1536, {}, {"bf16": {"enabled": True}}),
     "stage 3, relu": (3, 2, 1152, {"hidden_act": "relu"}, {"train_batch_size": 8}),
     "stage 0, modernbert": (0, 1, 1536, {"preset": "modernbert"}, {}),
-    "stage 1, recomputing": (1, 2, 3072, {"gradient_checkpointing": True}, {}),
+    "stage 1, activation checkpointing": (1, 2, 3072, {"gradient_checkpointing": True}, {}),
 }
 VOCAB_SIZE = 16_000
 
@@ -86,7 +87,7 @@ VOCAB_SIZE = 16_000
 def measure(
     path: Path, vocab_size: int, num_tokens: int, world_size: int, scratch: Path
 ) -> tuple[int, int]:
-    """Peak of a process in bytes, and its parameters; the mean over the processes."""
+    """Peak memory of a process in bytes, as a mean over the processes, and its parameters."""
     arguments = (path, vocab_size, num_tokens, num_tokens * 3 // 20)
     results = run(
         ROOT / "tests" / "helpers" / "workers" / "memory.py",
@@ -94,25 +95,25 @@ def measure(
         *arguments,
         scratch=scratch,
     )
-    return sum(one["peak"] for one in results) // world_size, results[0]["parameters"]
+    return sum(result["peak"] for result in results) // world_size, results[0]["parameters"]
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("name", MEASURED)
-def test_memory_is_what_a_process_takes(
+def test_the_memory_estimate_is_close_to_the_measured_peak(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 15 % of the measured peak, less what a model of nearly nothing takes."""
+    """Within 15 % of the measured peak, less the peak of a tiny model."""
     stage, world_size, num_tokens, model, changes = MEASURED[name]
     zero = {"zero_optimization": {"stage": stage}, **changes}
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed is given back at once
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # freed memory is returned at once
     peaks = []
-    nothing = {"hidden_size": 12, "num_hidden_layers": 1, "intermediate_size": 12}
-    both = (({**model, **nothing}, 100, 96), (model, VOCAB_SIZE, num_tokens))
-    for shape, vocab_size, tokens in both:
+    tiny = {"hidden_size": 12, "num_hidden_layers": 1, "intermediate_size": 12}
+    sizes = (({**model, **tiny}, 100, 96), (model, VOCAB_SIZE, num_tokens))
+    for shape, vocab_size, tokens in sizes:
         case, path = case_of(tmp_path, shape, **zero)
         monkeypatch.setenv("MASTER_PORT", str(free_port()))
         peaks.append(measure(path, vocab_size, tokens, world_size, tmp_path)[0])
@@ -128,18 +129,22 @@ def test_memory_is_what_a_process_takes(
     ).peak
     measured = peaks[1] - peaks[0]
     print(f"{name}: measured {measured:,}, expected {expected:,}, {expected / measured:.3f}")
-    assert measured > 300e6  # so much that a small leak would not decide
+    assert measured > 300e6  # a small leak makes no difference
     assert expected == pytest.approx(measured, rel=0.15)
 
 
 def corpus(**changes: Any) -> Corpus:
-    facts = {"sequences": 160_000, "mean_length": 60.0, "vocab_size": 20_000, "source": "a test"}
-    return Corpus(**{**facts, "bytes_per_token": 2.1, **changes})
+    defaults = {"sequences": 160_000, "mean_length": 60.0, "vocab_size": 20_000, "source": "a test"}
+    return Corpus(**{**defaults, "bytes_per_token": 2.1, **changes})
 
 
-def test_the_shards_say_how_long_the_run_is(data_root: Path, tmp_path: Path) -> None:
+def of_shards(case: Case, data_root: Path) -> Corpus:
+    return corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
+
+
+def test_the_length_of_the_run_is_read_from_the_shards(data_root: Path, tmp_path: Path) -> None:
     case, _ = case_of(tmp_path, {})
-    found = corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
+    found = of_shards(case, data_root)
     indexes = [ShardSet.open(data_root / name).index for name in ("ko", "en")]
     assert found.sequences == sum(index.sequences for index in indexes)
     assert found.mean_length * found.sequences == pytest.approx(
@@ -149,27 +154,15 @@ def test_the_shards_say_how_long_the_run_is(data_root: Path, tmp_path: Path) -> 
     assert plan.steps == 2 * (found.sequences // 16)
 
 
-def of_shards(case: Case, data_root: Path) -> Corpus:
-    return corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
-
-
-def test_fewer_gpus_than_a_host_has_are_one_host_that_reads_for_them():
-    words = [sys.executable, "-m", "bertds", "plan", "ds_configs/bert_base.json", "--gpus=1"]
-    words += ["--vocab_size=30522", "--mean_length=480"]
-    reading = {
-        line
-        for hosts in (1, 8)
-        for line in subprocess.run(
-            [*words, f"--gpus_per_node={hosts}"],
-            check=True,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines()
-        if line.startswith("reading")
-    }
+def test_reading_counts_only_the_gpus_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", str(ROOT / "ds_configs/bert_base.json"), "--gpus=1", "--vocab_size=30522"]
+    reading = set()
+    for hosts in (1, 8):
+        assert cli.run("python -m bertds", COMMANDS, [*command, f"--gpus_per_node={hosts}"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        reading |= {line for line in lines if line.startswith("reading")}
     assert len(reading) == 1
-    assert reading.pop().endswith("each host of 1")
+    assert reading.pop().endswith("GPUs per host: 1")
 
 
 @example(fractions=(0.29, 0.0025), weight=1, batch=39, epochs=2.5, steps=None, lanes=False)
@@ -182,7 +175,7 @@ def test_fewer_gpus_than_a_host_has_are_one_host_that_reads_for_them():
     lanes=st.booleans(),
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_plan_is_what_training_does(
+def test_the_estimate_agrees_with_training(
     fractions: tuple[float, float],
     weight: int,
     batch: int,
@@ -192,7 +185,7 @@ def test_the_plan_is_what_training_does(
     data_root: Path,
     tmp_path: Path,
 ) -> None:
-    """As many steps, sequences, lanes and FLOPs a token; or both refuse."""
+    """The same steps, sequences, lanes and FLOPs per token, or the same error."""
     ko, en = (
         {"name": name, "fraction": f} for name, f in zip(("ko", "en"), fractions, strict=True)
     )
@@ -221,17 +214,17 @@ def test_the_plan_is_what_training_does(
     assert tokens_per_s * _flops_per_token(training) == pytest.approx(0.4 * plan.gpu.peak)
 
 
-def test_a_fraction_of_nothing_is_one_sentence_as_in_training(
+def test_a_fraction_without_sequences_is_the_same_error_as_in_training(
     data_root: Path, tmp_path: Path
 ) -> None:
     settings = 'data.train=[{"name":"ko","fraction":0.001}],data.seq_len=96'
     case, _ = case_of(tmp_path, {}, settings)
-    said = set()
-    for look in (of_shards, lambda *known: prepare_run(*known, tmp_path / "out", World())):
-        with pytest.raises(ValueError, match="is none: raise it") as refused:
-            look(case, data_root)
-        said.add(str(refused.value))
-    assert len(said) == 1
+    messages = set()
+    for read in (of_shards, lambda *known: prepare_run(*known, tmp_path / "out", World())):
+        with pytest.raises(ValueError, match="is none: raise it") as error:
+            read(case, data_root)
+        messages.add(str(error.value))
+    assert len(messages) == 1
 
 
 def test_without_shards_the_numbers_must_be_stated(tmp_path: Path) -> None:
@@ -241,10 +234,10 @@ def test_without_shards_the_numbers_must_be_stated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--sequences"):
         corpus_of(case, tmp_path, sequences=None, mean_length=None, vocab_size=9)
     both, _ = case_of(tmp_path, {}, "run.num_epochs=2,run.max_steps=100")
-    with pytest.raises(ConfigError, match="--sequences"):  # an epoch may be the shorter one
+    with pytest.raises(ConfigError, match="--sequences"):  # the epochs may end first
         corpus_of(both, tmp_path, sequences=None, mean_length=None, vocab_size=9)
     for wrong in ({"sequences": 0, "mean_length": 30.0}, {"sequences": 9, "mean_length": -5.0}):
-        with pytest.raises(ConfigError, match="wanted is at least 1"):
+        with pytest.raises(ConfigError, match="expected at least 1"):
             corpus_of(case, tmp_path, vocab_size=9, **wrong)
     stated = corpus_of(case, tmp_path, sequences=320, mean_length=None, vocab_size=9)
     assert (stated.sequences, stated.mean_length) == (320, 96.0)
@@ -260,7 +253,7 @@ def test_more_gpus_need_less_memory_and_time(tmp_path: Path) -> None:
     assert kept == sorted(kept, reverse=True)
 
 
-def test_a_model_too_large_is_said_not_to_fit_where_it_is_not_shared(tmp_path: Path) -> None:
+def test_a_large_model_fits_only_where_it_is_partitioned(tmp_path: Path) -> None:
     large = {"hidden_size": 8192, "num_hidden_layers": 40, "intermediate_size": 32768}
     heads = {"num_attention_heads": 64}
     case, _ = case_of(tmp_path, {**large, **heads}, train_batch_size=512, bf16={"enabled": True})
@@ -276,36 +269,31 @@ def test_the_micro_batch_is_the_largest_that_fits(tmp_path: Path) -> None:
     assert split.micro_batch_size * split.accumulation * 8 == 65536
 
 
-def test_communication_of_the_stages(tmp_path: Path) -> None:
-    """In passes over the weights: an all-reduce is two, stage 3 gathers them twice a micro-step."""
+def test_the_communication_volume_of_the_stages(tmp_path: Path) -> None:
+    """Multiples of the weights: 2 for an all-reduce, 3 per micro-batch in stage 3."""
     case, _ = case_of(tmp_path, {})
     once = 4 * count_parameters(case.bertds.model, 20_000) * 7 // 8
     sent = [communication(case, stage, 8, 3, 20_000) for stage in range(4)]
     assert sent == pytest.approx([2 * once, 2 * once, 4 * once, 9 * once], rel=1e-6)
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
+def test_a_batch_size_that_the_gpus_do_not_divide_is_rejected(tmp_path: Path) -> None:
     case, _ = case_of(tmp_path, {})
     with pytest.raises(ConfigError, match="train_batch_size=24"):
         make_plan(case, corpus(), 12, GPUS["h100"], 0.4)
 
 
-def test_every_gpu_of_the_table_has_a_peak() -> None:
+def test_every_gpu_has_a_known_peak() -> None:
     assert all(gpu.peak > 1e14 for gpu in GPUS.values())
 
 
-def test_the_command_prints_all_stages_or_one_sentence() -> None:
-    command = [sys.executable, "-m", "bertds", "plan", "ds_configs/bert_base.json", "--gpus"]
-
-    def run_plan(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *more], check=False, capture_output=True, text=True, cwd=ROOT
-        )
-
-    done = run_plan("512", "--vocab_size", "30522")
-    assert done.returncode == 0, done.stderr
-    assert all(f"ZeRO {stage}" in done.stdout for stage in range(4))
-    assert "data.lanes=512" in done.stdout
-    refused = run_plan("512", "--gpu", "abacus")
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
+def test_the_command_prints_all_stages_or_a_one_line_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["plan", str(ROOT / "ds_configs/bert_base.json"), "--gpus=512"]
+    assert cli.run("python -m bertds", COMMANDS, [*command, "--vocab_size=30522"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"ZeRO {stage}" in printed for stage in range(4))
+    assert "data.lanes=512" in printed
+    assert cli.run("python -m bertds", COMMANDS, [*command, "--gpu=abacus"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -16,8 +16,8 @@ from bertds.engine.engine import Engine
 from bertds.engine.process_group import destroy_process_group, init_process_group
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.lr_schedules import ScheduleLengths
-from bertds.planner.memory import count_parameters
 from tests.helpers.gloo import emit
+from tests.helpers.weights import count_parameters
 
 
 def resident(key: str) -> int:
