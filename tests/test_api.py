@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds import Case
-from bertds.api import load_model, train
+from bertds import Case, load_model, train
 from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 from tests.helpers.launching import ROOT, environment
@@ -116,9 +115,12 @@ def test_arm_is_required_if_there_are_several() -> None:
         Case.read(ROOT / "ds_configs/case7.json")
 
 
-def test_train_is_a_function_after_another_name_is_imported() -> None:
-    """Importing the API also imports the subpackage `bertds.train`."""
-    run_python(ROOT, "-c", "from bertds import load_model, train; assert callable(train)")
+def test_no_subpackage_hides_a_name_of_the_api() -> None:
+    """Importing a subpackage sets it as an attribute of `bertds`."""
+    check = (
+        "assert all(getattr(bertds, name) is getattr(bertds.api, name) for name in bertds.__all__)"
+    )
+    run_python(ROOT, "-c", f"import bertds.api; {check}")
 
 
 def test_package_is_imported_without_torch() -> None:

@@ -126,7 +126,7 @@ def test_too_many_skipped_steps_end_the_run_with_good_weights(
     every = set(range(3, 12))
     with (
         spoilt(monkeypatch, {1, *every}, math.inf),
-        pytest.raises(NonFiniteError, match="4 steps in a row up to 7 had") as ended,
+        pytest.raises(NonFiniteError, match="4 steps in a row up to step 7 had") as ended,
     ):
         train_here(data_root, tmp_path, device, settings)
     assert ended.value.code == 71
@@ -136,7 +136,7 @@ def test_too_many_skipped_steps_end_the_run_with_good_weights(
     assert all(bool(value.isfinite().all()) for value in saved.values())
     with (
         spoilt(monkeypatch, every, math.inf),
-        pytest.raises(NonFiniteError, match="4 steps in a row up to 7 had"),
+        pytest.raises(NonFiniteError, match="4 steps in a row up to step 7 had"),
     ):
         train_here(data_root, tmp_path, device, settings)
 

@@ -75,7 +75,7 @@ def test_mismatches_are_rejected_before_anything_starts(run_dirs, data_root, tmp
     path = write_case(tmp_path / "case.json", directory, ["stage0"])
     for settings, words in [
         ("", "model_type 'bert', the case needs 'roberta-prelayernorm'"),
-        ("run.init_from=nowhere", "run.init_from is 'nowhere', wanted is a directory"),
+        ("run.init_from=nowhere", "run.init_from is 'nowhere', expected a directory"),
         ('run.init_from=""', 'run.init_from is "", wanted a text'),
     ]:
         with pytest.raises(ConfigError, match=words):
