@@ -1,4 +1,4 @@
-"""Small models and packs of random text for them."""
+"""Small models, and packed batches of random sequences for them."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 from bertds.config.schema import ModelConfig
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
-from bertds.model.batch import DeviceBatch
+from bertds.model.batch import DeviceBatch, to_device
 from bertds.model.mlm import MaskedLanguageModel
 
 torch.set_num_threads(1)  # the tensors are tiny
@@ -20,12 +20,12 @@ SMALL = {
     "intermediate_size": 24,
     "max_position_embeddings": ROW,
     "hidden_dropout_prob": 0.0,
-    "initializer_range": 0.3,  # far from the region where everything is linear
+    "initializer_range": 0.3,  # large enough for the non-linearities to matter
 }
 
 
 def make_model(seed: int = 0, **fields: Any) -> MaskedLanguageModel:
-    """A small model in float64 whose norms and biases are random, too."""
+    """Build a small model in float64; norms and biases are random too."""
     torch.manual_seed(seed)
     config = ModelConfig.model_validate(SMALL | fields)
     model = MaskedLanguageModel(config, VOCAB, PAD).double()
@@ -37,85 +37,90 @@ def make_model(seed: int = 0, **fields: Any) -> MaskedLanguageModel:
 
 
 def make_sequences(lengths: list[int], seed: int = 0) -> list[MaskedSequences]:
-    """Random sequences of these lengths, some tokens of each masked."""
+    """Draw random sequences of these lengths, with some tokens of each masked."""
     generator = np.random.default_rng(seed)
-    found = []
+    sequences = []
     for length in lengths:
         tokens = generator.integers(5, VOCAB, length)
         masked = np.sort(generator.choice(length, 1 + length // 5, replace=False))
-        found.append(sequence_of(tokens, masked))
-    return found
+        sequences.append(sequence_of(tokens, masked))
+    return sequences
 
 
 def sequence_of(tokens: np.ndarray, masked: np.ndarray) -> MaskedSequences:
-    """One sequence, `[MASK]` at the masked places."""
+    """Build one sequence with `[MASK]` at the masked positions."""
     inputs = tokens.copy()
     inputs[masked] = MASK
     lengths = np.array([tokens.size])
     return MaskedSequences.masked_at(masked, tokens=tokens, inputs=inputs, lengths=lengths)
 
 
-EMPTY = np.empty(0, np.int64)
-NOTHING = MaskedSequences.masked_at(EMPTY, tokens=EMPTY, inputs=EMPTY, lengths=EMPTY)
+_EMPTY = np.empty(0, np.int64)
+NO_SEQUENCES = MaskedSequences.masked_at(_EMPTY, tokens=_EMPTY, inputs=_EMPTY, lengths=_EMPTY)
 
 
 @torch.no_grad()
-def guess_some(model: MaskedLanguageModel, parts: list[MaskedSequences]) -> list[MaskedSequences]:
-    """The same with every second label changed to the model's guess, so that some are right."""
-    found = []
-    for part, padded in zip(parts, as_padded(parts), strict=True):
-        tokens = part.tokens.copy()
-        tokens[np.flatnonzero(part.is_masked)[::2]] = model.logits(padded).argmax(-1)[::2].numpy()
-        found.append(dataclasses.replace(part, tokens=tokens))
-    return found
+def predict_some(
+    model: MaskedLanguageModel, sequences: list[MaskedSequences]
+) -> list[MaskedSequences]:
+    """Set every second label to the model's prediction, so that some are correct."""
+    changed = []
+    for sequence, padded in zip(sequences, as_padded(sequences), strict=True):
+        tokens = sequence.tokens.copy()
+        masked = np.flatnonzero(sequence.is_masked)
+        tokens[masked[::2]] = model.logits(padded).argmax(-1)[::2].numpy()
+        changed.append(dataclasses.replace(sequence, tokens=tokens))
+    return changed
 
 
-def as_rows(parts: list[MaskedSequences]) -> DeviceBatch:
-    """Several sequences a row."""
-    return tensors_of(pack(MaskedSequences.concatenate(parts), row_length=ROW, pad_id=PAD))
+def as_rows(sequences: list[MaskedSequences]) -> DeviceBatch:
+    """Pack several sequences into a row."""
+    return tensors_of(pack(MaskedSequences.concatenate(sequences), row_length=ROW, pad_id=PAD))
 
 
-def as_padded(parts: list[MaskedSequences]) -> list[DeviceBatch]:
-    """One sequence a row, and one row a pack."""
-    return [tensors_of(pack(part, row_length=ROW, pad_id=PAD)) for part in parts]
+def as_padded(sequences: list[MaskedSequences]) -> list[DeviceBatch]:
+    """Pad each sequence to a row, one row per batch."""
+    return [tensors_of(pack(sequence, row_length=ROW, pad_id=PAD)) for sequence in sequences]
 
 
-def as_one_row(parts: list[MaskedSequences]) -> DeviceBatch:
-    """The layout of the varlen kernel, read by the kernel of rows: all tokens are one row."""
-    flat = pack(MaskedSequences.concatenate(parts), row_length=0, pad_id=PAD, multiple=16)
+def as_one_row(sequences: list[MaskedSequences]) -> DeviceBatch:
+    """Pack in the varlen layout, and declare all tokens to be one row: CPU has no varlen kernel."""
+    flat = pack(MaskedSequences.concatenate(sequences), row_length=0, pad_id=PAD, multiple=16)
     return tensors_of(flat, rows=((1, flat.inputs.size),))
 
 
-def tensors_of(one: PackedBatch, rows: tuple[tuple[int, int], ...] = ()) -> DeviceBatch:
-    """A pack as tensors."""
-    return DeviceBatch(
-        inputs_T=torch.from_numpy(one.inputs),
-        positions_T=torch.from_numpy(one.positions),
-        segments_T=torch.from_numpy(one.segments),
-        cumulative=torch.from_numpy(one.cumulative),
-        masked_M=torch.from_numpy(one.masked),
-        labels_M=torch.from_numpy(one.labels),
-        rows=rows or one.rows,
-        max_length=one.max_length,
-    )
+def tensors_of(batch: PackedBatch, rows: tuple[tuple[int, int], ...] = ()) -> DeviceBatch:
+    """Convert a packed batch to tensors; `rows` overrides its rows."""
+    device_batch = to_device(torch.device("cpu"), batch)
+    return dataclasses.replace(device_batch, rows=rows or batch.rows)
 
 
-def figures(model: MaskedLanguageModel, packs: list[DeviceBatch]) -> dict[str, torch.Tensor]:
-    """Loss, correct tokens and all gradients, summed over packs."""
+def hidden_of(model: MaskedLanguageModel, batch: DeviceBatch) -> torch.Tensor:
+    """Compute the (T, D) hidden states of all tokens, not only of the masked ones."""
+    all_tokens = torch.arange(batch.inputs_T.numel())
+    return model.hidden_states(dataclasses.replace(batch, masked_M=all_tokens))
+
+
+def loss_and_gradients(
+    model: MaskedLanguageModel, batches: list[DeviceBatch]
+) -> dict[str, torch.Tensor]:
+    """Compute loss, correct tokens and all gradients, summed over batches."""
     model.zero_grad()
     sums = {"loss": torch.zeros(()), "correct": torch.zeros(())}
-    for one in packs:
-        loss, correct = model(one)
+    for batch in batches:
+        loss, correct = model(batch)
         loss.backward()
         sums = {"loss": sums["loss"] + loss.detach(), "correct": sums["correct"] + correct}
     named = dict(model.named_parameters())
-    return sums | {name: one.grad.clone() for name, one in named.items() if one.grad is not None}
+    return sums | {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
 
 
-def assert_equal(ones: dict[str, torch.Tensor], others: dict[str, torch.Tensor], tolerance: float):
-    """Equal to a tolerance that is relative to each tensor's largest entry."""
-    assert ones.keys() == others.keys()
-    for name, one in ones.items():
-        scale = one.abs().max()
+def assert_equal(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float
+) -> None:
+    """Compare tensors; the tolerance is relative to the largest entry of each."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        scale = tensor.abs().max()
         assert scale > 0, name
-        assert (one - others[name]).abs().max() <= tolerance * scale, name
+        assert (tensor - found[name]).abs().max() <= tolerance * scale, name

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, read without an engine, and the number of a model's."""
+"""The weights of a checkpoint, read without an engine, and the number of parameters."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from bertds.checkpoint.tensor_files import FragmentReader
 from bertds.engine.optimizer_state import WEIGHT
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint's folder, whole and by name, every file verified.
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Read the fp32 weights of a checkpoint directory by name; verifies every file.
 
-    Tied parameters are there once, under the first of their names.
+    A tied parameter is listed once, under its first name.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(directory)
     weights = {}
     with FragmentReader(checkpoint.tensor_files) as reader:
         for name, shape in checkpoint.manifest["parameters"].items():
@@ -25,5 +25,5 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Numbers that are trained, each shared one once."""
+    """Count the trained numbers; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in model.parameters())

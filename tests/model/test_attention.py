@@ -1,4 +1,4 @@
-"""TODO."""
+"""Attention: rotary embedding, the masks of rows, and the varlen kernel."""
 
 import math
 
@@ -8,67 +8,57 @@ import torch
 from bertds.config.schema import ModelConfig
 from bertds.data.packing import MaskedSequences, pack
 from bertds.model.attention import Rotary, segments_of
-from bertds.model.embeddings import Sinusoids
+from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
-from tests.helpers.tensors import PAD, VOCAB, make_sequences, tensors_of
+from tests.helpers.tensors import PAD, VOCAB, loss_and_gradients, make_sequences
 
 
-def test_rotation_keeps_lengths_and_depends_on_distances_alone():
+def test_rotation_keeps_norms_and_depends_on_distances_only():
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(1, 2, 8, generator=generator, dtype=torch.float64) for _ in "qk")
 
+    def rotary(position: int) -> Rotary:
+        return Rotary.at(torch.tensor([position]), 8, 10_000.0, torch.float64)
+
     def product(first: int, second: int) -> torch.Tensor:
-        at = [Rotary.at(torch.tensor([p]), 8, 10_000.0, torch.float64) for p in (first, second)]
-        return (at[0].apply(query) * at[1].apply(key)).sum(-1)
+        return (rotary(first).apply(query) * rotary(second).apply(key)).sum(-1)
 
     torch.testing.assert_close(product(5, 2), product(105, 102), rtol=0, atol=1e-4)
     assert not torch.allclose(product(5, 2), product(5, 3), atol=1e-3)
-    turned = Rotary.at(torch.tensor([77]), 8, 10_000.0, torch.float64).apply(query)
-    torch.testing.assert_close(turned.norm(dim=-1), query.norm(dim=-1), rtol=1e-6, atol=0)
-    start = Rotary.at(torch.tensor([0]), 8, 10_000.0, torch.float64)
-    assert torch.equal(start.apply(query), query)
+    rotated = rotary(77).apply(query)
+    torch.testing.assert_close(rotated.norm(dim=-1), query.norm(dim=-1), rtol=1e-6, atol=0)
+    assert torch.equal(rotary(0).apply(query), query)
 
 
-def test_sinusoids_are_those_of_the_paper():
-    table = Sinusoids(40, 6)(torch.arange(40))
-    for position in (0, 1, 39):
-        for pair in range(3):
-            angle = position / 10_000 ** (2 * pair / 6)
-            assert table[position, 2 * pair] == pytest.approx(math.sin(angle), abs=1e-5)
-            assert table[position, 2 * pair + 1] == pytest.approx(math.cos(angle), abs=1e-5)
-    assert Sinusoids(4, 5)(torch.arange(4)).shape == (4, 5)
-
-
-def test_rows_see_their_own_segment_and_window():
+def test_a_token_of_a_row_sees_its_segment_and_window():
     numbers = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
-    found = segments_of(numbers, torch.tensor([0]), 4, ((2, 4),), 2, torch.float64)
-    (group,) = found.groups
-    own, near = ((mask == 0).int() for mask in (group.mask_RLL, group.local_mask_RLL))
-    assert own.shape == near.shape == (2, 1, 4, 4)
-    assert own[0, 0].tolist() == [[1, 1, 1, 0]] * 3 + [[0, 0, 0, 1]]
-    assert own[1].all()
+    (group,) = segments_of(numbers, torch.tensor([0]), 4, ((2, 4),), 2, torch.float64).groups
+    visible, near = ((mask == 0).int() for mask in (group.mask_RLL, group.local_mask_RLL))
+    assert visible.shape == near.shape == (2, 1, 4, 4)
+    assert visible[0, 0].tolist() == [[1, 1, 1, 0]] * 3 + [[0, 0, 0, 1]]
+    assert visible[1].all()
     assert near[0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
     assert near[1, 0, 0].tolist() == [1, 1, 0, 0]
-    assert (group.mask_RLL[own == 0] == -math.inf).all()
+    assert (group.mask_RLL[visible == 0] == -math.inf).all()
     assert segments_of(numbers, torch.tensor([0]), 4, (), 2, torch.float64).groups == ()
 
 
 @pytest.mark.parametrize(
-    ("heads", "changes", "precision", "fits"),
+    ("heads", "changes", "precision", "is_supported"),
     [
         (8, {}, "bf16", True),
         (8, {}, "fp16", True),
         (8, {}, "fp32", False),
         (8, {"attention_probs_dropout_prob": 0.1}, "bf16", False),
-        (128, {}, "bf16", False),  # heads of 6
-        (2, {}, "bf16", False),  # of 384
+        (128, {}, "bf16", False),  # head size 6
+        (2, {}, "bf16", False),  # head size 384
     ],
 )
-def test_the_varlen_kernel_is_asked_for_what_it_has(heads, changes, precision, fits):
+def test_the_varlen_kernel_is_used_where_it_is_supported(heads, changes, precision, is_supported):
     block = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 768}
     block |= {"num_attention_heads": heads, "attention_probs_dropout_prob": 0.0}
     config = ModelConfig.model_validate(block | changes)
-    assert config.supports_varlen_attention(precision) == fits
+    assert config.supports_varlen_attention(precision) == is_supported
 
 
 @pytest.mark.gpu
@@ -76,7 +66,7 @@ def test_the_varlen_kernel_is_asked_for_what_it_has(heads, changes, precision, f
 @pytest.mark.parametrize("preset", ["bert", "bert-prenorm", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_varlen_kernel_equals_rows(preset, dtype):
-    """In 16 bits each is as far from 32 bits as the other."""
+    """In 16 bits, both deviate equally from 32 bits."""
     fields = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 256}
     local = {"local_attention": 16} if preset == "modernbert" else {}
     config = ModelConfig.model_validate(
@@ -84,28 +74,19 @@ def test_the_varlen_kernel_equals_rows(preset, dtype):
     )
     torch.manual_seed(0)
     model = MaskedLanguageModel(config, VOCAB, PAD).cuda()
-    parts = make_sequences([5, 64, 33, 1, 60, 20, 47])
-    exact, _ = gradients(model, parts, row_length=64)
-    model = model.to(dtype)
-    rows, rows_loss = gradients(model, parts, row_length=64)
-    varlen, varlen_loss = gradients(model, parts, row_length=0)
-    torch.testing.assert_close(rows_loss, varlen_loss, rtol=2e-2, atol=0)
-    for name, one in exact.items():
-        errors = [(other[name] - one).norm() / one.norm() for other in (rows, varlen)]
-        assert errors[1] < 1.5 * errors[0] + 0.01, name
-
-
-def gradients(model, parts, row_length):
-    """Gradients in 32 bits by name, and the loss."""
-    one = tensors_of(pack(MaskedSequences.concatenate(parts), row_length=row_length, pad_id=PAD))
-    moved = type(one)(
-        **{
-            name: value.cuda() if isinstance(value, torch.Tensor) else value
-            for name in one.__slots__
-            for value in [getattr(one, name)]
-        }
+    sequences = MaskedSequences.concatenate(make_sequences([5, 64, 33, 1, 60, 20, 47]))
+    rows, varlen = (
+        to_device(torch.device("cuda"), pack(sequences, row_length=length, pad_id=PAD))
+        for length in (64, 0)
     )
-    model.zero_grad()
-    loss, _ = model(moved)
-    loss.backward()
-    return {name: p.grad.float() for name, p in model.named_parameters()}, loss.detach()
+    exact = loss_and_gradients(model, [rows])
+    model = model.to(dtype)
+    by_rows, by_varlen = (loss_and_gradients(model, [batch]) for batch in (rows, varlen))
+    torch.testing.assert_close(by_rows.pop("loss"), by_varlen.pop("loss"), rtol=2e-2, atol=0)
+    for name in exact.keys() - {"loss", "correct"}:
+        expected = exact[name]
+        errors = [
+            (found[name].float() - expected).norm() / expected.norm()
+            for found in (by_rows, by_varlen)
+        ]
+        assert errors[1] < 1.5 * errors[0] + 0.01, name
