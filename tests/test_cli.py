@@ -183,14 +183,14 @@ def test_a_mistake_gives_one_error(capsys, arguments, part):
     assert part in message(capsys, *arguments)
 
 
-IGNORED = {"data": Path, "profile": bool, "count": str}
+IGNORED = {"data": Path, "profile": bool, "dedup": str}
 
 
 def test_ignored_flags_are_checked_and_dropped(capsys):
     calls.clear()
-    arguments = ["make", "--data", "x", "--profile", "text", "there", "--count=5"]
+    arguments = ["make", "--data", "x", "--profile", "text", "there", "--dedup"]
     assert run("program", COMMANDS, arguments, ignored_flags=IGNORED) == 0
-    assert (calls[0]["input"], calls[0]["count"]) == ("text", 5)  # a parameter is not ignored
+    assert (calls[0]["input"], calls[0]["dedup"]) == ("text", True)  # no parameter is ignored
     for argument, part in (("--data=", "'', expected a path"), ("--datta=x", "mean --data?")):
         assert run("program", COMMANDS, ["make", *NEEDED, argument], ignored_flags=IGNORED) == 2
         assert part in capsys.readouterr().err

@@ -234,6 +234,7 @@ MUTATIONS = [
     ("scheduler.type", "CosineLR", "did you mean 'WarmupCosineLR'?"),
     ("scheduler.type", "WarmupLR", "unknown key 'scheduler.params.gamma'"),
     ("scheduler.params.gama", 1, "unknown key 'scheduler.params.gama': did you mean 'gamma'?"),
+    ("scheduler.params.gamma", GONE, "the key scheduler.params.gamma is missing: add it"),
     ("scheduler.params.gamma", 1.5, "scheduler.params.gamma is 1.5, expected at most 1"),
     ("scheduler.params.warmup_epochs", GONE, "give one of warmup_num_steps and warmup_epochs"),
     ("scheduler.params.warmup_num_steps", 5, "give one of warmup_num_steps and warmup_epochs"),
@@ -244,6 +245,7 @@ MUTATIONS = [
     ("bf16.check_grad_overflow", False, "bf16: check_grad_overflow is false"),
     ("bf16.bf16_optimizer_states", True, "which needs bf16_master_weights_and_grads true"),
     ("bf16.bf16_master_weights_and_grads", True, 'offload_optimizer with device "cpu"'),
+    ("fp16.fp16_master_weights_and_grads", True, 'offload_optimizer with device "cpu"'),
     ("fp16.enabled", True, "bf16 and fp16 are both enabled: enable one"),
     ("fp16.loss_scale", "0", 'fp16.loss_scale is "0", expected a number'),
     ("zero_optimization.stage", 4, "zero_optimization.stage is 4, expected at most 3"),
@@ -269,17 +271,21 @@ MUTATIONS = [
     ("bertds.modle", {}, "unknown key 'bertds.modle': did you mean 'model'?"),
     ("bertds.model.hidden_size", 500, "num_attention_heads is 8, which does not divide hidden_s"),
     ("bertds.model.preset", "roberta", 'bertds.model.preset is "roberta", expected "bert"'),
-    ("bertds.model.max_position_embeddings", 128, "data.seq_len is 256, above model.max_position"),
+    ("bertds.model.max_position_embeddings", 255, "data.seq_len is 256, above model.max_position"),
     ("bertds.data.train", [], "bertds.data.train is [], expected at least 1"),
     ("bertds.data.train", "5k/en/train", 'bertds.data.train is "5k/en/train", expected a list'),
     ("bertds.data.train.0.fracton", 1, "'bertds.data.train.0.fracton': did you mean 'fraction'?"),
+    ("bertds.data.train.0.weight", 0.5, "bertds.data.train.0.weight is 0.5, expected a whole"),
+    ("bertds.data.valid", [{"name": "a"}], "expected a block"),
     ("bertds.data.valid.en.nam", "a", "'bertds.data.valid.en.nam': did you mean 'name'?"),
     ("bertds.data.valid.e/n", {"name": "a"}, 'e/n is "e/n", expected a plain name'),
     ("bertds.data.cache_dir", "", 'cache_dir is "", expected a string that is not empty'),
     ("bertds.data.lanes", 7, "data.lanes is 7, which does not divide train_batch_size 256"),
+    ("bertds.masking.ratio", 15, "bertds.masking.ratio is 15, expected less than 1"),
     ("bertds.masking.random_share", 0.3, "mask_share 0.8 + random_share 0.3 is above 1"),
     ("bertds.run.num_epochs", GONE, "neither num_epochs nor max_steps is given"),
     ("bertds.run.log_every", "1 step", 'log_every: "1 step" is not an interval: expected a number'),
+    ("bertds.run.resume", "yes", 'bertds.run.resume is "yes", expected "auto", "required" or'),
     ("bertds.run.no_decay", ["biases"], 'bertds.run.no_decay.0 is "biases", expected "bias"'),
 ]
 
@@ -320,6 +326,9 @@ def test_gradients_divided_before_the_reduction_need_a_full_all_reduce(base, set
         read_case(base, "one", f"{divided},zero_optimization.reduce_scatter=false")
 
 
+OFFLOAD = "zero_optimization.offload_optimizer.device"
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_precision_and_stage(base, stage):
     zero = f"zero_optimization.stage={stage}"
@@ -332,15 +341,17 @@ def test_precision_and_stage(base, stage):
         assert read_case(base, "one", half).precision == "fp16"
         read_case(base, "one", f"{zero},data_types.grad_accum_dtype=fp32")
         read_case(base, "one", f"{zero},{reduced}")
-        read_case(base, "one", f"{zero},zero_optimization.offload_optimizer.device=cpu")
+        offload = f"{zero},bf16.bf16_master_weights_and_grads=true,{OFFLOAD}"
+        read_case(base, "one", f"{offload}=cpu")
+        assert 'with device "cpu"' in rejection(base, "one", f"{offload}=none")
     else:  # where DeepSpeed 0.19.8 never scales the loss
         assert "fp16.enabled is true at zero_optimization.stage 0" in rejection(base, "one", half)
         for setting in ("data_types.grad_accum_dtype=fp32", reduced):
             message = rejection(base, "one", f"{zero},{setting}")
             assert "needs zero_optimization.stage 1, 2 or 3" in message
-        assert "offload_optimizer needs stage 1, 2 or 3" in rejection(
-            base, "one", f"{zero},zero_optimization.offload_optimizer.device=cpu"
-        )
+        read_case(base, "one", f"{zero},data_types.grad_accum_dtype=bf16")
+        message = rejection(base, "one", f"{zero},{OFFLOAD}=cpu")
+        assert "offload_optimizer needs stage 1, 2 or 3" in message
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
