@@ -22,11 +22,11 @@ class Vocabulary:
     pad_id: int
     mask_id: int
     unmaskable_ids: tuple[int, ...]
-    framed: bool
+    has_special_tokens: bool
     """Whether every sequence begins with [CLS] and ends with [SEP]."""
     directory: Path
     """A local directory with the tokenizer.json."""
-    place: str
+    source: str
     """The shard set that the tokenizer.json comes from, for messages."""
 
     @classmethod

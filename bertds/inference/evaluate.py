@@ -73,7 +73,7 @@ def _check_data(
     """Reject shards of another tokenizer, and warn of other sequences."""
     if vocabulary.fingerprint != trained.tokenizer.fingerprint:
         raise ConfigError(
-            f"{vocabulary.place} was created with another tokenizer than "
+            f"{vocabulary.source} was created with another tokenizer than "
             f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of the run's tokenizer"
         )
     for name, subset in subsets.items():

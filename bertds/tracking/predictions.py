@@ -16,6 +16,7 @@ from torch import Tensor
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import PackedBatch, RankBatchSpec
 from bertds.data.tokenizer import Tokenizer
+from bertds.data.validation import STATIC_COPY
 
 __all__ = ["SamplePredictions"]
 NUM_SAMPLES = 4
@@ -52,7 +53,7 @@ class SamplePredictions:
         self._samples: list[_Sample] = []
         samples_per_set = max(1, NUM_SAMPLES // max(1, len(sets)))
         for name, dataset in sets.items():
-            block = dataset.read(0, 0)
+            block = dataset.read(0, STATIC_COPY)
             count = min(samples_per_set, block.lengths.size, dataset.subset.num_sequences)
             for index in range(count):
                 pack = spec.pack(block.cut(index, index + 1))

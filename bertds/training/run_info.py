@@ -102,7 +102,7 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
         # Not counted in the module's tensors, which are empty at ZeRO stage 3.
         "parameters": sum(math.prod(shape) for shape in shapes(engine.deepspeed).values()),
         "vocab_size": run.vocabulary.size,
-        "special_tokens": run.vocabulary.framed,
+        "special_tokens": run.vocabulary.has_special_tokens,
         "valid_row_length": run.valid_spec.row_length,
         "train": {**totals, "sets": train},
         "valid": valid,

@@ -210,7 +210,7 @@ def _check_data(case: Case, subsets: list[DatasetSubset], vocabulary: Vocabulary
     vocab_size, seq_len = case.bertds.model.vocab_size, case.bertds.data.seq_len
     if vocab_size is not None and vocab_size != vocabulary.size:
         raise ConfigError(
-            f"model.vocab_size is {vocab_size}, but the shards in {vocabulary.place} were made "
+            f"model.vocab_size is {vocab_size}, but the shards in {vocabulary.source} were made "
             f"with {vocabulary.size} ids: leave the key out, or point at other shards"
         )
     for subset in subsets:

@@ -221,7 +221,7 @@ def test_a_fault_on_one_rank_is_raised_on_all(tmp_path: Path) -> None:
     assert one["damaged"][0] == first
     assert "rank_00001.safetensors is damaged" in one["damaged"][1]
     assert "holds another model" in one["other model"]
-    assert "moments of AdamW, the case asks for SGD" in one["other optimizer"]
+    assert "moments of AdamW, but the case has SGD" in one["other optimizer"]
     assert "state.json is missing" in one["all damaged"]
     assert one["none"] == []
 

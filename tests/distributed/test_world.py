@@ -72,8 +72,8 @@ def test_all_ranks_are_on_one_host_by_default():
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 of WORLD_SIZE=2"),
-        ({"RANK": "1"}, "RANK=1 of WORLD_SIZE=1"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2"),
+        ({"RANK": "1"}, "RANK=1 and WORLD_SIZE=1"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),

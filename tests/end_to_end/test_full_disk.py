@@ -92,7 +92,7 @@ def test_training_continues_and_saves_when_there_is_room(
     said = [m for m in told.messages if "could not be written" in m]
     assert len(said) == 1
     assert "step_0000000006" in said[0]
-    assert "earlier ones are unharmed" in said[0]
+    assert "earlier checkpoints are unharmed" in said[0]
     assert "No space left on device" in said[0]
     assert "training continues" in said[0]
     assert seen == [["step_0000000004"]]

@@ -168,64 +168,6 @@ def test_a_profiled_run_writes_a_trace(tmp_path: Path, data_root: Path) -> None:
 
 
 @pytest.mark.dist
-def test_run_resume_is_honoured(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """`required` never starts from step 0, `never` never resumes, a fixed key never changes."""
-    short = "scheduler=null,run.max_steps"
-    code, output = train(0, "out", f"run.resume=required,{short}=2")
-    assert code == 2, output
-    assert "holds no checkpoint" in output
-    assert train(0, "out", f"{short}=2")[0] == 0
-    code, output = train(0, "out", f"run.resume=never,{short}=4")
-    assert code == 2, output
-    assert "holds the checkpoint" in output
-    code, output = train(0, "out", f"{short}=4,masking.ratio=0.3")
-    assert code == 2, output
-    assert "bertds.masking.ratio" in output
-    run_dir = tmp_path / "out" / "case" / "main"
-    assert max(line["step"] for line in lines_of(run_dir)) == 2
-
-
-@pytest.mark.dist
-def test_resume_rejects_other_training_shards(data_root: Path, tmp_path: Path) -> None:
-    """Other shards under the same names are detected."""
-    path, data = tmp_path / "case.json", tmp_path / "data"
-    path.write_text(json.dumps(BASE))
-    shutil.copytree(data_root / "ko", data / "ko")
-    shutil.copytree(data_root / "en", data / "en")
-    short = "scheduler=null,run.max_steps"
-    assert run(0, *arguments(path, data, tmp_path / "out", f"{short}=2"))[0] == 0
-    (data / "en").rename(data / "aside")
-    (data / "ko").rename(data / "en")
-    (data / "aside").rename(data / "ko")
-    code, output = run(0, *arguments(path, data, tmp_path / "out", f"{short}=4"))
-    assert code == 2, output
-    assert "was trained on other shards" in output
-
-
-@pytest.mark.dist
-def test_resume_rejects_other_validation_shards(data_root: Path, tmp_path: Path) -> None:
-    """Otherwise the validation metrics before and after would be of two texts."""
-    valid = {"one": {"name": "valid"}}
-    data = tmp_path / "data"
-    (tmp_path / "case.json").write_text(json.dumps(BASE))
-    shutil.copytree(data_root, data)
-    shutil.copytree(data_root / "ko", data / "valid")
-    settings = f"scheduler=null,data.valid={json.dumps(valid)},run.max_steps"
-    flags = tmp_path / "case.json", data, tmp_path / "out"
-    assert run(0, *arguments(*flags, f"{settings}=2"))[0] == 0
-    run_dir = tmp_path / "out/case/main"
-    before = read_json(run_dir / "case.json")["resolved"]["guess_without_context"]
-    shutil.rmtree(data / "valid")
-    shutil.copytree(data_root / "en", data / "valid")
-    code, output = run(0, *arguments(*flags, f"{settings}=4"))
-    assert code == 2, output
-    assert "was validated on other shards" in output
-    shutil.rmtree(run_dir / "checkpoints")
-    assert run(0, *arguments(*flags, f"{settings}=4"))[0] == 0
-    assert read_json(run_dir / "case.json")["resolved"]["guess_without_context"] != before
-
-
-@pytest.mark.dist
 def test_a_failed_arm_is_recorded_and_the_next_is_tried(data_root: Path, tmp_path: Path) -> None:
     """It is non-finite from the second step on; its checkpoint is good."""
     arms = {"bad": {"optimizer": {"params": {"lr": 1e30}}}, "good": {}}

@@ -76,7 +76,7 @@ def test_mismatches_are_rejected_before_anything_starts(run_dirs, data_root, tmp
     for settings, words in [
         ("", "model_type 'bert', the case needs 'roberta-prelayernorm'"),
         ("run.init_from=nowhere", "run.init_from is 'nowhere', expected a directory"),
-        ('run.init_from=""', 'run.init_from is "", wanted a text'),
+        ('run.init_from=""', 'run.init_from is "", expected a string'),
     ]:
         with pytest.raises(ConfigError, match=words):
             case = read_case(path, "stage0", settings)

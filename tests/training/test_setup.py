@@ -56,7 +56,10 @@ def test_shards_cut_shorter_than_seq_len_are_warned_of(
     longest = json.loads((data / "en/index.json").read_text())["max_length"]
     change_index(data / "en", seq_len=longest)
     prepare_run(read_case(path, "main"), data, tmp_path / "out", World())
-    assert f"en were cut into pieces of {longest} tokens: for longer ones make shards" in told.text
+    assert (
+        f"en were cut into pieces of {longest} tokens: for longer sequences make shards"
+        in told.text
+    )
     assert told.text.count("were cut") == 1
 
 
@@ -68,7 +71,7 @@ def test_fewer_steps_than_the_checkpoint_has_are_rejected(data_root: Path, tmp_p
     for steps in (8, 9):
         prepare_run(read_case(path, "main", f"run.max_steps={steps}"), data_root, run_dir, World())
     case = read_case(path, "main", "run.max_steps=7,scheduler=null")
-    with pytest.raises(ConfigError, match="has a checkpoint of step 8, and run.max_steps or"):
+    with pytest.raises(ConfigError, match="has a checkpoint of step 8, but run.max_steps or"):
         prepare_run(case, data_root, run_dir, World())
     write_status(run_dir, "done", 0, "all steps are done", 8)
     assert prepare_run(case, data_root, run_dir, World()).is_finished()
@@ -90,7 +93,7 @@ def test_a_world_size_that_does_not_divide_the_batch_is_rejected(
 
 def test_a_missing_dataset_is_rejected(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", 'data.train=[{"name":"nowhere"}]')
-    assert "nowhere is no finished shard set" in said
+    assert "nowhere/index.json does not exist" in said
 
 
 def change_index(directory: Path, **changes: Any) -> None:
@@ -124,4 +127,6 @@ def test_an_index_of_another_version_is_rejected(data_root: Path, tmp_path: Path
     for name in ("ko", "en"):
         shutil.copytree(data_root / name, tmp_path / "data" / name)
     change_index(tmp_path / "data" / "en", version=2)
-    assert "is no index of bertds-shards version 1" in refusal(tmp_path / "data", tmp_path / "out")
+    assert "is not an index of bertds-shards version 1" in refusal(
+        tmp_path / "data", tmp_path / "out"
+    )

@@ -68,7 +68,7 @@ def test_batches_around_a_spike_have_no_effect(
     assert all(weights[name].equal(expected[name]) for name in expected)
     (said,) = [message for message in told.messages if "had a loss of" in message]
     assert "step 7 had a loss of" in said
-    assert "going back to a checkpoint; of steps 6 to 8" in said
+    assert "going back to a checkpoint; the batches of steps 6 to 8" in said
 
 
 def test_a_line_after_skipped_steps_only_has_no_learning_rate(

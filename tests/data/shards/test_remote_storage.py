@@ -93,8 +93,8 @@ def test_a_stalled_connection_is_retried(root, server, data_root, monkeypatch):
         ("500", RemoteError, r"in 6 tries over \d+ s \(the last one: the server answered 500"),
         ("reset", RemoteError, r"in 6 tries over \d+ s \(the last one: "),
         ("cut", RemoteError, "in 6 tries"),
-        ("stall", RemoteError, "no byte came for 0.1 s"),
-        ("403", RemoteError, r"is not given to us \(the server answered 403"),
+        ("stall", RemoteError, "no data was received for 0.1 s"),
+        ("403", RemoteError, r"cannot be accessed \(the server answered 403"),
         ("404", ShardError, "shard-000000.tar: it is missing; make or copy"),
         ("short", ShardError, "shard-000000.tar: it is not the shard that the index names"),
         ("flip", ShardError, "shard-000000.tar: it is not the shard that the index names"),
@@ -183,9 +183,9 @@ def test_a_cache_smaller_than_a_shard_is_rejected(server, tmp_path):
 
 
 def test_an_unsupported_scheme_is_rejected(tmp_path):
-    with pytest.raises(ValueError, match=r"pipe:// is not read, wanted is one of file, memory"):
+    with pytest.raises(ValueError, match=r"pipe:// is not supported, expected one of file, memory"):
         root_at("pipe://cat", tmp_path).files("ko")
-    with pytest.raises(ValueError, match="is not read"):
+    with pytest.raises(ValueError, match="is not supported"):
         root_at("simplecache::http://127.0.0.1", tmp_path).files("ko")
 
 

@@ -62,8 +62,8 @@ def test_wrong_columns(tmp_path, capsys, form, columns, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("state.json", "{", "state.json is damaged or truncated"),
-        ("state.json", "[]", "names no data files"),
+        ("state.json", "{", "state.json is not JSON"),
+        ("state.json", "[]", "is not a JSON object"),
         ("state.json", '{"_data_files": [{"filename": "gone.arrow"}]}', "gone.arrow is missing"),
         ("state.json", '{"_data_files": [{"filename": "../x"}]}', "not in the same directory"),
         ("state.json", '{"_data_files": [{}]}', "names None"),
