@@ -5,7 +5,7 @@ The rest of the project uses public names. The names here were read in DeepSpeed
 
     function                       private name                                   test
     use_gloo_collectives           deepspeed.comm.torch.build_shm_op              test_process_group
-    limit_collective_timeouts      torch.distributed.distributed_c10d._world,     test_engine
+    limit_collective_timeouts      torch.distributed.distributed_c10d._world,     test_process_group
                                    _set_pg_timeout
     import_muon_uncompiled         deepspeed.runtime.compiler.compile             test_deepspeed_compat
     is_torch_optimizer,            type and `overflow` of engine.optimizer        test_nonfinite_steps
