@@ -38,8 +38,7 @@ SOME = [
     Split(2, 1, 1, "fp32"),
     Split(2, 2, 0, "fp32"),
     Split(2, 1, 3, "bf16"),
-    Split(4, 4, 2, "fp32"),
-]
+]  # four ranks: test_resume_at_another_world_size_and_stage, and all splits in test-slow
 
 
 @pytest.fixture(scope="module")
