@@ -3,9 +3,6 @@
 python -m benchmarks.performance.gpu_bertds CASE ARM SETTINGS SHARDS STEPS
 """
 
-import atexit
-import contextlib
-import os
 import sys
 import time
 import warnings
@@ -15,14 +12,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.harness import Stopwatch, Turn, serve
+from benchmarks.common.training_session import open_until_exit
 from bertds.config.case import read_case
 from bertds.data.packing import PackedBatch
-from bertds.distributed.world import World
 from bertds.engine.engine import Engine
 from bertds.metrics.accumulators import AsyncSums
 from bertds.metrics.device import measured_flops, peak_memory_gb
-from bertds.training.session import open_session
-from bertds.training.setup import prepare_run
 from bertds.training.trainer import build_engine
 
 
@@ -76,10 +71,7 @@ def main() -> tuple[dict[str, str], Turn]:
     """Build the engine; return the worker's metadata and its turn."""
     case_file, arm, settings, shards, steps = sys.argv[1:6]
     case = read_case(Path(case_file), arm, settings)
-    run = prepare_run(case, Path(shards).parent, Path(f"runs/bench-{os.getpid()}"), World())
-    session = contextlib.ExitStack()
-    atexit.register(session.close)
-    device = session.enter_context(open_session([run], run.world)).device
+    run, device = open_until_exit(case, Path(shards).parent)
     peak = measured_flops(device, torch.bfloat16)
     training = TrainingSteps(build_engine(run, device), run.loader.batches(0, 1 << 40), int(steps))
     training.run_turn()

@@ -3,10 +3,7 @@
 python -m benchmarks.performance.train_step_bertds engine|plain SHARDS [SETTINGS]
 """
 
-import atexit
-import contextlib
 import itertools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +11,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.harness import Stopwatch, Turn, serve
+from benchmarks.common.training_session import open_until_exit
 from bertds.config.case import Case, read_case
 from bertds.data.packing import PackedBatch
-from bertds.distributed.world import World
 from bertds.engine.engine import Engine
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
-from bertds.training.session import open_session
-from bertds.training.setup import RunSetup, prepare_run
+from bertds.training.setup import RunSetup
 from bertds.training.trainer import build_engine
 
 STEPS = 2  # per turn
@@ -34,10 +30,7 @@ def main() -> tuple[dict[str, str], Turn]:
     """Build the engine or the plain loop; return the worker's metadata and its turn."""
     kind, shards, settings = sys.argv[1], Path(sys.argv[2]), "".join(sys.argv[3:])
     case = read_case(Path(__file__).with_name("train_step.json"), "main", settings)
-    run = prepare_run(case, shards.parent, Path(f"runs/bench-{os.getpid()}"), World())
-    session = contextlib.ExitStack()
-    atexit.register(session.close)
-    device = session.enter_context(open_session([run], run.world)).device
+    run, device = open_until_exit(case, shards.parent)
     step = make_engine_step(run, device) if kind == "engine" else make_plain_step(run, case)
     batches = run.loader.batches(0, 1 << 40)
 
