@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from bertds.cli import Command, run
+from bertds.data.masked_ratio import MaskedRatio
 from bertds.data.shards.reader import ShardSet
 from bertds.errors import ShardError
 from data_prep import train_tokenizer
@@ -151,13 +152,17 @@ def shard(
         scheduler=scheduler,
         scratch=scratch,
     )
-    counts = read_counts(parse_output(out).joinpath(MANIFEST_NAME))
+    manifest = parse_output(out).joinpath(MANIFEST_NAME)
+    counts, masked = read_counts(manifest), read_counts(manifest, "masked")
     print(f"{out}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}")
     for split, index in indexes.items():
         print(
             f"{out}/{split}: {index.sequences:,} sequences of {index.lines:,} lines, "
             f"{index.tokens:,} tokens, {len(index.shards)} shards"
         )
+        if index.masking is not None and masked.get(split):
+            ratio = MaskedRatio.of(index.masking, **masked[split])
+            print(f"{'warning: ' if ratio.is_off else ''}{out}/{split}: {ratio}")
 
 
 def record(

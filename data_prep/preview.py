@@ -1,5 +1,8 @@
 """Describes a shard set: its counts, a histogram of the sequence lengths, and a few samples."""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib as mpl
@@ -7,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from bertds.data.masked_ratio import MaskedRatio
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
@@ -23,13 +27,18 @@ def describe(shards: ShardSet) -> str:
     Reads the whole set once, and writes the histogram as `lengths.png` next to the shards.
     """
     length_counts: npt.NDArray[np.int64] = np.zeros(shards.index.seq_len + 1, dtype=np.int64)
+    counts: Counter[str] = Counter()
     for number in range(shards.num_blocks):
-        lengths = shards.read_block(number).lengths
-        length_counts += np.bincount(lengths, minlength=len(length_counts))
+        block = shards.read_block(number)
+        length_counts += np.bincount(block.lengths, minlength=len(length_counts))
+        if block.positions:
+            is_unmaskable = np.isin(block.tokens, shards.index.unmaskable_ids)
+            counts["maskable"] += len(block.positions) * int(np.count_nonzero(~is_unmaskable))
+            counts["masked"] += sum(len(positions) for positions in block.positions)
     picture = shards.directory / HISTOGRAM_NAME
     _plot_histogram(picture, length_counts, str(shards.directory))
     parts = [
-        _format_counts(shards),
+        _format_counts(shards, counts),
         f"sequence lengths ({picture}):",
         _format_histogram(length_counts),
         "samples:",
@@ -38,8 +47,12 @@ def describe(shards: ShardSet) -> str:
     return "\n".join(parts)
 
 
-def _format_counts(shards: ShardSet) -> str:
+def _format_counts(shards: ShardSet, counts: Mapping[str, int]) -> str:
     index = shards.index
+    masked = "none"
+    if index.masking is not None:
+        rule = ", ".join(f"{name} {value}" for name, value in asdict(index.masking).items())
+        masked = f"{rule}\n{'masked':>20}  {MaskedRatio.of(index.masking, **counts)}"
     rows = {
         "sequences": f"{index.sequences:,}",
         "tokens": f"{index.tokens:,}",
@@ -52,7 +65,7 @@ def _format_counts(shards: ShardSet) -> str:
         "vocabulary": f"{index.vocab_size:,} ids, stored as {index.dtype}",
         "special tokens": "around each sequence" if index.special_tokens else "none",
         "shards": f"{len(index.shards)}, {shards.num_blocks:,} blocks",
-        "masked copies": str(index.masking) if index.masking else "none",
+        "masked copies": masked,
         "set key": index.set_key,
         "dropped": ", ".join(f"{n:,} {reason}" for reason, n in index.dropped.items()) or "nothing",
     }

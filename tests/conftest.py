@@ -146,6 +146,7 @@ def _block(rows: list[list[int]], first: int, facts: SetFacts) -> Block:
         mask_share=stored.mask_share,
         random_share=stored.random_share,
         unit=stored.unit,
+        version=stored.version,
     )
     masker = Masker(
         rule,

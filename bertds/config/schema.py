@@ -225,6 +225,10 @@ class MaskingConfig(Block):
     """Fraction of the predicted tokens that are replaced by a random token; the rest is unchanged."""
     unit: Literal["token", "word"] = "token"
     """Mask single tokens, or all tokens of a word together."""
+    version: Literal[1, 2] = 1
+    """How words are masked. In version 1, the first word drawn is masked whole, however long it is.
+    Version 2 cuts words that are longer than the tokens to predict, so that the ratio is kept also
+    in text without blanks. Use 2 for new runs with unit `word`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Random seed of the masks; independent of run.seed."""
 

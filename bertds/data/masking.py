@@ -9,6 +9,11 @@ Of the n maskable tokens of a sequence, max(1, floor(ratio n + 1/2)) are chosen 
 Of these, 80 % become `[MASK]`, 10 % a random id, and 10 % keep theirs (Devlin et al., BERT, 2019,
 section 3.1). Special ids and `[UNK]` are neither masked nor drawn.
 
+With unit `word`, whole words are chosen in random order, as long as that leads nearer to this
+number. In version 1 the first word is always taken whole, even if it is most of the sequence. In
+version 2 a word of more tokens than the number is first cut into equal parts that are not larger.
+Both versions give the same masks where no word is that long.
+
 Cost: one hash for each chosen token, about 80 million tokens/s on one core. Whole-word masking sorts
 all words: 15 million tokens/s.
 """
@@ -43,6 +48,8 @@ class MaskRule:
     mask_share: float
     random_share: float
     unit: Literal["token", "word"]
+    version: Literal[1, 2] = 1
+    """2 cuts long words; without effect for unit `token`."""
 
 
 def sequence_keys(seed: int, set_key: int, dataset_epoch: int, indices: Ints) -> Uint64s:
@@ -93,6 +100,10 @@ class Masker:
         self.drawable = np.flatnonzero(self._maskable)
         """Ids that a random replacement is drawn from."""
         self._word_starts = word_starts if rule.unit == "word" else None
+
+    def count_maskable(self, tokens: Ints) -> int:
+        """Count the tokens that may be masked."""
+        return int(np.count_nonzero(self._maskable[tokens]))
 
     def mask(
         self, tokens: Ints, lengths: Ints, keys: Uint64s
@@ -159,6 +170,10 @@ class Masker:
         head, size = self._word_spans(tokens, starts)
         sequence = np.searchsorted(ends, head, side="right")
         counts = np.bincount(sequence, weights=size, minlength=ends.size).astype(np.int64)
+        budget = self._budget(counts)
+        if self.rule.version >= 2:
+            head, size, word = _cut_spans(head, size, budget[sequence])
+            sequence = sequence[word]
         hashes = splitmix64(keys[sequence], head - starts[sequence])
         order = _order_within(sequence, hashes)
         sizes = size[order]
@@ -167,7 +182,7 @@ class Masker:
         before -= before[np.searchsorted(sequence, sequence)]
         # A bit of the hash breaks a tie, which keeps the ratio.
         doubled = 2 * before + sizes + (hashes[order] & np.uint64(1)).astype(np.int64)
-        is_chosen = (before == 0) | (doubled <= 2 * self._budget(counts)[sequence])
+        is_chosen = (before == 0) | (doubled <= 2 * budget[sequence])
         chosen = np.sort(order[is_chosen])
         return _ranges(head[chosen], size[chosen])
 
@@ -205,6 +220,19 @@ class Masker:
         hashes = splitmix64(keys[random] ^ _RANDOM_ID, position[random])
         drawn = _below(hashes, np.array([self.drawable.size]))
         inputs[chosen[random]] = self.drawable[drawn]
+
+
+def _cut_spans(starts: Int64s, sizes: Int64s, most: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+    """Cut each span into the fewest parts of at most `most` tokens, whose sizes differ by one.
+
+    Returns:
+        Start and size of each part, and the index of the span that it comes from.
+    """
+    counts = -(-sizes // most)
+    span = np.repeat(np.arange(sizes.size), counts)
+    part = np.arange(span.size) - (np.cumsum(counts) - counts)[span]
+    begin, end = (number * sizes[span] // counts[span] for number in (part, part + 1))
+    return starts[span] + begin, end - begin, span
 
 
 def _below(hashes: Uint64s, bounds: Int64s) -> Int64s:

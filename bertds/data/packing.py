@@ -117,6 +117,8 @@ class PackedBatch:
     """(number of rows, their length), longest first; empty for the varlen layout."""
     num_tokens: int
     """Tokens without padding."""
+    num_maskable: int
+    """Tokens that masking chooses from."""
     max_length: int
     """Tokens of the longest segment."""
 
@@ -132,14 +134,26 @@ class RankBatchSpec:
     row_length: int
     """Tokens of the longest row of a packed batch; 0 for the varlen layout."""
     pad_id: int
+    unmaskable_ids: tuple[int, ...] = ()
+    """Ids that masking never chooses."""
 
     def pack(self, sequences: MaskedSequences) -> PackedBatch:
         """Pack one micro-batch."""
-        return pack(sequences, row_length=self.row_length, pad_id=self.pad_id)
+        return pack(
+            sequences,
+            row_length=self.row_length,
+            pad_id=self.pad_id,
+            unmaskable_ids=self.unmaskable_ids,
+        )
 
 
 def pack(
-    sequences: MaskedSequences, *, row_length: int, pad_id: int, multiple: int = 128
+    sequences: MaskedSequences,
+    *,
+    row_length: int,
+    pad_id: int,
+    unmaskable_ids: tuple[int, ...] = (),
+    multiple: int = 128,
 ) -> PackedBatch:
     """Pack sequences into one flat batch.
 
@@ -147,6 +161,7 @@ def pack(
         sequences: S sequences; without any, the result is all padding.
         row_length: Tokens of the longest row, at least the longest sequence; 0 for varlen.
         pad_id: Id of padding tokens.
+        unmaskable_ids: Ids that masking never chooses, to count the others.
         multiple: The varlen layout rounds T' up to a multiple of this.
     """
     lengths, sources, num_tokens = sequences.lengths, sequences.ends[:-1], sequences.inputs.size
@@ -179,6 +194,7 @@ def pack(
     positions = np.zeros(size, dtype=np.int64)
     positions[destination] = source - np.repeat(sources, lengths)
     masked = np.flatnonzero(sequences.is_masked)
+    num_unmaskable = int(np.count_nonzero(np.isin(sequences.tokens, unmaskable_ids)))
     return PackedBatch(
         inputs=inputs,
         positions=positions,
@@ -188,6 +204,7 @@ def pack(
         labels=sequences.tokens[masked].astype(np.int64),
         rows=rows,
         num_tokens=num_tokens,
+        num_maskable=num_tokens - num_unmaskable,
         max_length=int(segment_lengths.max()),
     )
 

@@ -80,6 +80,7 @@ class Vocabulary:
             mask_share=config.mask_share,
             random_share=config.random_share,
             unit=config.unit,
+            version=config.version,
         )
         return Masker(
             rule,

@@ -100,6 +100,7 @@ def _batch_spec(
         micro_batch_size=valid_micro_batch_size(trained.case, trained.world_size),
         row_length=0 if uses_varlen_attention(config, trained.precision) else row_length,
         pad_id=vocabulary.pad_id,
+        unmaskable_ids=vocabulary.unmaskable_ids,
     )
 
 

@@ -28,6 +28,8 @@ class MetricSums:
     """Masked tokens predicted correctly."""
     masked: float = 0.0
     """Masked tokens."""
+    maskable: float = 0.0
+    """Tokens that the masked ones were chosen from."""
     tokens: float = 0.0
     """Real tokens."""
     slots: float = 0.0
@@ -52,6 +54,11 @@ class MetricSums:
         """Fraction of masked tokens predicted correctly."""
         return self.correct / self.masked
 
+    @property
+    def masked_ratio(self) -> float:
+        """Fraction of the maskable tokens that are masked."""
+        return self.masked / max(1.0, self.maskable)
+
 
 NUM_SUMS = len(fields(MetricSums))
 STOPS, SKIPS = (MetricSums.__slots__.index(name) for name in ("stops", "skips"))
@@ -64,7 +71,7 @@ def zero_sums(device: torch.device) -> Tensor:
 
 def sums_of_pack(pack: PackedBatch, loss: Tensor, correct: Tensor) -> Tensor:
     """(NUM_SUMS,) float64 sums of a packed batch, from the model's two results."""
-    counts = [pack.masked.size, pack.num_tokens, pack.inputs.size, 0, 0]
+    counts = [pack.masked.size, pack.num_maskable, pack.num_tokens, pack.inputs.size, 0, 0]
     counts_on_device = torch.tensor(counts, dtype=torch.float64).to(loss.device, non_blocking=True)
     return torch.cat([torch.stack([loss.double(), correct.double()]), counts_on_device])
 

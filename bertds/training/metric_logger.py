@@ -80,6 +80,7 @@ class MetricLogger:
         metrics = {
             "loss/train": sums.mean_loss,
             "acc/train": sums.accuracy,
+            "masked_ratio": sums.masked_ratio,
             "padding": 1 - sums.tokens / sums.slots,
             "peak_memory": peak_memory_gb(self._engine.device),
             "data_wait": self._data_wait,

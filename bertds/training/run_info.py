@@ -10,6 +10,7 @@ import torch
 
 from bertds.data.dataset import DatasetSubset
 from bertds.data.loader import shared_lanes
+from bertds.data.masked_ratio import MaskedRatio
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.deepspeed_compat import has_bf16_instructions
@@ -24,6 +25,7 @@ from bertds.runs.status import now, write_status
 from bertds.training.setup import RunSetup
 
 logger = logging.getLogger("bertds")
+_MEASURED_TOKENS = 50_000  # of the first batches: reading them takes milliseconds
 
 
 def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog) -> None:
@@ -53,6 +55,10 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
             logger.warning("%s", advice)
     if not run.world.is_main:
         return
+    if step < run.lengths.num_steps:
+        watchdog.heartbeat("measuring the masking ratio", step)
+        ratio = measured_ratio(run, step)
+        logger.log(logging.WARNING if ratio.is_off else logging.INFO, "masking: %s", ratio)
     names = ("torch", "deepspeed", "numpy", "tokenizers")
     content = {
         "case": run.case.name,
@@ -66,6 +72,18 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
         file.write((run.vocabulary.directory / TOKENIZER_NAME).read_bytes())
     write_json(run.run_dir / "case.json", content)
     write_status(run.run_dir, "running", ExitCode.PREEMPTED, "training", step)
+
+
+def measured_ratio(run: RunSetup, step: int) -> MaskedRatio:
+    """The masking ratio of this rank's next batches, up to about 50,000 tokens."""
+    masked = maskable = 0
+    for number in range(step, run.lengths.num_steps):
+        packs = run.loader.batch(number)
+        masked += sum(pack.masked.size for pack in packs)
+        maskable += sum(pack.num_maskable for pack in packs)
+        if maskable >= _MEASURED_TOKENS:
+            break
+    return MaskedRatio.of(run.case.bertds.masking, masked=masked, maskable=maskable)
 
 
 def emulated_bf16(precision: str, device: torch.device) -> str:

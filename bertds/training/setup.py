@@ -165,6 +165,7 @@ def _batch_spec(
         # No longer than the longest sequence: attention costs less in shorter rows.
         row_length=0 if varlen else longest,
         pad_id=vocabulary.pad_id,
+        unmaskable_ids=vocabulary.unmaskable_ids,
     )
 
 

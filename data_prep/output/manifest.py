@@ -36,18 +36,20 @@ def is_up_to_date(manifest: OutputPath, outputs: Sequence[OutputPath], recipe: R
     )
 
 
-def write_manifest(manifest: Path, recipe: Recipe, counts: Mapping[str, Any]) -> None:
+def write_manifest(
+    manifest: Path, recipe: Recipe, counts: Mapping[str, Any], **more: Mapping[str, Any]
+) -> None:
     """Write the manifest before the outputs, so that this program makes no output without one.
 
     Shard sets get it last: until then, the recipe in their work directory takes its place.
     """
     with atomic_write(manifest) as file:
-        file.write(encode_json({"recipe": recipe, "counts": counts}))
+        file.write(encode_json({"recipe": recipe, "counts": counts, **more}))
 
 
-def read_counts(manifest: OutputPath) -> dict[str, Any]:
-    """Read the counts that `write_manifest` stored."""
-    counts: dict[str, Any] = json.loads(manifest.read_bytes())["counts"]
+def read_counts(manifest: OutputPath, name: str = "counts") -> dict[str, Any]:
+    """Read the counts that `write_manifest` stored under a name; empty without them."""
+    counts: dict[str, Any] = json.loads(manifest.read_bytes()).get(name, {})
     return counts
 
 

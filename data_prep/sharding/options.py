@@ -121,6 +121,7 @@ def parse_masking(
         random_share=0.1,
         unit="word" if unit == "word" else "token",
         copies=copies,
+        version=2 if unit == "word" else 1,
     )
 
 
@@ -128,10 +129,13 @@ def shard_recipe(
     tokenizer: Tokenizer, options: ShardOptions, sources: Sequence[Source]
 ) -> dict[str, Any]:
     """Everything that the bytes of the shards depend on: equal recipes give equal shards."""
+    recipe_options = dataclasses.asdict(options)
+    if options.masking is not None and options.masking.version == 1:
+        del recipe_options["masking"]["version"]  # as it was before there was a second version
     return {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
-        "options": dataclasses.asdict(options),
+        "options": recipe_options,
         "sources": [source.identity for source in sources],
     }
 

@@ -63,6 +63,7 @@ from data_prep.sharding.write import (
     build_masker,
     is_written,
     plan_shards,
+    read_masked_counts,
     read_written_shard,
     write_planned_shard,
 )
@@ -119,10 +120,11 @@ def make_shards(
             run.tokenize(sources, sequence_format.max_row_tokens)
             run.shuffle_and_split(sequence_format)
             metadata = {split: run.set_metadata(split) for split in splits}
-            for split in splits:
-                run.write_shards(split, metadata[split])
+            masked = {split: run.write_shards(split, metadata[split]) for split in splits}
             with output.open_directory("") as directory:
-                write_manifest(directory / MANIFEST_NAME, recipe, run.counts(splits))
+                manifest = directory / MANIFEST_NAME
+                more: dict[str, dict[Any, Any]] = {"masked": masked} if options.masking else {}
+                write_manifest(manifest, recipe, run.counts(splits), **more)
             remove_work_dir(work_dir)
     indexes: dict[Split, Index] = {}
     for split in splits:
@@ -242,8 +244,12 @@ class _Run:
             dropped={reason: count for reason, count in dropped.items() if count},
         )
 
-    def write_shards(self, split: Split, metadata: SetFacts) -> None:
-        """Stage 3: turn the groups into the shards of a split, then write its index."""
+    def write_shards(self, split: Split, metadata: SetFacts) -> Counter[str]:
+        """Stage 3: turn the groups into the shards of a split, then write its index.
+
+        Returns:
+            The numbers of masked and of maskable tokens in the pre-masked copies.
+        """
         (self.work_dir / "shards").mkdir(exist_ok=True)
         num_copies = 0 if metadata.masking is None else metadata.masking.copies
         block_bytes = BLOCK_TOKENS * (2 if self.dtype == "uint16" else 4) * (1 + num_copies)
@@ -272,6 +278,7 @@ class _Run:
         self.output.remove_partial(split)
         with self.output.open_directory(split) as directory:
             write_index(directory, [read_written_shard(task.result) for task in tasks], metadata)
+        return sum((read_masked_counts(task.result) for task in tasks), Counter())
 
     def counts(self, splits: tuple[Split, ...]) -> dict[str, int]:
         """What was read, changed and dropped, over all splits."""

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,15 @@ def plan_shards(
 
 def write_planned_shard(task: WriteTask) -> None:
     """Write one shard, then its index entry."""
+    counts: Counter[str] = Counter()
     with task.output.open_directory(task.split) as directory:
-        written = write_shard(directory / task.name, task.first_block, _blocks(task))
-    content = {"shard": dataclasses.asdict(written.shard), "blocks": written.blocks.tolist()}
+        written = write_shard(directory / task.name, task.first_block, _blocks(task, counts))
+    content = {
+        "shard": dataclasses.asdict(written.shard),
+        "blocks": written.blocks.tolist(),
+        "masked": counts["masked"],
+        "maskable": counts["maskable"],
+    }
     with atomic_write(task.result, concurrent_writers=True) as file:
         file.write(json.dumps(content).encode())
 
@@ -114,6 +121,12 @@ def read_written_shard(path: Path) -> WrittenShard:
     )
 
 
+def read_masked_counts(path: Path) -> Counter[str]:
+    """Read the numbers of masked and of maskable tokens in all copies of a shard."""
+    content = json.loads(path.read_bytes())
+    return Counter({name: content.get(name, 0) for name in ("masked", "maskable")})
+
+
 def build_masker(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
     """The masker of pre-masked copies."""
     rule = MaskRule(
@@ -122,6 +135,7 @@ def build_masker(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
         mask_share=masking.mask_share,
         random_share=masking.random_share,
         unit=masking.unit,
+        version=masking.version,
     )
     return Masker(
         rule,
@@ -146,8 +160,8 @@ def _block_ends(groups: list[Path], split: Split, counts: list[int]) -> Iterator
         yield before + len(rest)
 
 
-def _blocks(task: WriteTask) -> Iterator[Block]:
-    """The blocks of a shard, with their masked copies."""
+def _blocks(task: WriteTask, counts: Counter[str]) -> Iterator[Block]:
+    """The blocks of a shard, with their masked copies; counts the tokens of the copies."""
     slice_lengths = [
         read_lengths(part.group, task.split, part.sequences)[part.start : part.stop]
         for part in task.slices
@@ -161,6 +175,9 @@ def _blocks(task: WriteTask) -> Iterator[Block]:
         if task.masking is not None:
             indexes = np.arange(task.first_sequence + start, task.first_sequence + end)
             block = _add_masked_copies(block, indexes, task, task.masking)
+            counts["masked"] += sum(len(positions) for positions in block.positions)
+            masker = _cached_masker(task.masking, task.tokenizer)
+            counts["maskable"] += masker.count_maskable(tokens) * task.masking.copies
         yield block
         start = end
 

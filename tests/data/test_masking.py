@@ -16,9 +16,21 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL
 WORD_STARTS = (np.arange(VOCAB) % 3 == 0) | (np.arange(VOCAB) < 5)
 
 
-def make_masker(ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", seed=0) -> Masker:
+def make_masker(
+    ratio=0.15,
+    mask_share=0.8,
+    random_share=0.1,
+    unit="token",
+    seed=0,
+    version=1,
+) -> Masker:
     rule = MaskRule(
-        seed=seed, ratio=ratio, mask_share=mask_share, random_share=random_share, unit=unit
+        seed=seed,
+        ratio=ratio,
+        mask_share=mask_share,
+        random_share=random_share,
+        unit=unit,
+        version=version,
     )
     return Masker(
         rule, vocab_size=VOCAB, mask_id=MASK, unmaskable_ids=SPECIAL, word_starts=WORD_STARTS
@@ -223,6 +235,49 @@ def test_whole_words_keep_the_ratio():
     assert abs(positions.size / tokens.size - 0.15) < 0.003
 
 
+def sequences_of_words(words: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Build tokens and lengths of sequences whose words have these numbers of tokens."""
+    sizes = np.concatenate(words)
+    starts = np.concatenate([np.arange(size) == 0 for size in sizes])
+    tokens = 6 + 3 * np.random.default_rng(0).integers(0, 60, starts.size)
+    return (tokens + ~starts).astype(np.uint16), np.array([sum(row) for row in words])
+
+
+word_sizes = st.lists(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=20
+)
+
+
+@given(word_sizes, st.floats(0.01, 0.9))
+def test_version_2_cuts_words_that_are_longer_than_the_tokens_to_predict(words, ratio):
+    tokens, lengths = sequences_of_words(words)
+    keys = keys_of(lengths.size)
+    cut = make_masker(ratio, unit="word", version=2).mask(tokens, lengths, keys)[1]
+    whole = make_masker(ratio, unit="word").mask(tokens, lengths, keys)[1]
+    cut_flags = per_sequence(masked_flags(cut, tokens.size), lengths)
+    whole_flags = per_sequence(masked_flags(whole, tokens.size), lengths)
+    for sizes, flags, flags_of_1 in zip(words, cut_flags, whole_flags, strict=True):
+        budget = max(1, math.floor(ratio * sum(sizes) + 0.5))
+        assert flags.sum() >= 1 and abs(int(flags.sum()) - budget) <= budget / 2
+        if max(sizes) <= budget:
+            assert np.array_equal(flags, flags_of_1)
+        for size, word in zip(sizes, np.split(flags, np.cumsum(sizes)[:-1]), strict=True):
+            assert size > budget or word.all() or not word.any()
+
+
+def test_version_2_keeps_the_ratio_without_blanks_and_masks_every_token_alike():
+    tries = 20_000
+    tokens, lengths = sequences_of_words([[40]] * tries)
+    keys = keys_of(tries)
+    whole = make_masker(unit="word").mask(tokens, lengths, keys)[1]
+    assert whole.size == tokens.size  # version 1 masks the only word of each sequence
+    positions = make_masker(unit="word", version=2).mask(tokens, lengths, keys)[1]
+    share = positions.size / tokens.size
+    assert abs(share - 0.15) < 0.015
+    each = np.bincount(positions % 40, minlength=40) / tries
+    assert np.abs(each - share).max() < 5 * np.sqrt(share / tries)
+
+
 def test_whole_words_require_a_vocabulary_with_word_starts():
     rule = MaskRule(seed=0, ratio=0.15, mask_share=0.8, random_share=0.1, unit="word")
     with pytest.raises(ValueError, match="does not mark where a word starts"):
@@ -251,12 +306,20 @@ def test_long_sequences():
     assert abs(np.mean(positions) - 30_000) < 5 * 60_000 / np.sqrt(12 * 9000)
 
 
-@pytest.mark.parametrize("unit", ["token", "word"])
-def test_golden_masks(unit):
+@pytest.mark.parametrize(("unit", "version"), [("token", 1), ("token", 2), ("word", 1)])
+def test_golden_masks(unit, version):
     tokens = np.arange(10, 50, dtype=np.uint16)
     lengths = np.array([4, 25, 1, 10])
-    inputs, positions = make_masker(0.3, unit=unit).mask(tokens, lengths, keys_of(4, first=100))
+    masker = make_masker(0.3, unit=unit, version=version)
+    inputs, positions = masker.mask(tokens, lengths, keys_of(4, first=100))
     assert (positions.tolist(), inputs[positions].tolist()) == GOLDEN[unit]
+
+
+def test_golden_masks_of_cut_words():
+    tokens, lengths = sequences_of_words([[13], [1, 9, 2, 1], [3, 3]])
+    masker = make_masker(0.3, unit="word", version=2)
+    inputs, positions = masker.mask(tokens, lengths, keys_of(3, first=100))
+    assert (positions.tolist(), inputs[positions].tolist()) == GOLDEN_CUT_WORDS
 
 
 GOLDEN = {
@@ -269,3 +332,7 @@ GOLDEN = {
         [4, 4, 4, 4, 7, 4, 4, 4, 4, 97, 4, 4, 45, 4, 4],
     ),
 }
+GOLDEN_CUT_WORDS = (
+    [0, 1, 2, 17, 18, 19, 26, 29],
+    [4, 4, 4, 4, 4, 4, 4, 4],
+)

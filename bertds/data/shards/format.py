@@ -57,6 +57,7 @@ class StoredMasking:
     random_share: float
     unit: Literal["token", "word"]
     copies: Annotated[int, Field(gt=0, le=MAX_COPIES)]
+    version: Literal[1, 2] = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +149,8 @@ def id_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
 
 def encode_index(index: Index) -> bytes:
     """Encode an index as the bytes of `index.json`."""
-    return _INDEX_JSON.dump_json(index, indent=1) + b"\n"
+    # Defaults are left out: masking.version 1 is that of indexes which do not have the key.
+    return _INDEX_JSON.dump_json(index, indent=1, exclude_defaults=True) + b"\n"
 
 
 def read_index(directory: Path) -> Index:
