@@ -68,7 +68,7 @@ def config_json(
 
     Args:
         config: The model's configuration.
-        vocab_size: V.
+        vocab_size: Number of ids of the tokenizer.
         special_ids: Role ("pad", "cls", "sep") to id, for the roles that exist.
 
     Raises:
@@ -79,7 +79,7 @@ def config_json(
     shared = {
         "architectures": [architecture.name],
         "model_type": architecture.model_type,
-        "vocab_size": vocab_size,
+        "vocab_size": config.padded_vocab_size(vocab_size),
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,

@@ -93,7 +93,9 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
         _check_options(config, architecture)
         _check_vocabulary(directory, tokenizer)
         expected = config_json(config, tokenizer.vocab_size, tokenizer.special_ids)
-        fault = difference(_read_json(directory / "config.json"), expected, architecture)
+        found = _read_json(directory / "config.json")
+        _check_vocab_size(found.get("vocab_size"), expected["vocab_size"], tokenizer.vocab_size)
+        fault = difference(found, expected, architecture)
         if fault:
             raise ValueError(f"{fault}: change one to match the other")
         tensors = _stored_tensors(directory, architecture, tied=config.tie_word_embeddings)
@@ -140,6 +142,19 @@ def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
     raise ValueError(
         f"tokenizer.json has {theirs_has}, but the shards' tokenizer has {ours_has}: create the "
         f"shards with --tokenizer {path}"
+    )
+
+
+def _check_vocab_size(found: Any, expected: int, num_ids: int) -> None:
+    """Check the rows of the embedding; a vocabulary may be padded beyond its tokenizer."""
+    if not isinstance(found, int) or found in (expected, 0) or found < num_ids:
+        return  # compared with the other keys of the config
+    powers = (1 << exponent for exponent in range(found.bit_length()))
+    multiples = [power for power in powers if -(-num_ids // power) * power == found]
+    raise ValueError(
+        f"config.json has vocab_size {found:,} for the {num_ids:,} ids of its tokenizer, but the "
+        f"case's model has {expected:,}: set model.pad_vocab_to_multiple_of to "
+        f"{multiples[0] if multiples else found}, which gives the same number of rows"
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bertds.huggingface.architectures import Architecture, architecture_of
 from bertds.model.embeddings import Embeddings, Sinusoids, first_position
-from bertds.model.mlm import MaskedLanguageModel
+from bertds.model.mlm import UNUSED_BIAS, MaskedLanguageModel
 
 ReadTensor = Callable[[str], Tensor]
 _POSITIONS = "encoder.embeddings.positions.weight"
@@ -54,6 +54,7 @@ def from_hf_state_dict(
     for name, _ in model.named_parameters():
         parts = [read(hf_name).float() for hf_name in architecture.hf_names(name)]
         weights[name] = torch.cat(parts)
+    weights["head.decoder.bias"][model.vocab_size :] = UNUSED_BIAS
     if architecture.token_types:
         table = weights[_POSITIONS]
         # Every token has type 0, whose vector is added to every position instead.

@@ -16,6 +16,10 @@ from bertds.model.embeddings import layer_norm
 from bertds.model.encoder import ACTIVATIONS, Encoder
 from bertds.model.loss import summed_cross_entropy
 
+UNUSED_BIAS = -1e4
+"""Output bias of ids beyond the tokenizer. Their probability and gradients are then exactly 0, also
+in fp16, and the exported model does not predict them either."""
+
 
 class MlmHead(nn.Module):
     """The prediction head: dense layer, activation, norm, and the decoder over the vocabulary."""
@@ -41,14 +45,16 @@ class MaskedLanguageModel(nn.Module):
 
         Args:
             config: The architecture.
-            vocab_size: V.
+            vocab_size: Number of ids of the tokenizer; V is this number, padded as the config asks.
             pad_id: Id of padding tokens.
         """
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config, vocab_size, pad_id)
-        self.head = MlmHead(config, vocab_size)
+        self.config, self.vocab_size = config, vocab_size
+        rows = config.padded_vocab_size(vocab_size)
+        self.encoder = Encoder(config, rows, pad_id)
+        self.head = MlmHead(config, rows)
         self.apply(self._initialise)
+        nn.init.constant_(self.head.decoder.bias[vocab_size:], UNUSED_BIAS)
         if config.tie_word_embeddings:
             self.head.decoder.weight = self.encoder.embeddings.tokens.weight
 

@@ -78,11 +78,12 @@ def memory(
         stage: ZeRO stage, 0 to 3.
         world_size: W.
         micro_batch: What a process computes at once.
-        vocab_size: V.
+        vocab_size: Number of ids of the tokenizer.
         accumulation: Micro-batches per step.
         on_gpu: Whether kernels are fused and buffers are allocated from the start.
     """
     model, zero = case.bertds.model, case.deepspeed.get("zero_optimization", {})
+    vocab_size = model.padded_vocab_size(vocab_size)
     width = _FP32 if case.precision == "fp32" else 2
     size = count_parameters(model, vocab_size)
     part = size if stage == 0 else -(-size // world_size)
@@ -123,7 +124,7 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
 
     Args:
         model: The architecture.
-        vocab_size: V.
+        vocab_size: Number of ids of the tokenizer.
         pad_id: Id of the padding token, which sets the size of bert-prenorm's position table.
     """
     width, inner = model.hidden_size, model.intermediate_size
@@ -131,7 +132,8 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     norm = width * (1 + bias)
     learned = model.positions == "learned"
     offset = pad_id + 1 if model.preset == "bert-prenorm" else 0
-    embeddings = vocab_size * width + norm
+    rows = model.padded_vocab_size(vocab_size)
+    embeddings = rows * width + norm
     embeddings += (model.max_position_embeddings + offset) * width if learned else 0
     gates = 2 if model.feed_forward == "glu" else 1
     attention = 4 * width * width + bias * 4 * width
@@ -139,7 +141,7 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     layers = model.num_hidden_layers * (attention + feed_forward + 2 * norm)
     is_pre = model.norm == "pre"
     layers -= norm if model.preset == "modernbert" and is_pre else 0
-    decoder = vocab_size if model.tie_word_embeddings else vocab_size * (width + 1)
+    decoder = rows if model.tie_word_embeddings else rows * (width + 1)
     head = width * width + bias * width + norm + decoder
     return embeddings + layers + (norm if is_pre else 0) + head
 

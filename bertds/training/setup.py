@@ -209,7 +209,8 @@ def _check_not_beyond(run_dir: Path, lengths: ScheduleLengths) -> None:
 def _check_data(case: Case, subsets: list[DatasetSubset], vocabulary: Vocabulary) -> None:
     """The vocabulary and the sequence lengths are those that the case expects."""
     vocab_size, seq_len = case.bertds.model.vocab_size, case.bertds.data.seq_len
-    if vocab_size is not None and vocab_size != vocabulary.size:
+    padded = case.bertds.model.padded_vocab_size(vocabulary.size)
+    if vocab_size not in (None, vocabulary.size, padded):
         raise ConfigError(
             f"model.vocab_size is {vocab_size}, but the shards in {vocabulary.source} were made "
             f"with {vocabulary.size} ids: leave the key out, or point at other shards"

@@ -9,7 +9,7 @@ import torch
 from bertds.config.schema import ModelConfig
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
 from bertds.model.batch import DeviceBatch, to_device
-from bertds.model.mlm import MaskedLanguageModel
+from bertds.model.mlm import UNUSED_BIAS, MaskedLanguageModel
 
 torch.set_num_threads(1)  # the tensors are tiny
 VOCAB, PAD, MASK, ROW = 50, 0, 4, 32
@@ -33,6 +33,7 @@ def make_model(seed: int = 0, **fields: Any) -> MaskedLanguageModel:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.copy_(torch.randn_like(parameter) * 0.2 + ("norm.weight" in name))
+        model.head.decoder.bias[VOCAB:] = UNUSED_BIAS
     return model
 
 

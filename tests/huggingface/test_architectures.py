@@ -43,6 +43,9 @@ MODELS = {
     **{f"{preset} {act}": {"preset": preset, "hidden_act": act, "local_attention": 8}
        for preset in PRESETS for act in ("relu", "gelu", "silu")},
     **{f"{preset} untied": {"preset": preset, "tie_word_embeddings": False} for preset in PRESETS},
+    **{f"{preset} padded": {"preset": preset, "pad_vocab_to_multiple_of": 64, "local_attention": 8}
+       for preset in PRESETS},
+    "bert-prenorm padded, untied": {"pad_vocab_to_multiple_of": 64, "tie_word_embeddings": False},
     "bert sinusoidal": {"preset": "bert", "positions": "sinusoidal"},
     "bert-prenorm sinusoidal": {"positions": "sinusoidal"},
     "bert pre-norm": {"preset": "bert", "norm": "pre"},

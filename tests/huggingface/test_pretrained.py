@@ -88,6 +88,36 @@ def test_files_saved_by_transformers_are_loaded(tokenizer, tmp_path, preset, tie
         )
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_padded_beyond_its_tokenizer_is_continued(tokenizer, tmp_path, tied):
+    """The rows are kept, and neither our model nor the exported one predicts them."""
+    fields = {"preset": "bert", "tie_word_embeddings": tied}
+    multiple = next(n for n in (16, 32) if tokenizer.vocab_size % n)
+    rows = make_config(pad_vocab_to_multiple_of=multiple).padded_vocab_size(tokenizer.vocab_size)
+    directory = write(make_model(tokenizer, **fields), tokenizer, tmp_path / "ours")
+    hf_model = transformers.AutoModelForMaskedLM.from_pretrained(directory)
+    hf_model.resize_token_embeddings(rows)
+    torch.nn.init.ones_(hf_model.get_output_embeddings().bias)  # likely, if they were predicted
+    hf_model.save_pretrained(tmp_path / "padded")
+    (tmp_path / "padded" / "tokenizer.json").write_bytes(tokenizer.content)
+    with pytest.raises(ConfigError, match=f"model.pad_vocab_to_multiple_of to {multiple},"):
+        init_from(tmp_path / "padded", tokenizer, **fields)
+    fields["pad_vocab_to_multiple_of"] = multiple
+    model = init_from(tmp_path / "padded", tokenizer, **fields).eval()
+    embeddings = model.encoder.embeddings.tokens.weight
+    assert torch.equal(embeddings, hf_model.get_input_embeddings().weight)
+    again = write(model, tokenizer, tmp_path / "again")
+    exported = transformers.AutoModelForMaskedLM.from_pretrained(again).eval()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        logits, hf_logits = exported(input_ids=ids).logits, hf_model.eval()(input_ids=ids).logits
+    assert logits.shape[-1] == rows > tokenizer.vocab_size
+    used = slice(tokenizer.vocab_size)
+    torch.testing.assert_close(logits[..., used], hf_logits[..., used], rtol=1e-5, atol=1e-5)
+    assert (logits.softmax(-1)[..., tokenizer.vocab_size :] == 0).all()
+    assert_bit_exact(model, init_from(again, tokenizer, **fields))
+
+
 def test_old_names_bf16_and_other_heads_are_accepted(tokenizer, tmp_path):
     model = make_model(tokenizer, preset="bert").bfloat16()
     write(model, tokenizer, tmp_path)

@@ -49,6 +49,29 @@ def test_the_loss_is_the_sum_over_masked_tokens():
     assert correct == (probabilities.argmax(-1) == rows.labels_M).sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_padding_of_the_vocabulary_changes_no_loss_and_gets_no_gradient(tied, dtype):
+    fields = {"tie_word_embeddings": tied, "preset": "bert"}
+    model, padded = build(0, **fields), build(0, **fields, pad_vocab_to_multiple_of=32)
+    for name, weight in padded.named_parameters():
+        source = model.get_parameter(name)
+        weight.data[: source.shape[0]] = source.data
+    model, padded = model.to(dtype), padded.to(dtype)
+    rows = as_rows(make_sequences([7, 30, 12, 9]))
+    losses = [each(rows)[0] for each in (model, padded)]
+    assert_close = torch.testing.assert_close
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    assert_close(losses[1], losses[0], rtol=tolerance, atol=tolerance)
+    for loss in losses:
+        loss.backward()
+    for weight, source in zip(padded.parameters(), model.parameters(), strict=True):
+        used = source.shape[0]
+        assert_close(weight.grad[:used], source.grad, rtol=tolerance, atol=10 * tolerance)
+        assert used == weight.shape[0] or (weight.shape[0] == 64 and used == VOCAB)
+        assert (weight.grad[used:] == 0).all()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_initial_weights_depend_only_on_the_seed(preset):
     first, again, other = (build(seed, preset=preset) for seed in (1, 1, 2))

@@ -40,6 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"preset": "bert"},
     "modernbert": {"preset": "modernbert"},
     "sinusoids, untied": {"positions": "sinusoidal", "tie_word_embeddings": False},
+    "padded": {"pad_vocab_to_multiple_of": 64, "tie_word_embeddings": False},
     "no biases": {"bias": False, "feed_forward": "glu"},
 }
 
