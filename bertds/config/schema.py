@@ -81,6 +81,9 @@ class ModelConfig(Block):
     """Layer norm before each sublayer (pre) or after each residual sum (post)."""
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
     """Position encoding: a learned table, a fixed sinusoidal table, or rotary (RoPE)."""
+    position_scale: Annotated[float, Field(gt=0)] = 1.0
+    """With `sinusoidal`: factor of the table, whose root mean square is 0.71. Use
+    initializer_range / 0.71 (0.028) in a new case: then the table does not drown the tokens."""
     feed_forward: Literal["mlp", "glu"] = "mlp"
     """Feed-forward type: two matrices (mlp), or a gated linear unit with three (glu)."""
     hidden_act: Literal["relu", "gelu", "silu"] = "gelu"
@@ -133,6 +136,11 @@ class ModelConfig(Block):
             raise ValueError(
                 'positions is "rope", which rotates pairs: hidden_size / num_attention_heads is '
                 f"{self.hidden_size // self.num_attention_heads}, expected an even number"
+            )
+        if self.position_scale != 1 and self.positions != "sinusoidal":
+            raise ValueError(
+                f'position_scale is {self.position_scale}, which needs positions "sinusoidal": '
+                f'positions is "{self.positions}"'
             )
         return self
 

@@ -46,21 +46,27 @@ def position_table(config: ModelConfig, pad_id: int) -> nn.Module | None:
     rows = config.max_position_embeddings + first_position(config, pad_id)
     if config.positions == "learned":
         return nn.Embedding(rows, config.hidden_size)
-    return Sinusoids(rows, config.hidden_size) if config.positions == "sinusoidal" else None
+    if config.positions == "sinusoidal":
+        return Sinusoids(rows, config.hidden_size, config.position_scale)
+    return None
 
 
 class Sinusoids(nn.Module):
-    """Sinusoidal positions (Vaswani et al., "Attention is all you need", 2017, section 3.5)."""
+    """Sinusoidal positions (Vaswani et al., "Attention is all you need", 2017, section 3.5).
+
+    The paper multiplies the token embedding by sqrt(hidden_size) before it adds the table. Here the
+    table is multiplied by `scale` instead, because a norm follows.
+    """
 
     table: Tensor
 
-    def __init__(self, num_positions: int, hidden_size: int) -> None:
+    def __init__(self, num_positions: int, hidden_size: int, scale: float = 1.0) -> None:
         super().__init__()
         positions = torch.arange(num_positions, dtype=torch.float32)[:, None]
         pairs = torch.arange(0, hidden_size, 2, dtype=torch.float32)
         angles = positions * torch.exp(pairs * (-math.log(10_000.0) / hidden_size))
         table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :hidden_size]
-        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("table", table * scale, persistent=False)
 
     def forward(self, positions_T: Tensor) -> Tensor:
         """(T,) positions to (T, D)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bertds.config.schema import ModelConfig
 from bertds.data.dataset import DatasetSubset
 from bertds.data.loader import shared_lanes
 from bertds.data.masked_ratio import MaskedRatio
@@ -50,6 +51,7 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
     for advice in (
         shared_lanes(run.world.world_size, run.loader.sampler.lanes),
         emulated_bf16(run.case.precision, engine.device),
+        large_positions(run.case.bertds.model),
     ):
         if advice:
             logger.warning("%s", advice)
@@ -84,6 +86,18 @@ def measured_ratio(run: RunSetup, step: int) -> MaskedRatio:
         if maskable >= _MEASURED_TOKENS:
             break
     return MaskedRatio.of(run.case.bertds.masking, masked=masked, maskable=maskable)
+
+
+def large_positions(model: ModelConfig) -> str:
+    """A warning if fixed positions are ten times as large as the initial tokens; else empty."""
+    rms = model.position_scale * math.sqrt(0.5)  # of sines and cosines
+    if model.positions != "sinusoidal" or rms < 10 * model.initializer_range:
+        return ""
+    return (
+        f"the sinusoidal positions have a root mean square of {rms:.2f}, the tokens start at "
+        f"{model.initializer_range:g}: a new run learns sooner with model.position_scale="
+        f"{model.initializer_range / math.sqrt(0.5):.3f}"
+    )
 
 
 def emulated_bf16(precision: str, device: torch.device) -> str:

@@ -47,7 +47,7 @@ MODELS = {
        for preset in PRESETS},
     "bert-prenorm padded, untied": {"pad_vocab_to_multiple_of": 64, "tie_word_embeddings": False},
     "bert sinusoidal": {"preset": "bert", "positions": "sinusoidal"},
-    "bert-prenorm sinusoidal": {"positions": "sinusoidal"},
+    "bert-prenorm sinusoidal": {"positions": "sinusoidal", "position_scale": 0.028},
     "bert pre-norm": {"preset": "bert", "norm": "pre"},
     "bert-prenorm post-norm": {"norm": "post"},
     "bert-prenorm no bias": {"bias": False},
