@@ -248,6 +248,9 @@ class MaskingConfig(Block):
     in text without blanks. Use 2 for new runs with unit `word`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Random seed of the masks; independent of run.seed."""
+    valid_seed: Annotated[int, Field(ge=0)] | None = None
+    """The same seed in validation datasets, so that runs with different masks of the training text
+    are validated on the same masks. Default: seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,8 +1,9 @@
 """Validation sets: the same masks in every validation, every sequence exactly once over all ranks.
 
 The masks of a validation set are drawn here: those of static copy 0 of the case's masking rule,
-with the ratio `masking.valid_ratio` if it is given. They depend on the masking seed, the shards and
-the index of a sequence only, so every validation of every run predicts the same tokens.
+with the ratio `masking.valid_ratio` and the seed `masking.valid_seed` if these are given. They
+depend on that seed, the shards and the index of a sequence only, so every validation of every run
+predicts the same tokens.
 """
 
 import itertools
@@ -46,6 +47,7 @@ def masked_valid(case: Case, subset: DatasetSubset, vocabulary: Vocabulary) -> M
         "mode": "static",
         "copies": 1 if stored is None else stored.copies,  # only STATIC_COPY is read
         "ratio": chosen.valid_ratio or chosen.ratio,
+        "seed": chosen.seed if chosen.valid_seed is None else chosen.valid_seed,
     }
     masking = MaskingConfig.model_validate(chosen.model_dump() | static)
     return MaskedDataset(subset, vocabulary.masker(masking), masking)

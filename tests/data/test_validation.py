@@ -14,10 +14,11 @@ from bertds.data.vocabulary import Vocabulary
 from tests.helpers.packs import all_tokens, content, flat, masked_datasets, sequences_of
 
 
+@pytest.mark.parametrize("seeds", [{"seed": 5}, {"seed": 6, "valid_seed": 5}])
 @pytest.mark.parametrize("name", ["ko", "ko_masked"])
-def test_the_masks_are_those_of_static_copy_0(data_root, name):
-    """They stay the same where training draws new ones; `valid_ratio` replaces the ratio."""
-    masking = MaskingConfig(mode="dynamic", ratio=0.4, valid_ratio=0.15, seed=5)
+def test_the_masks_are_those_of_static_copy_0(data_root, name, seeds):
+    """They stay the same where training draws new ones; validation has its own ratio and seed."""
+    masking = MaskingConfig(mode="dynamic", ratio=0.4, valid_ratio=0.15, **seeds)
     case = SimpleNamespace(bertds=SimpleNamespace(masking=masking))
     subset = DatasetSubset.open(data_root, name, 1.0)
     valid = masked_valid(case, subset, Vocabulary.of([subset]))
