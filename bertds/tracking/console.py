@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from bertds.distributed.world import World
 
+FILE_ONLY = {"beside_bar": True}
+"""`extra` of a log line that a terminal does not show, because its progress bar shows the same."""
 _FORMAT = "%(asctime)s %(levelname)s {rank}%(message)s"
 
 
@@ -17,6 +19,8 @@ class _BesideProgressBar(logging.Handler):
     """Prints above the progress bar, without breaking it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "beside_bar") and sys.stderr.isatty():
+            return
         with contextlib.suppress(OSError):  # a full disk, or a closed pipe
             tqdm.write(self.format(record), file=sys.stderr)
 

@@ -1,8 +1,11 @@
-"""Logs the metrics of a run: metrics.jsonl, TensorBoard, MLflow, DeepSpeed's monitors, the bar.
+"""Logs the metrics of a run: metrics.jsonl, TensorBoard, MLflow, DeepSpeed's monitors, the console.
 
 Only rank 0 writes. The other ranks take the same calls, so that the training loop has no branches.
 """
 
+import datetime
+import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -17,13 +20,16 @@ from bertds.io.json_files import read_json
 from bertds.metrics.accumulators import MetricSums
 from bertds.metrics.device import device_name, measured_flops, peak_memory_gb
 from bertds.metrics.flops import mfu, model_flops_per_token, peak_flops
-from bertds.metrics.throughput import Throughput
+from bertds.metrics.throughput import Throughput, TimeLeft
+from bertds.tracking.console import FILE_ONLY
 from bertds.tracking.deepspeed_monitors import DeepSpeedMonitors
 from bertds.tracking.jsonl import MetricsLog
 from bertds.tracking.mlflow import MlflowRun
 from bertds.tracking.tensorboard import run_summaries, scalars_of
 from bertds.training.setup import RunSetup
 from bertds.training.state import TrainState
+
+logger = logging.getLogger("bertds")
 
 
 class MetricLogger:
@@ -40,6 +46,7 @@ class MetricLogger:
         self._mlflow = _open_mlflow(run) if is_main and wants_mlflow else None
         self._started = time.monotonic() - (self._log.seconds if self._log else 0.0)
         self._throughput = Throughput(int(state.tokens))
+        self._time_left = TimeLeft(state.step, run.lengths.num_steps)
         self._data_wait = 0.0
         self._peak_flops = _peak_flops(run, engine.device)
         self._bar = tqdm(
@@ -89,6 +96,10 @@ class MetricLogger:
         self._data_wait = 0.0
         self._write(metrics)
         self._bar.set_postfix_str(f"loss {sums.mean_loss:.3f} acc {sums.accuracy:.3f}")
+        if self._run.world.is_main:
+            step, num_steps = self._state.step, self._run.lengths.num_steps
+            text = progress_line(metrics, self._time_left.measure(step))
+            logger.info("step %d of %d: %s", step, num_steps, text, extra=FILE_ONLY)
 
     def _step_metrics(self) -> dict[str, float]:
         """Learning rate, gradient norm, speed and times; empty before the engine's first step.
@@ -140,6 +151,17 @@ class MetricLogger:
         self._monitors.write(values, state.step)
         if self._mlflow is not None:
             self._mlflow.log(values)
+
+
+def progress_line(metrics: Mapping[str, float], seconds_left: float) -> str:
+    """Format the metrics of a log point in one line, with the time that the run still needs."""
+    parts = [f"loss {metrics['loss/train']:.4f}", f"accuracy {metrics['acc/train']:.4f}"]
+    if "lr" in metrics:
+        parts.append(f"learning rate {metrics['lr']:.2e}")
+        parts.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
+    if math.isfinite(seconds_left):
+        parts.append(f"{datetime.timedelta(seconds=round(seconds_left))} left")
+    return ", ".join(parts)
 
 
 def _open_log(run: RunSetup, step: int) -> MetricsLog:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bertds.metrics.flops import mfu, model_flops_per_token, peak_flops
-from bertds.metrics.throughput import Throughput
+from bertds.metrics.throughput import Throughput, TimeLeft
 
 
 def test_throughput_excludes_the_time_before_a_restart():
@@ -15,6 +15,18 @@ def test_throughput_excludes_the_time_before_a_restart():
     throughput.restart(300)  # after ten seconds of validation
     assert throughput.measure(900) == 300.0
     assert math.isnan(throughput.measure(1000))
+
+
+def test_time_left_follows_the_recent_speed():
+    """From the start of this process, not of the run; and only from the last 20 log points."""
+    times = iter([1000.0, 1100.0, *(1100.0 + 10 * number for number in range(1, 21))])
+    left = TimeLeft(step=500, num_steps=1000, clock=lambda: next(times))
+    assert left.measure(510) == 490 * 10.0
+    recent = [left.measure(510 + 10 * number) for number in range(1, 21)]
+    assert recent[-1] == 290 * 1.0
+    assert recent[0] > 480 * 5.0
+    times = iter([0.0, 1.0])
+    assert math.isnan(TimeLeft(3, 9, clock=lambda: next(times)).measure(3))
 
 
 @pytest.mark.parametrize("glu", [False, True])
