@@ -130,6 +130,11 @@ class Engine:
         set_weights(self.deepspeed, weights)
         refresh_weights(self.deepspeed)
 
+    @property
+    def next_learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.deepspeed.optimizer.param_groups[0]["lr"])
+
     def train_step(self, packs: list[PackedBatch], step: int, *, stop: bool) -> AsyncSums:
         """Make one optimizer step; it is skipped on all ranks if one has a non-finite number.
 
@@ -175,7 +180,7 @@ class Engine:
         return sums_of_pack(pack, loss.detach(), correct)
 
     def _before_update(self) -> None:
-        self.learning_rate = float(self.deepspeed.optimizer.param_groups[0]["lr"])
+        self.learning_rate = self.next_learning_rate
         self.grad_norm = None
         if is_torch_optimizer(self.deepspeed.optimizer):  # then DeepSpeed computes no norm
             gradients = [p.grad for p in self.deepspeed.module.parameters() if p.grad is not None]

@@ -2,17 +2,22 @@
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 from bertds.checkpoint import saver
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
 from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
 from bertds.runs.status import write_status
+from bertds.tracking.jsonl import read_metrics
 from bertds.training.metric_logger import MetricLogger
 from bertds.training.setup import RunSetup
 from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
+
+_RATE_KEYS = ("scheduler", "optimizer.params.lr", "bertds.run.num_epochs", "bertds.run.max_steps")
+_RISE = 1.1  # times the last logged rate
 
 
 def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
@@ -46,7 +51,34 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
                 f"{checkpoint.path} was {done} on other shards than those that --data now has as "
                 f"{names}: point --data at the former shards, or train into another --out"
             )
-    return TrainState.from_checkpoint(state)
+    resumed = TrainState.from_checkpoint(state)
+    if run.world.is_main and any(change.startswith(_RATE_KEYS) for change in run.changes):
+        warning = rate_rise(run.run_dir, resumed.step, engine.next_learning_rate)
+        if warning:
+            logger.warning("%s", warning)
+    return resumed
+
+
+def rate_rise(run_dir: Path, step: int, rate: float) -> str:
+    """A warning if the learning rate rises where a run resumes; empty otherwise.
+
+    Args:
+        run_dir: The run directory.
+        step: The step that it resumes from.
+        rate: The learning rate of the next step.
+    """
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    logged = [line for line in lines if "lr" in line and line["step"] <= step]
+    rates = [line["lr"] for line in logged]
+    is_warmup = len(rates) > 1 and rates[-2] < rates[-1]  # rises in any case
+    if not rates or is_warmup or rate < _RISE * rates[-1]:
+        return ""
+    return (
+        f"the learning rate rises from {rates[-1]:.3g} at step {logged[-1]['step']} to {rate:.3g} "
+        f"at step {step + 1}, because settings that it depends on have changed: if that is not "
+        "meant, stop and change them back; scheduler.params.total_num_steps, where the scheduler "
+        "has it, keeps the length of the schedule when a run is extended"
+    )
 
 
 class CheckpointPolicy:

@@ -1,10 +1,14 @@
-"""Preemption: signals and the time limit of a job."""
+"""Preemption: signals and the time limit of a job, and what the user is told about them."""
 
 import contextlib
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
+
+from bertds.distributed.world import World
 
 
 class PreemptionSignal:
@@ -37,5 +41,24 @@ class PreemptionSignal:
 
     def is_set(self) -> bool:
         """Whether to stop after this step, and to start no further run."""
-        is_late = self._deadline is not None and time.monotonic() > self._deadline
-        return bool(self._signal) or is_late
+        return bool(self._signal) or self._is_late()
+
+    def reason(self) -> str:
+        """What asked to stop: a signal, the time limit, or else another rank."""
+        if self._signal:
+            return "Ctrl-C" if self._signal == "SIGINT" else self._signal
+        return "the time limit run.max_hours" if self._is_late() else "another rank"
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+
+def resume_advice(world: World) -> str:
+    """What resumes a preempted run: the same command, with the same launcher."""
+    if hasattr(sys, "ps1"):  # an interpreter or a notebook
+        return "to resume, train the same case again"
+    if world.launcher == "none":
+        return f"to resume, run again: {shlex.join(sys.orig_argv)}"
+    # deepspeed adds the rank to the arguments.
+    arguments = [each for each in sys.argv if not each.startswith(("--local_rank", "--local-rank"))]
+    return f"to resume, run the same {world.launcher} command again: … {shlex.join(arguments)}"

@@ -18,7 +18,7 @@ from bertds.distributed.world import World
 from bertds.engine.process_group import all_gather_object, init_process_group
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode
 from bertds.runs.lock import locked
-from bertds.training.preemption import PreemptionSignal
+from bertds.training.preemption import PreemptionSignal, resume_advice
 from bertds.training.setup import RunSetup
 from bertds.training.trainer import Trainer
 
@@ -58,6 +58,8 @@ class Session:
             for run in runs:
                 # A signal may arrive between two runs, and at one rank alone.
                 if run is not runs[0] and any(all_gather_object(preemption.is_set())):
+                    name = f"{run.case.name}/{run.case.arm}"
+                    logger.info("stopped before %s; %s", name, resume_advice(run.world))
                     return ExitCode.PREEMPTED
                 try:
                     code = Trainer(run, self.device, preemption, profile).train() or code

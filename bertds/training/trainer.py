@@ -6,12 +6,14 @@
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from bertds.checkpoint.directory import checkpoint_path
 from bertds.config.schema import interval_steps
 from bertds.data.rng import derive_key
 from bertds.distributed.failures import translate_peer_errors
@@ -27,13 +29,15 @@ from bertds.training.checkpoint_policy import CheckpointPolicy, resume
 from bertds.training.fault_policy import FaultPolicy
 from bertds.training.host_check import check_hosts
 from bertds.training.metric_logger import MetricLogger
-from bertds.training.preemption import PreemptionSignal
+from bertds.training.preemption import PreemptionSignal, resume_advice
 from bertds.training.profiler import traced, untraced
 from bertds.training.run_info import write_run_info
 from bertds.training.setup import RunSetup
 from bertds.training.spike_guard import LossSpike, SkippedRange, find_skip
 from bertds.training.state import TrainState
 from bertds.training.validator import Validator
+
+logger = logging.getLogger("bertds")
 
 _INITIAL_WEIGHTS = 30  # the stream of the run's seed that the initial weights are drawn from
 
@@ -131,6 +135,9 @@ class Trainer:
         if run.world.is_main and is_preempted:
             message = "run the same command again"
             write_status(run.run_dir, "pre-empted", code, message, state.step)
+            saved = checkpoint_path(run.run_dir, state.step)
+            advice = resume_advice(run.world)
+            logger.info("stopped at step %d; checkpoint: %s; %s", state.step, saved, advice)
         elif run.world.is_main:
             write_status(run.run_dir, "done", code, "all steps are done", state.step)
         return code
@@ -169,6 +176,8 @@ class TrainLoop:
                 self.metric_logger.log_training()
             is_best = (step.is_last or due.evaluate(step.number)) and self.validator.run()
             is_final = step.is_last or step.is_stopping
+            if step.is_stopping and not step.is_last:
+                logger.info("asked to stop by %s: saving a checkpoint", self.preemption.reason())
             if is_final or is_best or due.save(step.number):
                 self.checkpoints.save(is_best=is_best, is_final=is_final)
             if step.is_stopping and not step.is_last:

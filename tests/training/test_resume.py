@@ -9,6 +9,7 @@ import torch
 
 from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
+from bertds.training.checkpoint_policy import rate_rise
 from tests.helpers.in_process_training import train_here
 from tests.helpers.launching import lines_of
 
@@ -61,3 +62,42 @@ def test_resume_rejects_other_validation_shards(
     shutil.rmtree(run_dir / "checkpoints")
     assert train_here(data, out, device, f"{settings}=4") == 0
     assert read_json(run_dir / "case.json")["resolved"]["guess_without_context"] != before
+
+
+def test_a_rise_of_the_learning_rate_is_warned_of(
+    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A decay over the whole run is stretched if a finished run is extended; both rates are told."""
+    whole_run = "scheduler.params.total_num_steps=null,run.max_steps"
+    assert train_here(data_root, tmp_path, device, f"{whole_run}=12") == 0
+    assert train_here(data_root, tmp_path, device, f"{whole_run}=18") == 0
+    rates = [line["lr"] for line in lines_of(tmp_path / "case" / "main") if "lr" in line]
+    assert rates[12] > 5 * rates[11]
+    expected = f"from {rates[11]:.3g} at step 12 to {rates[12]:.3g} at step 13"
+    assert [expected in message for message in caplog.messages].count(True) == 1
+    caplog.clear()
+    fixed_length = "scheduler.params.total_num_steps=18,run.max_steps=24"
+    assert train_here(data_root, tmp_path, device, fixed_length) == 0
+    assert "run.max_steps: 18 -> 24" in caplog.text
+    assert "rises" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rates", "rate", "warns"),
+    [
+        ([3e-4, 4e-7], 4.8e-4, True),
+        ([5e-4, 5e-4], 5e-4, False),
+        ([5e-4], 6e-4, True),
+        ([1e-4, 2e-4], 3e-4, False),  # warm-up
+        ([5e-4, 4e-4], 3e-4, False),
+        ([], 3e-4, False),
+    ],
+)
+def test_a_rise_is_one_that_the_schedule_did_not_have(
+    tmp_path: Path, rates: list[float], rate: float, warns: bool
+) -> None:
+    """Steps after the checkpoint do not count: they are made again."""
+    points = [{"step": 10 * number, "lr": lr} for number, lr in enumerate(rates, start=1)]
+    lines = [*points, {"step": 20, "loss/valid": 2.0}, {"step": 99, "lr": 1e-9}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert bool(rate_rise(tmp_path, 25, rate)) == warns
