@@ -38,7 +38,8 @@ from bertds.engine.deepspeed_compat import (
     make_skippable,
     restore_linear,
 )
-from bertds.engine.deepspeed_config import custom_lr_lambda, deepspeed_config
+from bertds.engine.deepspeed_config import MONITORS, custom_lr_lambda, deepspeed_config
+from bertds.engine.monitors import open_monitors
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
 from bertds.engine.zero_layout import check_supported
 from bertds.metrics.accumulators import (
@@ -71,6 +72,8 @@ class Engine:
     device: torch.device
     split: BatchSplit
     seed: int
+    monitors: Mapping[str, Any]
+    """DeepSpeed's monitors by name, on rank 0 only."""
     learning_rate: float | None = field(default=None, init=False)
     """The learning rate of the last step; None before this engine's first step."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
@@ -99,6 +102,8 @@ class Engine:
         for warning in abandoned_compilations() if world.local_rank == 0 else []:
             logger.warning("%s", warning)
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
+        # Not opened by DeepSpeed: it would log by samples, and a failure would end the run.
+        blocks = {name: config.pop(name) for name in MONITORS if name in config}
         if config["optimizer"]["type"] == "Muon":
             forget_uncompiled_muon()
         else:
@@ -112,14 +117,13 @@ class Engine:
             dist_init_required=False,
             lr_scheduler=scheduler,
         )
-        # DeepSpeed's own metrics count samples, where this project counts steps.
-        engine.monitor.enabled = False
         check_supported(engine)
         undo_initial_step(engine)
         if is_torch_optimizer(engine.optimizer):
             make_skippable(engine.optimizer)
         limit_collective_timeouts(case.bertds.run.collective_timeout_s)
-        return cls(engine, world, device, split, case.bertds.run.seed)
+        monitors = open_monitors(case, blocks) if world.is_main else {}
+        return cls(engine, world, device, split, case.bertds.run.seed, monitors)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the fp32 weights by name; all ranks must call it.

@@ -6,7 +6,6 @@ If the server is unreachable, training continues and logs a warning.
 """
 
 import contextlib
-import importlib.util
 import json
 import logging
 import os
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.schema import MlflowConfig
-from bertds.errors import ConfigError
 from bertds.io.atomic import atomic_write
 from bertds.io.json_files import read_json_object
 
 logger = logging.getLogger("bertds")
 
-__all__ = ["MlflowRun", "check_mlflow"]
+__all__ = ["MlflowRun"]
 FILE = "mlflow.json"
 PARAMS_PER_CALL, MAX_PARAM_LENGTH = 100, 6000  # MLflow's own limits
 
@@ -35,19 +33,6 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results
 }
-
-
-def check_mlflow() -> None:
-    """Check that the package mlflow is installed.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if importlib.util.find_spec("mlflow") is None:
-        raise ConfigError(
-            "run.mlflow is set, but the package mlflow is not installed: pip install mlflow-skinny "
-            "(mlflow if the store is a file), or remove the key"
-        )
 
 
 class MlflowRun:

@@ -42,7 +42,7 @@ class MetricLogger:
         self._run, self._engine, self._state, self._watchdog = run, engine, state, watchdog
         is_main, wants_mlflow = run.world.is_main, run.case.bertds.run.mlflow is not None
         self._log = _open_log(run, state.step) if is_main else None
-        self._monitors = DeepSpeedMonitors(engine.deepspeed.monitor) if is_main else None
+        self._monitors = DeepSpeedMonitors(engine.monitors) if is_main else None
         self._mlflow = _open_mlflow(run) if is_main and wants_mlflow else None
         self._started = time.monotonic() - (self._log.seconds if self._log else 0.0)
         self._throughput = Throughput(int(state.tokens))

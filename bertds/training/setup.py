@@ -31,7 +31,7 @@ from bertds.io.json_files import read_json
 from bertds.model.attention import uses_varlen_attention
 from bertds.optim.lr_schedules import ScheduleLengths
 from bertds.runs.config_drift import check_unchanged
-from bertds.tracking.mlflow import check_mlflow
+from bertds.tracking.packages import check_packages
 
 logger = logging.getLogger("bertds")
 
@@ -98,8 +98,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     """
     check_deepspeed_keys(case)
     check_device(case, world)
-    if case.bertds.run.mlflow is not None:
-        check_mlflow()
+    check_packages(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     train, valid, vocabulary = _open_data(case, data_root)

@@ -2,8 +2,10 @@
 
 import csv
 import errno
+import importlib.machinery
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def test_a_failing_monitor_does_not_end_training(
     monkeypatch.setattr("deepspeed.monitor.csv_monitor.csvMonitor.write_events", fail)
     where = f"csv_monitor.output_path={tmp_path / 'csv'}"
     assert train_here(data_root, tmp_path, device, f"csv_monitor.enabled=true,{where}") == 0
-    said = [message for message in told.messages if "monitors" in message]
+    said = [message for message in told.messages if "csv_monitor" in message]
     assert len(said) == 1
     assert "No space left on device" in said[0]
 
@@ -78,13 +80,83 @@ def test_a_secret_is_rejected_and_not_printed(tmp_path: Path) -> None:
     assert "s3cret" not in str(refused.value)
 
 
-def test_mlflow_is_rejected_where_it_is_not_installed(
+@pytest.mark.parametrize(
+    ("settings", "package", "command"),
+    [
+        ("run.mlflow={}", "mlflow", "pip install mlflow-skinny"),
+        ("wandb.enabled=true", "wandb", "pip install wandb"),
+        ("comet.enabled=true", "comet_ml", r"pip install 'comet_ml>="),
+    ],
+)
+def test_a_tracker_is_rejected_where_it_is_not_installed(
+    device: torch.device,
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: str,
+    package: str,
+    command: str,
+) -> None:
+    """Before the start. W&B's directory of runs, ./wandb, is not the package."""
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / package).mkdir()
+    with pytest.raises(ConfigError, match=command):
+        train_here(data_root, tmp_path, device, settings)
+    assert not (tmp_path / "case" / "main").exists()
+
+
+def test_a_tracker_that_cannot_start_does_not_end_training(
+    device: torch.device, data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """The others start and receive all metrics."""
+    (tmp_path / "file").touch()
+    settings = f"tensorboard.enabled=true,tensorboard.output_path={tmp_path / 'file'}"
+    settings += f",csv_monitor.enabled=true,csv_monitor.output_path={tmp_path / 'csv'}"
+    assert train_here(data_root, tmp_path, device, settings) == 0
+    assert told.text.count("tensorboard cannot be used (NotADirectoryError") == 1
+    rows = (tmp_path / "csv" / "case" / "main" / "lr.csv").read_text().splitlines()
+    assert len(rows) == 1 + 12
+
+
+class FakeWandb:
+    """What DeepSpeed and this project call of W&B."""
+
+    def __init__(self) -> None:
+        self.run = self.config = self
+        self.name, self.logged, self.finished = "random-words-1", [], 0
+
+    def init(self, *, project: str, group: str, entity: str | None) -> None:
+        self.group = (project, group, entity)
+
+    def update(self, settings: dict[str, object]) -> None:
+        self.settings = settings
+
+    def log(self, values: dict[str, float], step: int, commit: bool | None) -> None:
+        self.logged.append((step, values, commit))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_a_wandb_run_has_name_group_and_settings(
     device: torch.device, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ConfigError, match="pip install mlflow-skinny"):
-        train_here(data_root, tmp_path, device, "run.mlflow={}")
-    assert not (tmp_path / "case" / "main").exists()
+    """Named after case and arm, unless the user names it with W&B's own variable."""
+    fake = FakeWandb()
+    module = types.ModuleType("wandb")
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="here")
+    module.__dict__.update({name: getattr(fake, name) for name in ("run", "init", "log", "finish")})
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    assert train_here(data_root, tmp_path, device, "wandb.enabled=true,wandb.team=us") == 0
+    assert (fake.name, fake.group) == ("case/main", ("deepspeed", "case", "us"))
+    assert fake.settings["optimizer"]["params"]["lr"] == 2e-3
+    assert [step for step, values, _ in fake.logged if "loss/train" in values] == [*range(1, 13)]
+    assert fake.finished == 1
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    fake.name = "mine"
+    assert train_here(data_root, tmp_path, device, "wandb.enabled=true,run.max_steps=13") == 0
+    assert fake.name == "mine"
 
 
 def test_credentials_in_the_mlflow_address_are_rejected_and_not_printed(tmp_path: Path) -> None:

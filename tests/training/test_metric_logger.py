@@ -13,10 +13,10 @@ from tests.helpers.launching import lines_of
 
 
 def test_each_log_point_is_a_line_of_the_log(
-    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+    data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
 ) -> None:
     """At each `log_every` and at the end, with the values of metrics.jsonl, and nowhere else."""
-    caplog.set_level(logging.INFO, logger="bertds")
+    told.set_level(logging.INFO, logger="bertds")
     assert train_here(data_root, tmp_path, device, "run.log_every=5") == 0
     run_dir = tmp_path / "case" / "main"
     log = (run_dir / "train.log").read_text().splitlines()

@@ -14,10 +14,10 @@ from tests.helpers.in_process_training import train_here
 
 
 def test_a_stopped_run_names_its_checkpoint_and_how_to_resume(
-    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+    data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
 ) -> None:
     """The console and train.log name the reason, the checkpoint and the command."""
-    caplog.set_level(logging.INFO, logger="bertds")
+    told.set_level(logging.INFO, logger="bertds")
     assert train_here(data_root, tmp_path, device, "run.max_hours=1e-9") == 75
     run_dir = tmp_path / "case" / "main"
     log = (run_dir / "train.log").read_text()
@@ -26,9 +26,9 @@ def test_a_stopped_run_names_its_checkpoint_and_how_to_resume(
     assert stopped is not None
     assert Path(stopped[2]) == run_dir / "checkpoints" / f"step_{int(stopped[1]):010d}"
     assert (Path(stopped[2]) / "manifest.json").is_file()
-    caplog.clear()
+    told.clear()
     assert train_here(data_root, tmp_path, device) == 0
-    assert "to resume" not in caplog.text
+    assert "to resume" not in told.text
 
 
 def test_the_command_is_quoted_as_a_shell_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_resume_rejects_other_validation_shards(
 
 
 def test_a_rise_of_the_learning_rate_is_warned_of(
-    data_root: Path, tmp_path: Path, device: torch.device, caplog: pytest.LogCaptureFixture
+    data_root: Path, tmp_path: Path, device: torch.device, told: pytest.LogCaptureFixture
 ) -> None:
     """A decay over the whole run is stretched if a finished run is extended; both rates are told."""
     whole_run = "scheduler.params.total_num_steps=null,run.max_steps"
@@ -74,12 +74,12 @@ def test_a_rise_of_the_learning_rate_is_warned_of(
     rates = [line["lr"] for line in lines_of(tmp_path / "case" / "main") if "lr" in line]
     assert rates[12] > 5 * rates[11]
     expected = f"from {rates[11]:.3g} at step 12 to {rates[12]:.3g} at step 13"
-    assert [expected in message for message in caplog.messages].count(True) == 1
-    caplog.clear()
+    assert [expected in message for message in told.messages].count(True) == 1
+    told.clear()
     fixed_length = "scheduler.params.total_num_steps=18,run.max_steps=24"
     assert train_here(data_root, tmp_path, device, fixed_length) == 0
-    assert "run.max_steps: 18 -> 24" in caplog.text
-    assert "rises" not in caplog.text
+    assert "run.max_steps: 18 -> 24" in told.text
+    assert "rises" not in told.text
 
 
 @pytest.mark.parametrize(
