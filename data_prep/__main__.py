@@ -12,6 +12,7 @@ from data_prep import train_tokenizer
 from data_prep.executors.local import default_workers
 from data_prep.output.manifest import MANIFEST_NAME, read_counts
 from data_prep.output.storage import parse_output
+from data_prep.readers.counts import format_counts
 from data_prep.readers.jsonl import DEFAULT_COLUMN
 from data_prep.readers.sources import Inputs
 from data_prep.reproduction import MERGES, format_table, make_all_sets
@@ -154,7 +155,7 @@ def shard(
     )
     manifest = parse_output(out).joinpath(MANIFEST_NAME)
     counts, masked = read_counts(manifest), read_counts(manifest, "masked")
-    print(f"{out}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}")
+    print(f"{out}:\n{format_counts(counts)}")
     for split, index in indexes.items():
         print(
             f"{out}/{split}: {index.sequences:,} sequences of {index.lines:,} lines, "

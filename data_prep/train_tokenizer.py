@@ -16,7 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ from tqdm import tqdm
 
 from bertds.io.atomic import atomic_write
 from data_prep.output.manifest import is_up_to_date, write_manifest
-from data_prep.readers.cleaning import clean_lines, explain_missing_text
+from data_prep.readers.cleaning import clean_lines
+from data_prep.readers.counts import (
+    add_kept,
+    add_reader_counts,
+    explain_nothing_kept,
+    format_counts,
+    warn_of_dropped,
+)
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import read_chunks
 
@@ -41,10 +48,11 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIALS)))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """The result of training: the characters, and the merges in order."""
+    """The result of training: the characters, the merges in order, and what became of the text."""
 
     characters: list[str]
     merges: list[tuple[str, str]]
+    counts: Counter[str] = field(default_factory=Counter)
 
     def tokens(self, num_merges: int) -> tuple[list[str], list[tuple[str, str]]]:
         """The tokens of a vocabulary with `num_merges` merged tokens, and their merges.
@@ -88,6 +96,7 @@ def make_tokenizer(
             print(f"{path}: already finished, nothing to do")
             return
         vocabulary = learn(sources, num_merges, lowercase, min_count)
+        print(f"{path}:\n{format_counts(vocabulary.counts)}")
         content = build(vocabulary, num_merges, lowercase)
         num_characters = len(vocabulary.characters)
         write_manifest(manifest, recipe, {"characters": num_characters})
@@ -121,7 +130,10 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
         raise ValueError(f"--merges is {num_merges}, expected at least 1")
     if min_count < 1:
         raise ValueError(f"--min_count is {min_count}, expected at least 1")
-    characters = _frequent_characters(sources, lowercase, min_count)
+    counts: Counter[str] = Counter()
+    characters = _frequent_characters(sources, lowercase, min_count, counts)
+    add_kept(counts)
+    warn_of_dropped("tokenizer", counts)
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -133,9 +145,8 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
     )
     backend.train_from_iterator(_marked_words(sources, lowercase, characters), trainer)
     model = json.loads(backend.to_str())["model"]
-    return Vocabulary(
-        characters=characters, merges=[(left, right) for left, right in model["merges"]]
-    )
+    merges = [(left, right) for left, right in model["merges"]]
+    return Vocabulary(characters=characters, merges=merges, counts=counts)
 
 
 def build(vocabulary: Vocabulary, num_merges: int, lowercase: bool) -> bytes:
@@ -174,30 +185,36 @@ def _texts(
     """The text as the tokenizer normalizes it, one chunk of lines at a time."""
     total = sum(source.size for source in sources)
     before = 0
+    dropped: Counter[str] = Counter()
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
         for source in sources:
-            for chunk, position in read_chunks(source):
+            for chunk, position in read_chunks(source, dropped):
                 lines = clean_lines(chunk, source.line_kind, counts, source.column)
                 text = "\n".join(lines)
                 # The library lower-cases each character alone, so it has no final sigma.
                 yield text.replace("Σ", "σ").lower() if lowercase else text
                 bar.update(before + position - bar.n)
             before += source.size
+    add_reader_counts(counts, dropped)
 
 
-def _frequent_characters(sources: list[Source], lowercase: bool, min_count: int) -> list[str]:
-    """The characters seen at least `min_count` times, by code point; spaces count as word marks."""
-    counts: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
-    cleaning_counts: Counter[str] = Counter()
-    for text in _texts(sources, lowercase, "characters", cleaning_counts):
+def _frequent_characters(
+    sources: list[Source], lowercase: bool, min_count: int, counts: Counter[str]
+) -> list[str]:
+    """The characters seen at least `min_count` times, by code point; spaces count as word marks.
+
+    Adds what became of the lines to `counts`.
+    """
+    occurrences: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
+    for text in _texts(sources, lowercase, "characters", counts):
         code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        counts += np.bincount(code_points, minlength=len(counts))
-    counts[ord(WORD_MARK)] += counts[ord(" ")] + counts[ord("\n")] + 1
-    counts[[ord("\n"), ord(" ")]] = 0
-    characters = [chr(point) for point in np.flatnonzero(counts >= min_count)]
+        occurrences += np.bincount(code_points, minlength=len(occurrences))
+    occurrences[ord(WORD_MARK)] += occurrences[ord(" ")] + occurrences[ord("\n")] + 1
+    occurrences[[ord("\n"), ord(" ")]] = 0
+    characters = [chr(point) for point in np.flatnonzero(occurrences >= min_count)]
     if not characters:
         raise ValueError(
-            explain_missing_text(cleaning_counts)
+            explain_nothing_kept(counts, sources[0].column)
             or f"no character occurs at least {min_count} times (--min_count): give more text"
         )
     return characters

@@ -8,11 +8,13 @@ a damaged file are validated before they are used.
 import contextlib
 import importlib
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from bertds.errors import RemoteError
+from data_prep.readers.counts import NO_TEXT
 
 _BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 20, 1024  # approximate bytes of a batch, and its most rows
 _PAGE_BYTES = 1 << 20  # read at once from a parquet file
@@ -57,9 +59,11 @@ def check_end_of_stream(path: Path | str, file: io.BufferedReader, size: int) ->
 
 
 def arrow_lines(
-    path: Path | str, file: io.BufferedReader, kind: Kind, column: str
+    path: Path | str, file: io.BufferedReader, kind: Kind, column: str, dropped: Counter[str]
 ) -> Iterator[tuple[bytes, int]]:
-    """The texts of a column, one line each, in pieces of whole lines. A null is an empty line.
+    """The texts of a column, one line each, in pieces of whole lines.
+
+    A null is an empty line, and is counted in `dropped`.
 
     Yields:
         A piece, and the approximate position in the file after it.
@@ -71,6 +75,7 @@ def arrow_lines(
     pa = _import_pyarrow(path)
     with _translate_arrow_errors(pa, path, kind), _open(pa, path, file, kind) as (content, stream):
         for array, position in _column_batches(content, stream, kind, column):
+            dropped[NO_TEXT] += array.null_count
             step = _batch_rows(len(array), array.get_total_buffer_size())
             for start in range(0, len(array), step):
                 rows = _to_bytes(pa, array.slice(start, step))

@@ -9,11 +9,11 @@ import unicodedata
 from collections import Counter
 from typing import Literal
 
+from data_prep.readers.counts import BLANK, NO_TEXT, READ
 from data_prep.readers.jsonl import DEFAULT_COLUMN, parse_text_field
 
 CHUNK_BYTES = 4 << 20  # longer lines are cut into several lines
 MAX_WORD_CHARACTERS = 4096  # longer words are cut by spaces
-NO_TEXT = "lines that are no JSON with a text"
 LONG = "long lines cut"
 # Control characters that are not white space, and the byte order mark.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
@@ -30,7 +30,7 @@ def clean_lines(
     lines = _decode(chunk, counts).split("\n")
     if lines[-1] == "":
         lines.pop()
-    counts["lines"] += len(lines)
+    counts[READ] += len(lines)
     if kind == "lines" and len(chunk) > CHUNK_BYTES - 4 and not chunk.endswith(b"\n"):
         counts[LONG] += 1
     counts["byte order marks"] += chunk.count(b"\xef\xbb\xbf")
@@ -40,18 +40,8 @@ def clean_lines(
         lines = _extract_texts(lines, counts, column)
     lines = _collapse_white_space(_normalize(lines, counts), counts)
     kept = [line for line in lines if line]
-    counts["blank lines"] += len(lines) - len(kept)
+    counts[BLANK] += len(lines) - len(kept)
     return kept
-
-
-def explain_missing_text(counts: Counter[str]) -> str:
-    """An error message if no JSON line has a text, probably because of --column; else empty."""
-    if not counts[NO_TEXT] or counts[NO_TEXT] + counts["blank lines"] < counts["lines"]:
-        return ""
-    return (
-        f"none of the {counts['lines']:,} lines is a JSON object with a text: name the field of "
-        f"the text with --column, which is {DEFAULT_COLUMN!r} by default"
-    )
 
 
 def character_end(data: bytes, end: int) -> int:
@@ -85,6 +75,7 @@ def _extract_texts(lines: list[str], counts: Counter[str], column: str) -> list[
         else:
             pieces = _split_long_text(text)
             counts[LONG] += len(pieces) - 1
+            counts[READ] += len(pieces) - 1
             texts += pieces
     return texts
 

@@ -18,27 +18,16 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from bertds.io.remote import RemoteFile, file_system, is_url, retried
 from data_prep.readers.arrow import check_column, check_end_of_stream
+from data_prep.readers.file_format import Kind, detect_format
 from data_prep.readers.hf_dataset import hf_files
 from data_prep.readers.jsonl import DEFAULT_COLUMN
 from data_prep.readers.mds import MdsShard, check_mds_file, mds_files
-
-Kind = Literal["lines", "jsonl", "tar", "arrow", "parquet", "mds"]
-Compression = Literal["none", "gz", "zst"]
-_KINDS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".tar": "tar",
-    ".arrow": "arrow",
-    ".parquet": "parquet",
-}
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
-_UNSUPPORTED = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
+from data_prep.readers.streams import Compression
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +76,7 @@ class Source:
     @property
     def line_kind(self) -> Literal["lines", "jsonl"]:
         """What a line of its chunks is; the texts of containers are extracted already."""
-        return "jsonl" if self.kind == "jsonl" else "lines"
+        return "jsonl" if self.kind in ("jsonl", "json") else "lines"
 
 
 MapFunction = Callable[
@@ -172,7 +161,7 @@ def _expand_url(name: str) -> list[Path | str]:
 
 
 def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -> Source:
-    """Find a file's kind by its name, hash its content and check its format.
+    """Find a file's kind by its name and content, hash its content and check its format.
 
     Raises:
         OSError: The file cannot be read.
@@ -193,47 +182,23 @@ def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -
             column=column,
             shard=file,
         )
-    kind, compression = _parse_file_name(file)
     with open_binary(file) as stream:
-        if kind == "arrow" or kind == "parquet":
-            check_column(file, stream, kind, column)
-            stream.seek(0)
+        form = detect_format(file, stream)
+        if form.kind == "arrow" or form.kind == "parquet":
+            check_column(file, stream, form.kind, column)
+        stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         size = stream.tell()
-        if kind == "arrow":
+        if form.kind == "arrow":
             check_end_of_stream(file, stream, size)
     return Source(
-        path=file, kind=kind, compression=compression, size=size, sha256=digest, column=column
+        path=file,
+        kind=form.kind,
+        compression=form.compression,
+        size=size,
+        sha256=digest,
+        column=column,
     )
-
-
-def _parse_file_name(path: Path | str) -> tuple[Kind, Compression]:
-    """The kind and the compression that the extensions of a file name tell.
-
-    Raises:
-        ValueError: Such files cannot be read, or not by --input.
-    """
-    name = str(path).partition("?")[0] if isinstance(path, str) else path  # without URL parameters
-    extensions = [extension.lower() for extension in PurePosixPath(name).suffixes]
-    if extensions and extensions[-1] in _UNSUPPORTED:
-        raise ValueError(
-            f"{path} has the unsupported compression {extensions[-1]}: decompress it, or use .gz "
-            "or .zst"
-        )
-    compression: Compression = "none"
-    if extensions and extensions[-1] in _COMPRESSIONS:
-        compression = _COMPRESSIONS[extensions.pop()]
-    extension = extensions[-1] if extensions else ""
-    if extension == ".tgz":
-        extension, compression = ".tar", "gz"
-    kind = _KINDS.get(extension, "lines")
-    if kind in ("arrow", "parquet") and compression != "none":
-        raise ValueError(f"{path} is a compressed {extension} file: decompress it first")
-    if extension == ".mds":
-        raise ValueError(
-            f"{path} is an MDS shard, which needs its index: name their directory with --from_mds"
-        )
-    return kind, compression
 
 
 def open_binary(path: Path | str, piece_bytes: int = 4 << 20) -> io.BufferedReader:

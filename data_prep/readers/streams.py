@@ -1,9 +1,13 @@
-"""Reads byte streams in order, with little memory, and detects truncated ones."""
+"""Reads and decompresses byte streams in order, with little memory; detects truncated ones."""
 
+import contextlib
+import gzip
 import io
+import zlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import IO, Any, Literal, Protocol, cast
 
+Compression = Literal["none", "gz", "zst"]
 PIECE_BYTES = 1 << 20
 _COMPRESSED_BYTES = 4096  # decompressed at once, to 128 MiB at most
 
@@ -104,6 +108,44 @@ class ZstdFrames(io.RawIOBase):
         view[:size] = self._content[:size]
         self._content = self._content[size:]
         return size
+
+
+@contextlib.contextmanager
+def decompress(file: io.BufferedReader, name: str, compression: Compression) -> Iterator[IO[bytes]]:
+    """The decompressed content of a file.
+
+    Raises:
+        ValueError: The file is damaged or truncated, or its compression needs a missing package.
+    """
+    try:
+        if compression == "none":
+            yield file
+        elif compression == "gz":
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield cast("IO[bytes]", stream)
+        else:
+            with _decompress_zstd(file, name) as stream:
+                yield stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name} is damaged or truncated ({error})") from error
+
+
+@contextlib.contextmanager
+def _decompress_zstd(file: io.BufferedReader, name: str) -> Iterator[IO[bytes]]:
+    try:
+        import zstandard  # an optional dependency
+    except ImportError as error:
+        raise ValueError(
+            f"reading {name} needs zstandard, which is not installed: run pip install 'bertds[zst]'"
+        ) from error
+    try:
+        yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), PIECE_BYTES)
+    except zstandard.ZstdError as error:
+        if "too much memory" in str(error):
+            raise ValueError(
+                f"{name} needs more than 128 MiB to be decompressed: compress it without --long"
+            ) from error
+        raise ValueError(f"{name} is damaged or truncated ({error})") from error
 
 
 def as_line(document: Iterator[bytes]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from data_prep.readers.counts import NO_TEXT
 from data_prep.readers.jsonl import MAX_JSON_BYTES, parse_text_field
 from data_prep.readers.streams import Reader, as_line
 
@@ -44,10 +45,10 @@ class Member:
         return "" if name.startswith(".") else name.rpartition(".")[2].lower()
 
 
-def tar_lines(reader: Reader, column: str) -> Iterator[bytes]:
+def tar_lines(reader: Reader, column: str, dropped: Counter[str]) -> Iterator[bytes]:
     """The documents of a tar in its order, one line each, in pieces.
 
-    A `.json` that is not an object with a text is an empty line.
+    A `.json` that is not an object with a text is an empty line, and is counted in `dropped`.
 
     Raises:
         ValueError: The tar is damaged, has a rejected member, or has members but no text.
@@ -55,6 +56,7 @@ def tar_lines(reader: Reader, column: str) -> Iterator[bytes]:
     counts: Counter[str] = Counter()
     for _, sample in groupby(_members(reader), lambda member: member.sample):
         yield from _sample_lines(reader, sample, column, counts)
+    dropped[NO_TEXT] += counts["no text"]
     if counts["members"] and not counts["texts"]:
         raise ValueError(
             f"{reader.name} has no text in its {counts['members']:,} members: expected a .txt, or "
@@ -83,7 +85,7 @@ def _sample_lines(
             content = reader.read(member.size).decode("utf-8-sig", "replace")
             json_texts.append(parse_text_field(content, column))
     for text in [] if has_txt else json_texts:
-        counts["texts"] += text is not None
+        counts["texts" if text is not None else "no text"] += 1
         yield from as_line(iter([(text or "").encode()]))
 
 

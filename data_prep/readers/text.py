@@ -7,10 +7,8 @@ which line ends become spaces, as in JSON lines. Where chunks are cut depends on
 of the source. A few chunks of 4 MiB are in memory, whatever the size of a file or a line.
 """
 
-import contextlib
-import gzip
 import io
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,11 @@ from typing import IO, cast
 from data_prep.readers import cleaning
 from data_prep.readers.arrow import arrow_lines
 from data_prep.readers.cleaning import character_end
+from data_prep.readers.json_records import json_record_lines
 from data_prep.readers.jsonl import MAX_JSON_BYTES
 from data_prep.readers.mds import mds_lines
 from data_prep.readers.sources import Source, open_binary
-from data_prep.readers.streams import Reader, ZstdFrames
+from data_prep.readers.streams import Reader, decompress
 from data_prep.readers.tar import tar_lines
 
 _PIECE_BYTES = 1 << 20  # minimum size of a read
@@ -52,14 +51,16 @@ class FileRange:
         return content
 
 
-def cut_chunks(source: Source) -> Iterator[tuple[bytes | FileRange, int]]:
+def cut_chunks(
+    source: Source, dropped: Counter[str] | None = None
+) -> Iterator[tuple[bytes | FileRange, int]]:
     """The chunks of `read_chunks`; those of a plain file as ranges, without reading all of it.
 
     Raises:
         ValueError: As `read_chunks`.
     """
     if source.compression != "none" or source.kind not in ("lines", "jsonl"):
-        yield from read_chunks(source)
+        yield from read_chunks(source, dropped)
         return
     max_line_bytes = _max_line_bytes(source)
     start = 0
@@ -73,11 +74,11 @@ def cut_chunks(source: Source) -> Iterator[tuple[bytes | FileRange, int]]:
             start = stop
 
 
-def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
+def read_chunks(source: Source, dropped: Counter[str] | None = None) -> Iterator[tuple[bytes, int]]:
     """The content of a source in chunks of whole lines.
 
     A line is cut only if it is longer than `CHUNK_BYTES`, a JSON line if it is longer than
-    `MAX_JSON_BYTES`.
+    `MAX_JSON_BYTES`. A record without a text becomes a blank line, and is counted in `dropped`.
 
     Yields:
         A chunk, and the position in the file after it, approximate if compressed.
@@ -88,7 +89,7 @@ def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
     """
     max_line_bytes = _max_line_bytes(source)
     rest = b""
-    for piece, position in _pieces(source):
+    for piece, position in _pieces(source, Counter() if dropped is None else dropped):
         rest += piece
         while length := _chunk_length(rest, max_line_bytes):
             yield rest[:length], position
@@ -97,48 +98,19 @@ def read_chunks(source: Source) -> Iterator[tuple[bytes, int]]:
         yield rest, source.size
 
 
-def _pieces(source: Source) -> Iterator[tuple[bytes, int]]:
+def _pieces(source: Source, dropped: Counter[str]) -> Iterator[tuple[bytes, int]]:
     """The lines of a source in pieces of about 1 MiB, with the position in the file after each."""
-    try:
-        with open_binary(source.path) as file:
-            if source.kind == "arrow" or source.kind == "parquet":
-                yield from _merge_small(arrow_lines(source.path, file, source.kind, source.column))
-                return
-            with _decompress(file, source) as stream:
-                pieces = ((piece, file.tell()) for piece in _stream_pieces(source, stream))
-                yield from _merge_small(pieces)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{source.path} is damaged or truncated ({error})") from error
+    with open_binary(source.path) as file:
+        if source.kind == "arrow" or source.kind == "parquet":
+            lines = arrow_lines(source.path, file, source.kind, source.column, dropped)
+            yield from _merge_small(lines)
+            return
+        with decompress(file, str(source.path), source.compression) as stream:
+            pieces = ((piece, file.tell()) for piece in _stream_pieces(source, stream, dropped))
+            yield from _merge_small(pieces)
 
 
-@contextlib.contextmanager
-def _decompress(file: io.BufferedReader, source: Source) -> Iterator[IO[bytes]]:
-    """The decompressed content of a file."""
-    if source.compression == "none":
-        yield file
-    elif source.compression == "gz":
-        with gzip.GzipFile(fileobj=file) as stream:
-            yield cast("IO[bytes]", stream)
-    else:
-        try:
-            import zstandard  # an optional dependency
-        except ImportError as error:
-            raise ValueError(
-                f"reading {source.path} needs zstandard, which is not installed: run pip install "
-                "'bertds[zst]'"
-            ) from error
-        try:
-            yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), _PIECE_BYTES)
-        except zstandard.ZstdError as error:
-            if "too much memory" in str(error):
-                raise ValueError(
-                    f"{source.path} needs more than 128 MiB to be decompressed: compress it "
-                    "without --long"
-                ) from error
-            raise ValueError(f"{source.path} is damaged or truncated ({error})") from error
-
-
-def _stream_pieces(source: Source, stream: IO[bytes]) -> Iterator[bytes]:
+def _stream_pieces(source: Source, stream: IO[bytes], dropped: Counter[str]) -> Iterator[bytes]:
     """The lines of a decompressed source, in pieces of any size."""
     if source.kind in ("lines", "jsonl"):
         while piece := stream.read(cleaning.CHUNK_BYTES):
@@ -149,8 +121,10 @@ def _stream_pieces(source: Source, stream: IO[bytes]) -> Iterator[bytes]:
     reader = Reader(stream, str(source.path))
     if source.shard is not None:
         yield from mds_lines(reader, source.shard)
+    elif source.kind == "json":
+        yield from json_record_lines(reader)
     else:
-        yield from tar_lines(reader, source.column)
+        yield from tar_lines(reader, source.column, dropped)
 
 
 def _merge_small(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
@@ -169,7 +143,7 @@ def _merge_small(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, i
 
 def _max_line_bytes(source: Source) -> int:
     """The length at which a line is cut; half a JSON object cannot be parsed."""
-    return MAX_JSON_BYTES if source.kind == "jsonl" else cleaning.CHUNK_BYTES
+    return MAX_JSON_BYTES if source.line_kind == "jsonl" else cleaning.CHUNK_BYTES
 
 
 def _chunk_length_in_file(file: io.BufferedReader, start: int, max_line_bytes: int) -> int:

@@ -39,7 +39,13 @@ from data_prep.executors.dask import cluster_executor
 from data_prep.executors.local import local_executor, run_tasks
 from data_prep.output.manifest import MANIFEST_NAME, write_manifest
 from data_prep.output.storage import Output, parse_output
-from data_prep.readers.cleaning import explain_missing_text
+from data_prep.readers.counts import (
+    DUPLICATE,
+    KEPT,
+    add_reader_counts,
+    explain_nothing_kept,
+    warn_of_dropped,
+)
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import cut_chunks
 from data_prep.sharding.options import SequenceFormat, ShardOptions, compute_set_key, shard_recipe
@@ -121,10 +127,12 @@ def make_shards(
             run.shuffle_and_split(sequence_format)
             metadata = {split: run.set_metadata(split) for split in splits}
             masked = {split: run.write_shards(split, metadata[split]) for split in splits}
+            counts = run.counts(splits)
             with output.open_directory("") as directory:
                 manifest = directory / MANIFEST_NAME
                 more: dict[str, dict[Any, Any]] = {"masked": masked} if options.masking else {}
-                write_manifest(manifest, recipe, run.counts(splits), **more)
+                write_manifest(manifest, recipe, counts, **more)
+            warn_of_dropped(str(output), counts)
             remove_work_dir(work_dir)
     indexes: dict[Split, Index] = {}
     for split in splits:
@@ -146,6 +154,8 @@ class _Run:
     tokenizer_path: Path = field(init=False)
     parts: list[Path] = field(default_factory=list)
     groups: list[Path] = field(default_factory=list)
+    column: str = ""
+    dropped_by_readers: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         # All workers must see the tokenizer. They cache it by path, so the path names its content.
@@ -159,6 +169,7 @@ class _Run:
 
     def tokenize(self, sources: list[Source], max_tokens: int) -> None:
         """Stage 1: turn the chunks of all sources into parts."""
+        self.column = sources[0].column
         (self.work_dir / "parts").mkdir(exist_ok=True)
         total = sum(source.size for source in sources)
         title = f"{self.output}: text"
@@ -174,7 +185,7 @@ class _Run:
         """A task for each chunk whose part is missing."""
         before = 0
         for source in sources:
-            for chunk, position in cut_chunks(source):
+            for chunk, position in cut_chunks(source, self.dropped_by_readers):
                 part = self.work_dir / "parts" / f"{len(self.parts):08d}.bin"
                 self.parts.append(part)
                 if not part.exists():
@@ -224,12 +235,12 @@ class _Run:
         text_counts = self._text_counts()
         if not sum(summary.sequences for summary in summaries):
             raise ValueError(
-                explain_missing_text(text_counts)
+                explain_nothing_kept(text_counts, self.column)
                 or f"the text is too small: {self.output}/{split} gets no sequence; give more "
                 "text, or another --valid_fraction (0 for no validation set)"
             )
         dropped = {
-            "duplicate lines": sum(summary.duplicates for summary in summaries),
+            DUPLICATE: sum(summary.duplicates for summary in summaries),
             UNMASKABLE: text_counts[f"{split} {UNMASKABLE}"],
         }
         hash_sum = sum(summary.hash_sum for summary in summaries) % 2**64
@@ -285,8 +296,8 @@ class _Run:
         counts = self._text_counts()
         for split in splits:
             summaries = self._summaries(split)
-            counts["duplicate lines"] += sum(summary.duplicates for summary in summaries)
-            counts["lines kept"] += sum(summary.lines for summary in summaries)
+            counts[DUPLICATE] += sum(summary.duplicates for summary in summaries)
+            counts[KEPT] += sum(summary.lines for summary in summaries)
         return {name: count for name, count in sorted(counts.items()) if count}
 
     def _run_stage(self, function: Callable[[Task], None], tasks: list[Task], title: str) -> None:
@@ -301,4 +312,5 @@ class _Run:
         counts: Counter[str] = Counter()
         for part in self.parts:
             counts.update(json.loads(counts_path(part).read_bytes()))
+        add_reader_counts(counts, self.dropped_by_readers)
         return counts

@@ -18,6 +18,7 @@ from bertds.data.rng import Uint64s
 from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 from data_prep.readers.cleaning import clean_lines
+from data_prep.readers.counts import UNMASKABLE_LINES
 from data_prep.readers.text import FileRange
 from data_prep.sharding.encoder import LineEncoder
 from data_prep.sharding.rows import ROW, Int64s, TokenizedRows, is_validation, write_part
@@ -123,7 +124,7 @@ def _drop_unmaskable(
     dropped_valid = is_validation(rows.table["hash"][~keep], valid_fraction)
     counts[f"train {UNMASKABLE}"] += int((~dropped_valid).sum())
     counts[f"valid {UNMASKABLE}"] += int(dropped_valid.sum())
-    counts["lines dropped whole"] += len(np.unique(line_of_row)) - len(np.unique(line_of_row[keep]))
+    counts[UNMASKABLE_LINES] += len(np.unique(line_of_row)) - len(np.unique(line_of_row[keep]))
     kept = rows.take(np.flatnonzero(keep))
     line_of_row = line_of_row[keep]
     first_row_of_line = np.searchsorted(line_of_row, line_of_row)

@@ -83,7 +83,7 @@ def test_merges_are_learned_from_the_words_of_the_tokenizer(tmp_path, text):
     make(tmp_path, odd, 50)
     backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     with open_sources(str(tmp_path / "text.txt"), tmp_path) as sources:
-        characters = train_tokenizer._frequent_characters(sources, True, 1)
+        characters = train_tokenizer._frequent_characters(sources, True, 1, Counter())
         words = Counter(
             word
             for line in train_tokenizer._marked_words(sources, True, characters)

@@ -95,5 +95,5 @@ def test_lines_without_a_json_text_are_dropped_and_counted():
     lines, counts = clean(content, "jsonl")
     assert lines == ["good old text", "lone \ufffd surrogate"]
     assert counts["lines"] == 10
-    assert counts["lines that are no JSON with a text"] == 6
+    assert counts["records without a text"] == 6
     assert counts["blank lines"] == 2

@@ -160,6 +160,16 @@ def json_lines(path, documents):
     return [f"--input={path}/a.jsonl.gz", "--column", "body"]
 
 
+def json_array(path, documents):
+    """An array of one record per line, one on a single line, and records over several lines."""
+    rows = [{"id": number, "text": text} for number, text in enumerate(documents)]
+    lines = ",\n".join(json.dumps(row) for row in rows[:300])
+    (path / "a.json").write_text(f"[\n{lines}\n]\n")
+    (path / "b.json.gz").write_bytes(gzip.compress(json.dumps(rows[300:600]).encode()))
+    (path / "c.jsonl").write_text("\n".join(json.dumps(row, indent=2) for row in rows[600:]))
+    return [f"--input={path}/*.json*"]
+
+
 def some_of_each(path, documents):
     random.Random(1).shuffle(documents)
     (path / "rest.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in documents[500:]))
@@ -172,7 +182,8 @@ def some_of_each(path, documents):
 
 KINDS = [
     saved_dataset, saved_dict, parquet_snapshot, other_columns, mds, mds_zstd, mds_gz,
-    written_by_streaming, webdataset_texts, webdataset_json, json_lines, some_of_each,
+    written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array,
+    some_of_each,
 ]  # fmt: skip
 
 
@@ -243,13 +254,35 @@ def test_chunks_are_whole_documents_for_any_read_size(tmp_path, monkeypatch, kin
     assert sorted(b"".join(chunk_lists[0]).decode().splitlines()) == sorted(documents)
 
 
-def test_null_values_count_as_blank_lines(directory, tmp_path, documents):
-    datasets.Dataset.from_dict({"text": [*documents, None, None]}).save_to_disk(tmp_path / "hf")
-    assert run_shard(directory, tmp_path / "out", f"--from_hf={tmp_path}/hf") == 0
+def with_nulls(path, documents):
+    datasets.Dataset.from_dict({"text": [*documents, None, None]}).save_to_disk(path / "hf")
+    return [f"--from_hf={path}/hf"]
+
+
+def with_members_without_text(path, documents):
+    with webdataset.TarWriter(str(path / "a.tar")) as writer:
+        for index, text in enumerate([*documents, None, 5]):
+            writer.write({"__key__": f"{index:08d}", "json": {"text": text}})
+    return [f"--input={path}/a.tar"]
+
+
+def rows_without_text(path, documents):
+    (path / "a.json").write_text(json.dumps([{"text": text} for text in [*documents, None, 5]]))
+    return [f"--input={path}/a.json"]
+
+
+@pytest.mark.parametrize("kind", [with_nulls, with_members_without_text, rows_without_text])
+def test_records_without_a_text_are_dropped_and_counted(directory, tmp_path, documents, kind):
+    assert run_shard(directory, tmp_path / "out", *kind(tmp_path, documents)) == 0
     assert bytes_of(tmp_path / "out") == bytes_of(directory / "out")
-    counts = [json.loads((out / "made.json").read_text())["counts"]
-              for out in (directory / "out", tmp_path / "out")]  # fmt: skip
-    assert counts[1]["blank lines"] == counts[0]["blank lines"] + 2
+    before, after = (
+        json.loads((out / "made.json").read_text())["counts"]
+        for out in (directory / "out", tmp_path / "out")
+    )
+    names = ("lines", "lines kept", "blank lines", "duplicate lines", "records without a text")
+    changes = {name: after.get(name, 0) - before.get(name, 0) for name in names}
+    changed = {name: change for name, change in changes.items() if change}
+    assert changed == {"lines": 2, "records without a text": 2}
 
 
 def test_all_splits_or_one_of_a_dataset_dict(tmp_path, documents, capsys):

@@ -111,5 +111,5 @@ def test_json_lines_without_the_column_are_rejected(tmp_path, capsys):
     objects = [json.dumps({"body": f"{number} words"}) for number in range(50)]
     (tmp_path / "a.jsonl").write_text("\n".join(objects))
     error = error_message(tmp_path, capsys, f"--input={tmp_path}/a.jsonl")
-    assert "none of the 50 lines is a JSON object with a text: name the field" in error
+    assert "none of the 50 records has a text in the field 'text'" in error
     assert "--column" in error

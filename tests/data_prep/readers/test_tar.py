@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import tracemalloc
+from collections import Counter
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.helpers.dataset_files import write_tar
 def documents(path, column="text"):
     """The documents of a tar, as lines."""
     with path.open("rb") as file:
-        content = b"".join(tar_lines(Reader(file, str(path)), column))
+        content = b"".join(tar_lines(Reader(file, str(path)), column, Counter()))
     return content.decode().split("\n")[:-1]
 
 
@@ -167,7 +168,7 @@ class Endless(io.RawIOBase):
 def test_sizes_beyond_the_limits_are_errors(header, message):
     stream = Endless(header.tobuf(tarfile.GNU_FORMAT))
     with pytest.raises(ValueError, match=message):
-        list(tar_lines(Reader(stream, "a.tar"), "text"))
+        list(tar_lines(Reader(stream, "a.tar"), "text", Counter()))
 
 
 def test_memory_does_not_grow_with_a_member(tmp_path):

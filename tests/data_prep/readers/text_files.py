@@ -16,7 +16,7 @@ def read_lines(spec, directory, counts=None):
             line
             for source in sources
             for chunk, _ in read_chunks(source)
-            for line in clean_lines(chunk, source.kind, counts)
+            for line in clean_lines(chunk, source.line_kind, counts)
         ]
 
 

@@ -1,0 +1,89 @@
+"""What became of the lines of a text: the names of the counts, their table, and what they warn of.
+
+Each line that is read is either kept, or dropped for exactly one reason. A record of a format with
+fields, such as a row of a table, counts as one line. Other counts tell what cleaning changed.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+
+READ = "lines"
+KEPT = "lines kept"
+BLANK = "blank lines"
+NO_TEXT = "records without a text"
+DUPLICATE = "duplicate lines"
+UNMASKABLE_LINES = "lines dropped whole"
+# Reasons to drop a line, as the counts name them, with their explanation.
+_DROPPED = {
+    BLANK: BLANK,
+    NO_TEXT: NO_TEXT,
+    "lines that are no JSON with a text": NO_TEXT,  # the name in older manifests
+    DUPLICATE: DUPLICATE,
+    UNMASKABLE_LINES: "lines without a maskable token",
+}
+_REMEDIES = {
+    NO_TEXT: "name the field of the text with --column",
+    DUPLICATE: "--nodedup keeps these",
+    UNMASKABLE_LINES: "the tokenizer knows no character of these, was it trained on other text?",
+}
+_MAX_DROPPED = 0.1  # a larger share is worth a warning; blank lines do not count
+
+
+def add_reader_counts(counts: Counter[str], dropped: Counter[str]) -> None:
+    """Add the records that a reader dropped; it left a blank line in the place of each."""
+    counts.update(dropped)
+    counts[BLANK] -= dropped.total()
+
+
+def add_kept(counts: Counter[str]) -> None:
+    """Count the lines that cleaning kept, where no later stage drops any."""
+    counts[KEPT] = counts[READ] - sum(counts[name] for name in _DROPPED)
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """A table of what was read, kept, dropped and changed."""
+    read = counts.get(READ, 0)
+    rows = [(read, "lines read"), (counts.get(KEPT, 0), f"kept ({_share(counts, KEPT)})")]
+    rows += [
+        (counts[name], f"dropped: {reason} ({_share(counts, name)})")
+        for name, reason in _DROPPED.items()
+        if counts.get(name)
+    ]
+    others = counts.keys() - _DROPPED.keys() - {READ, KEPT}
+    rows += [(counts[name], f"changed: {name}") for name in sorted(others) if counts[name]]
+    return "\n".join(f"{count:>15,}  {label}" for count, label in rows)
+
+
+def warn_of_dropped(title: str, counts: Mapping[str, int]) -> None:
+    """Warn if more than a tenth of the lines that are not blank was dropped."""
+    dropped = {name: counts.get(name, 0) for name in _DROPPED if name != BLANK}
+    not_blank = counts.get(READ, 0) - counts.get(BLANK, 0)
+    total = sum(dropped.values())
+    if total <= _MAX_DROPPED * not_blank:
+        return
+    reasons = [
+        f"{count:,} {_DROPPED[name]}" + (f" ({_REMEDIES[name]})" if name in _REMEDIES else "")
+        for name, count in dropped.items()
+        if count
+    ]
+    print(
+        f"warning: {title}: {total:,} of {not_blank:,} lines ({total / not_blank:.1%}) were "
+        f"dropped: {', '.join(reasons)}",
+        file=sys.stderr,
+    )
+
+
+def explain_nothing_kept(counts: Mapping[str, int], column: str) -> str:
+    """An error message if cleaning kept no line because no record has a text; else empty."""
+    records = counts.get(READ, 0) - counts.get(BLANK, 0)
+    if not counts.get(NO_TEXT) or counts[NO_TEXT] < records:
+        return ""
+    return (
+        f"none of the {records:,} records has a text in the field {column!r}: expected JSON "
+        "objects, or rows of a table, with text there; name the field of the text with --column"
+    )
+
+
+def _share(counts: Mapping[str, int], name: str) -> str:
+    return f"{counts.get(name, 0) / max(1, counts.get(READ, 0)):.1%}"
