@@ -13,6 +13,7 @@ from data_prep.executors.local import default_workers
 from data_prep.output.manifest import MANIFEST_NAME, read_counts
 from data_prep.output.storage import parse_output
 from data_prep.readers.counts import format_counts
+from data_prep.readers.encodings import UTF8
 from data_prep.readers.jsonl import DEFAULT_COLUMN
 from data_prep.readers.sources import Inputs
 from data_prep.reproduction import MERGES, format_table, make_all_sets
@@ -42,6 +43,7 @@ def tokenizer(
     from_hf: str = "",
     from_mds: str = "",
     column: str = DEFAULT_COLUMN,
+    encoding: str = UTF8,
     lowercase: bool = False,
     min_count: int = 5,
 ) -> None:
@@ -61,10 +63,14 @@ def tokenizer(
             with .parquet files.
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
         column: Name of the text field in every format but plain text.
+        encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
+            or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
         lowercase: Whether the tokenizer converts text to lower case.
         min_count: Minimum number of occurrences of a character. Rarer characters become [UNK].
     """
-    inputs = Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column)
+    inputs = Inputs(
+        input=input, from_hf=from_hf, from_mds=from_mds, column=column, encoding=encoding
+    )
     train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count)
 
 
@@ -75,6 +81,7 @@ def shard(
     from_hf: str = "",
     from_mds: str = "",
     column: str = DEFAULT_COLUMN,
+    encoding: str = UTF8,
     valid_fraction: float = 0.1,
     seq_len: int = 256,
     special_tokens: bool = True,
@@ -106,6 +113,8 @@ def shard(
             with .parquet files.
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
         column: Name of the text field in every format but plain text.
+        encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
+            or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
         valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0
             there is no OUT/valid.
         seq_len: Maximum length of a sequence in tokens, special tokens included, from 4 to 65,536.
@@ -145,7 +154,7 @@ def shard(
             "only one of them"
         )
     indexes = make_shards(
-        Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column),
+        Inputs(input=input, from_hf=from_hf, from_mds=from_mds, column=column, encoding=encoding),
         tokenizer,
         out,
         options,

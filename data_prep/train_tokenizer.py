@@ -32,9 +32,10 @@ from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.counts import (
     add_kept,
     add_reader_counts,
+    check_is_utf8,
     explain_nothing_kept,
     format_counts,
-    warn_of_dropped,
+    warn_of_losses,
 )
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import read_chunks
@@ -133,7 +134,7 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
     counts: Counter[str] = Counter()
     characters = _frequent_characters(sources, lowercase, min_count, counts)
     add_kept(counts)
-    warn_of_dropped("tokenizer", counts)
+    warn_of_losses("tokenizer", counts)
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -185,17 +186,20 @@ def _texts(
     """The text as the tokenizer normalizes it, one chunk of lines at a time."""
     total = sum(source.size for source in sources)
     before = 0
-    dropped: Counter[str] = Counter()
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
         for source in sources:
-            for chunk, position in read_chunks(source, dropped):
-                lines = clean_lines(chunk, source.line_kind, counts, source.column)
+            of_source: Counter[str] = Counter()
+            by_reader: Counter[str] = Counter()
+            for chunk, position in read_chunks(source, by_reader):
+                lines = clean_lines(chunk, source.line_kind, of_source, source.column)
                 text = "\n".join(lines)
                 # The library lower-cases each character alone, so it has no final sigma.
                 yield text.replace("Σ", "σ").lower() if lowercase else text
                 bar.update(before + position - bar.n)
+            check_is_utf8(source.path, of_source)
+            counts.update(of_source)
+            add_reader_counts(counts, by_reader)
             before += source.size
-    add_reader_counts(counts, dropped)
 
 
 def _frequent_characters(

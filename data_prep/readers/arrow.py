@@ -59,11 +59,11 @@ def check_end_of_stream(path: Path | str, file: io.BufferedReader, size: int) ->
 
 
 def arrow_lines(
-    path: Path | str, file: io.BufferedReader, kind: Kind, column: str, dropped: Counter[str]
+    path: Path | str, file: io.BufferedReader, kind: Kind, column: str, counts: Counter[str]
 ) -> Iterator[tuple[bytes, int]]:
     """The texts of a column, one line each, in pieces of whole lines.
 
-    A null is an empty line, and is counted in `dropped`.
+    A null is an empty line, and is counted in `counts`.
 
     Yields:
         A piece, and the approximate position in the file after it.
@@ -75,7 +75,7 @@ def arrow_lines(
     pa = _import_pyarrow(path)
     with _translate_arrow_errors(pa, path, kind), _open(pa, path, file, kind) as (content, stream):
         for array, position in _column_batches(content, stream, kind, column):
-            dropped[NO_TEXT] += array.null_count
+            counts[NO_TEXT] += array.null_count
             step = _batch_rows(len(array), array.get_total_buffer_size())
             for start in range(0, len(array), step):
                 rows = _to_bytes(pa, array.slice(start, step))

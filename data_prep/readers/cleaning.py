@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from typing import Literal
 
-from data_prep.readers.counts import BLANK, NO_TEXT, READ
+from data_prep.readers.counts import BLANK, INVALID, NO_TEXT, READ
 from data_prep.readers.jsonl import DEFAULT_COLUMN, parse_text_field
 
 CHUNK_BYTES = 4 << 20  # longer lines are cut into several lines
@@ -59,7 +59,7 @@ def _decode(chunk: bytes, counts: Counter[str]) -> str:
     except UnicodeDecodeError:
         lines = chunk.split(b"\n")
         decoded = [line.decode(errors="replace") for line in lines]
-        counts["lines with invalid UTF-8"] += sum(
+        counts[INVALID] += sum(
             text.encode() != line for text, line in zip(decoded, lines, strict=True)
         )
         return "\n".join(decoded)

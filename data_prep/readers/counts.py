@@ -7,12 +7,14 @@ fields, such as a row of a table, counts as one line. Other counts tell what cle
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 READ = "lines"
 KEPT = "lines kept"
 BLANK = "blank lines"
 NO_TEXT = "records without a text"
 DUPLICATE = "duplicate lines"
+INVALID = "lines with invalid UTF-8"
 UNMASKABLE_LINES = "lines dropped whole"
 # Reasons to drop a line, as the counts name them, with their explanation.
 _DROPPED = {
@@ -27,13 +29,26 @@ _REMEDIES = {
     DUPLICATE: "--nodedup keeps these",
     UNMASKABLE_LINES: "the tokenizer knows no character of these, was it trained on other text?",
 }
-_MAX_DROPPED = 0.1  # a larger share is worth a warning; blank lines do not count
+_MAX_LOST = 0.1  # a larger share is worth a warning; blank lines do not count
 
 
-def add_reader_counts(counts: Counter[str], dropped: Counter[str]) -> None:
-    """Add the records that a reader dropped; it left a blank line in the place of each."""
-    counts.update(dropped)
-    counts[BLANK] -= dropped.total()
+def add_reader_counts(counts: Counter[str], by_reader: Counter[str]) -> None:
+    """Add what a reader counted; it left a blank line in the place of each dropped record."""
+    counts.update(by_reader)
+    counts[BLANK] -= sum(by_reader[name] for name in _DROPPED)
+
+
+def check_is_utf8(path: Path | str, counts: Counter[str]) -> None:
+    """Check that most lines of a file were valid UTF-8, or were converted to it.
+
+    Raises:
+        ValueError: They were not.
+    """
+    if 2 * counts[INVALID] > counts[READ]:
+        raise ValueError(
+            f"{path} is not utf-8: {counts[INVALID]:,} of its {counts[READ]:,} lines are not "
+            "valid. Set --encoding to the encoding of the text, or leave this file out"
+        )
 
 
 def add_kept(counts: Counter[str]) -> None:
@@ -55,21 +70,26 @@ def format_counts(counts: Mapping[str, int]) -> str:
     return "\n".join(f"{count:>15,}  {label}" for count, label in rows)
 
 
-def warn_of_dropped(title: str, counts: Mapping[str, int]) -> None:
-    """Warn if more than a tenth of the lines that are not blank was dropped."""
+def warn_of_losses(title: str, counts: Mapping[str, int]) -> None:
+    """Warn if more than a tenth of the lines that are not blank was dropped, or was not UTF-8."""
     dropped = {name: counts.get(name, 0) for name in _DROPPED if name != BLANK}
     not_blank = counts.get(READ, 0) - counts.get(BLANK, 0)
     total = sum(dropped.values())
-    if total <= _MAX_DROPPED * not_blank:
-        return
-    reasons = [
-        f"{count:,} {_DROPPED[name]}" + (f" ({_REMEDIES[name]})" if name in _REMEDIES else "")
-        for name, count in dropped.items()
-        if count
-    ]
+    if total > _MAX_LOST * not_blank:
+        reasons = [
+            f"{count:,} {_DROPPED[name]}" + (f" ({_REMEDIES[name]})" if name in _REMEDIES else "")
+            for name, count in dropped.items()
+            if count
+        ]
+        _warn(title, total, not_blank, f"were dropped: {', '.join(reasons)}")
+    if counts.get(INVALID, 0) > _MAX_LOST * not_blank:
+        reason = "have invalid UTF-8: set --encoding if the text is in another encoding"
+        _warn(title, counts[INVALID], not_blank, reason)
+
+
+def _warn(title: str, count: int, total: int, what: str) -> None:
     print(
-        f"warning: {title}: {total:,} of {not_blank:,} lines ({total / not_blank:.1%}) were "
-        f"dropped: {', '.join(reasons)}",
+        f"warning: {title}: {count:,} of {total:,} lines ({count / total:.1%}) {what}",
         file=sys.stderr,
     )
 

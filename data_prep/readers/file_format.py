@@ -1,11 +1,24 @@
 """Finds out what a file is: by its name, and by the first bytes of its content."""
 
+import codecs
 import io
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from data_prep.readers.json_records import is_json_array, is_json_over_lines
+from data_prep.readers.encodings import UTF8, choose_encoding, explain_wrong_encoding
+from data_prep.readers.json_records import (
+    begins_with_json_array,
+    is_json_array,
+    is_json_lines,
+    is_json_over_lines,
+)
+from data_prep.readers.signatures import (
+    BinaryKind,
+    binary_kind_of,
+    compression_of,
+    explain_unreadable,
+)
 from data_prep.readers.streams import Compression, decompress
 
 Kind = Literal["lines", "jsonl", "json", "tar", "arrow", "parquet", "mds"]
@@ -16,6 +29,14 @@ _KINDS: dict[str, Kind] = {
     ".tar": "tar",
     ".arrow": "arrow",
     ".parquet": "parquet",
+}
+_NAMES: dict[Kind, str] = {
+    "lines": "text",
+    "jsonl": "JSON lines",
+    "json": "JSON records",
+    "tar": "a tar",
+    "arrow": "Arrow",
+    "parquet": "parquet",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
 _UNSUPPORTED = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
@@ -29,22 +50,59 @@ class FileFormat:
     Attributes:
         kind: The format of the content.
         compression: The compression around it.
+        encoding: The encoding of the text, where the format leaves it open.
+        note: What the user should know, since the name or the options do not tell it.
     """
 
     kind: Kind
     compression: Compression
+    encoding: str = UTF8
+    note: str = ""
 
 
-def detect_format(path: Path | str, file: io.BufferedReader) -> FileFormat:
+def detect_format(path: Path | str, file: io.BufferedReader, encoding: str = UTF8) -> FileFormat:
     """The format that the name of a file tells, corrected by its first bytes.
+
+    Args:
+        path: The name.
+        file: The content.
+        encoding: The encoding of texts whose first bytes do not prove another one.
 
     Raises:
         ValueError: Such files cannot be read, or not by --input.
     """
-    kind, compression = _parse_file_name(path)
-    if kind == "lines" or kind == "jsonl":
-        kind = _kind_of_text(_read_head(path, file, compression), kind)
-    return FileFormat(kind=kind, compression=compression)
+    named_kind, compression = _parse_file_name(path)
+    _check_not_compressed(path, named_kind, compression)
+    compression = _detect_compression(path, file, compression)
+    head = _read_head(path, file, compression)
+    kind = _detect_binary_kind(path, head, compression) or named_kind
+    if kind in ("arrow", "parquet"):
+        _check_not_compressed(path, kind, compression)
+        encoding = UTF8  # by definition
+    elif kind != "tar":
+        chosen = choose_encoding(head, encoding)
+        if reason := explain_wrong_encoding(head, chosen):
+            raise ValueError(f"{path} {reason}")
+        kind = _kind_of_text(head, chosen, kind)
+        if chosen != encoding:
+            note = f"read as {chosen}, which its first bytes prove, not as {encoding}"
+            return FileFormat(kind=kind, compression=compression, encoding=chosen, note=note)
+    note = f"read as {_NAMES[kind]}, by its content" if kind != named_kind else ""
+    return FileFormat(kind=kind, compression=compression, encoding=encoding, note=note)
+
+
+def _check_not_compressed(path: Path | str, kind: Kind, compression: Compression) -> None:
+    if kind in ("arrow", "parquet") and compression != "none":
+        raise ValueError(f"{path} is a compressed {kind} file: decompress it first")
+
+
+def _detect_compression(
+    path: Path | str, file: io.BufferedReader, named: Compression
+) -> Compression:
+    """The compression by name, or else by content."""
+    if named != "none":
+        return named
+    return compression_of(_read_head(path, file, "none"))
 
 
 def _read_head(path: Path | str, file: io.BufferedReader, compression: Compression) -> bytes:
@@ -54,11 +112,26 @@ def _read_head(path: Path | str, file: io.BufferedReader, compression: Compressi
         return stream.read(_HEAD_BYTES)
 
 
-def _kind_of_text(head: bytes, kind: Kind) -> Kind:
-    """The kind of a text file, which is told apart from JSON that spans lines."""
-    text = head.decode("utf-8-sig", "replace")
+def _detect_binary_kind(
+    path: Path | str, head: bytes, compression: Compression
+) -> BinaryKind | None:
+    """The binary format of the content, if it is one."""
+    if reason := explain_unreadable(head):
+        raise ValueError(f"{path} is {reason}")
+    if compression != "none" and compression_of(head) != "none":
+        raise ValueError(f"{path} is compressed twice: decompress it once")
+    return binary_kind_of(head)
+
+
+def _kind_of_text(head: bytes, encoding: str, kind: Kind) -> Kind:
+    """The kind of a text file, which is told apart from JSON that is not one object per line."""
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if kind == "jsonl" and (is_json_array(text) or is_json_over_lines(text)):
         return "json"
+    if kind == "lines" and (is_json_over_lines(text) or begins_with_json_array(text)):
+        return "json"
+    if kind == "lines" and is_json_lines(text):
+        return "jsonl"
     return kind
 
 
@@ -82,8 +155,6 @@ def _parse_file_name(path: Path | str) -> tuple[Kind, Compression]:
     if extension == ".tgz":
         extension, compression = ".tar", "gz"
     kind = _KINDS.get(extension, "lines")
-    if kind in ("arrow", "parquet") and compression != "none":
-        raise ValueError(f"{path} is a compressed {extension} file: decompress it first")
     if extension == ".mds":
         raise ValueError(
             f"{path} is an MDS shard, which needs its index: name their directory with --from_mds"

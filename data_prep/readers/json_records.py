@@ -22,16 +22,27 @@ def is_json_array(text: str) -> bool:
     return _ARRAY_OF_OBJECTS.match(text.lstrip()) is not None
 
 
+def begins_with_json_array(text: str) -> bool:
+    """Whether a text begins with a JSON array whose first object is there and is valid."""
+    match = _ARRAY_OF_OBJECTS.match(text.lstrip())
+    return match is not None and _object_end(text.lstrip(), match.end() - 1) > 0
+
+
+def is_json_lines(text: str) -> bool:
+    """Whether every whole line of the beginning of a text is a JSON object."""
+    lines = [line.strip() for line in text.split("\n")]
+    if len(lines) > 1:
+        lines.pop()  # may be cut
+    objects = [line for line in lines if line]
+    return bool(objects) and all(
+        line.startswith("{") and _object_end(line, 0) == len(line) for line in objects
+    )
+
+
 def is_json_over_lines(text: str) -> bool:
     """Whether a text begins with a JSON object that ends on a later line."""
     text = text.lstrip()
-    if not text.startswith("{"):
-        return False
-    try:
-        _, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return "\n" in text[:end]
+    return text.startswith("{") and "\n" in text[: _object_end(text, 0)]
 
 
 def json_record_lines(reader: Reader) -> Iterator[bytes]:
@@ -53,6 +64,15 @@ def json_record_lines(reader: Reader) -> Iterator[bytes]:
             elif scanner.next_character() != "]":
                 raise scanner.damaged("expected a comma or the end of the array")
         scanner.take("]")
+
+
+def _object_end(text: str, start: int) -> int:
+    """The end of the JSON value at `start`; 0 if there is none, or not all of it."""
+    try:
+        _, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return 0
+    return end
 
 
 class _Scanner:

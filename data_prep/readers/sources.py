@@ -23,6 +23,7 @@ from typing import Literal
 
 from bertds.io.remote import RemoteFile, file_system, is_url, retried
 from data_prep.readers.arrow import check_column, check_end_of_stream
+from data_prep.readers.encodings import UTF8, parse_encoding
 from data_prep.readers.file_format import Kind, detect_format
 from data_prep.readers.hf_dataset import hf_files
 from data_prep.readers.jsonl import DEFAULT_COLUMN
@@ -39,12 +40,14 @@ class Inputs:
         from_hf: `D[,D...]`: directories of Hugging Face datasets.
         from_mds: `D[,D...]`: directories of MosaicML Streaming (MDS).
         column: Name of the text field, in formats with fields.
+        encoding: Encoding of the text of `input`, where its format leaves it open.
     """
 
     input: str = ""
     from_hf: str = ""
     from_mds: str = ""
     column: str = DEFAULT_COLUMN
+    encoding: str = UTF8
 
     def __str__(self) -> str:
         flags = (("input", self.input), ("from_hf", self.from_hf), ("from_mds", self.from_mds))
@@ -62,6 +65,8 @@ class Source:
     sha256: str
     column: str = DEFAULT_COLUMN
     shard: MdsShard | None = None  # set if the kind is `mds`
+    encoding: str = UTF8
+    note: str = ""  # what the user should know of how it is read
 
     @property
     def identity(self) -> tuple[str, int, str]:
@@ -71,6 +76,8 @@ class Source:
             read_as += f" {self.shard.layout}"
         elif self.kind != "lines" and self.column != DEFAULT_COLUMN:
             read_as += f" {self.column}"
+        if self.encoding != UTF8:
+            read_as += f" {self.encoding}"
         return self.sha256, self.size, read_as
 
     @property
@@ -109,13 +116,26 @@ def open_sources(
         files: list[Path | str | MdsShard] = [*_find_inputs(inputs.input, spool)]
         files += hf_files(inputs.from_hf)
         files += mds_files(inputs.from_mds, inputs.column)
-        describe = functools.partial(describe_source, column=inputs.column)
+        encoding = parse_encoding(inputs.encoding)
+        describe = functools.partial(describe_source, column=inputs.column, encoding=encoding)
         sources = list(map_function(describe, list(dict.fromkeys(files))))
         if not any(source.size for source in sources):
             raise ValueError(f"{inputs} is empty: expected some text")
+        _print_notes(sources)
         yield sorted(sources, key=lambda source: source.identity)
     finally:
         spool.unlink(missing_ok=True)
+
+
+def _print_notes(sources: list[Source]) -> None:
+    """Print what the user should know, once for all files that it is true of."""
+    paths: dict[str, list[str]] = {}
+    for source in sources:
+        paths.setdefault(source.note, []).append(str(source.path))
+    for note, (first, *others) in paths.items():
+        if note:
+            more = f" and {len(others):,} more files" if others else ""
+            print(f"{first}{more}: {note}", file=sys.stderr)
 
 
 def _find_inputs(spec: str, spool: Path) -> list[Path | str]:
@@ -160,7 +180,9 @@ def _expand_url(name: str) -> list[Path | str]:
     return [system.unstrip_protocol(match) for match in sorted(matches)]
 
 
-def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -> Source:
+def describe_source(
+    file: Path | str | MdsShard, column: str = DEFAULT_COLUMN, encoding: str = UTF8
+) -> Source:
     """Find a file's kind by its name and content, hash its content and check its format.
 
     Raises:
@@ -183,7 +205,7 @@ def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -
             shard=file,
         )
     with open_binary(file) as stream:
-        form = detect_format(file, stream)
+        form = detect_format(file, stream, encoding)
         if form.kind == "arrow" or form.kind == "parquet":
             check_column(file, stream, form.kind, column)
         stream.seek(0)
@@ -198,6 +220,8 @@ def describe_source(file: Path | str | MdsShard, column: str = DEFAULT_COLUMN) -
         size=size,
         sha256=digest,
         column=column,
+        encoding=form.encoding,
+        note=form.note,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from data_prep.readers.counts import NO_TEXT
+from data_prep.readers.encodings import UTF8, to_utf8
 from data_prep.readers.jsonl import MAX_JSON_BYTES, parse_text_field
 from data_prep.readers.streams import Reader, as_line
 
@@ -45,27 +46,30 @@ class Member:
         return "" if name.startswith(".") else name.rpartition(".")[2].lower()
 
 
-def tar_lines(reader: Reader, column: str, dropped: Counter[str]) -> Iterator[bytes]:
-    """The documents of a tar in its order, one line each, in pieces.
+def tar_lines(
+    reader: Reader, column: str, counts: Counter[str], encoding: str = UTF8
+) -> Iterator[bytes]:
+    """The documents of a tar in its order, one line each, in pieces, in UTF-8.
 
-    A `.json` that is not an object with a text is an empty line, and is counted in `dropped`.
+    A `.json` that is not an object with a text is an empty line, and is counted in `counts`.
 
     Raises:
         ValueError: The tar is damaged, has a rejected member, or has members but no text.
     """
-    counts: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     for _, sample in groupby(_members(reader), lambda member: member.sample):
-        yield from _sample_lines(reader, sample, column, counts)
-    dropped[NO_TEXT] += counts["no text"]
-    if counts["members"] and not counts["texts"]:
+        yield from _sample_lines(reader, sample, column, encoding, seen)
+    num_members, num_texts = seen.pop("members", 0), seen.pop("texts", 0)
+    counts.update(seen)
+    if num_members and not num_texts:
         raise ValueError(
-            f"{reader.name} has no text in its {counts['members']:,} members: expected a .txt, or "
+            f"{reader.name} has no text in its {num_members:,} members: expected a .txt, or "
             f"a .json with a text in the field {column!r}; --column names another field"
         )
 
 
 def _sample_lines(
-    reader: Reader, sample: Iterator[Member], column: str, counts: Counter[str]
+    reader: Reader, sample: Iterator[Member], column: str, encoding: str, counts: Counter[str]
 ) -> Iterator[bytes]:
     """The `.txt` members as they come, or the `.json` members of a sample without `.txt`."""
     has_txt = False
@@ -75,7 +79,7 @@ def _sample_lines(
         if member.extension == "txt":
             has_txt = True
             counts["texts"] += 1
-            yield from as_line(reader.pieces(member.size))
+            yield from as_line(to_utf8(reader.pieces(member.size), encoding, counts))
         elif member.extension == "json" and not has_txt:
             if member.size > MAX_JSON_BYTES:
                 raise ValueError(
@@ -85,7 +89,7 @@ def _sample_lines(
             content = reader.read(member.size).decode("utf-8-sig", "replace")
             json_texts.append(parse_text_field(content, column))
     for text in [] if has_txt else json_texts:
-        counts["texts" if text is not None else "no text"] += 1
+        counts["texts" if text is not None else NO_TEXT] += 1
         yield from as_line(iter([(text or "").encode()]))
 
 

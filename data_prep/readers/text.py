@@ -17,6 +17,7 @@ from typing import IO, cast
 from data_prep.readers import cleaning
 from data_prep.readers.arrow import arrow_lines
 from data_prep.readers.cleaning import character_end
+from data_prep.readers.encodings import UTF8, Utf8Stream
 from data_prep.readers.json_records import json_record_lines
 from data_prep.readers.jsonl import MAX_JSON_BYTES
 from data_prep.readers.mds import mds_lines
@@ -52,15 +53,16 @@ class FileRange:
 
 
 def cut_chunks(
-    source: Source, dropped: Counter[str] | None = None
+    source: Source, counts: Counter[str] | None = None
 ) -> Iterator[tuple[bytes | FileRange, int]]:
     """The chunks of `read_chunks`; those of a plain file as ranges, without reading all of it.
 
     Raises:
         ValueError: As `read_chunks`.
     """
-    if source.compression != "none" or source.kind not in ("lines", "jsonl"):
-        yield from read_chunks(source, dropped)
+    is_plain = source.compression == "none" and source.encoding == UTF8
+    if not is_plain or source.kind not in ("lines", "jsonl"):
+        yield from read_chunks(source, counts)
         return
     max_line_bytes = _max_line_bytes(source)
     start = 0
@@ -74,11 +76,12 @@ def cut_chunks(
             start = stop
 
 
-def read_chunks(source: Source, dropped: Counter[str] | None = None) -> Iterator[tuple[bytes, int]]:
+def read_chunks(source: Source, counts: Counter[str] | None = None) -> Iterator[tuple[bytes, int]]:
     """The content of a source in chunks of whole lines.
 
     A line is cut only if it is longer than `CHUNK_BYTES`, a JSON line if it is longer than
-    `MAX_JSON_BYTES`. A record without a text becomes a blank line, and is counted in `dropped`.
+    `MAX_JSON_BYTES`. What the reader drops or replaces is added to `counts`, see
+    `add_reader_counts`.
 
     Yields:
         A chunk, and the position in the file after it, approximate if compressed.
@@ -89,7 +92,7 @@ def read_chunks(source: Source, dropped: Counter[str] | None = None) -> Iterator
     """
     max_line_bytes = _max_line_bytes(source)
     rest = b""
-    for piece, position in _pieces(source, Counter() if dropped is None else dropped):
+    for piece, position in _pieces(source, Counter() if counts is None else counts):
         rest += piece
         while length := _chunk_length(rest, max_line_bytes):
             yield rest[:length], position
@@ -98,20 +101,22 @@ def read_chunks(source: Source, dropped: Counter[str] | None = None) -> Iterator
         yield rest, source.size
 
 
-def _pieces(source: Source, dropped: Counter[str]) -> Iterator[tuple[bytes, int]]:
+def _pieces(source: Source, counts: Counter[str]) -> Iterator[tuple[bytes, int]]:
     """The lines of a source in pieces of about 1 MiB, with the position in the file after each."""
     with open_binary(source.path) as file:
         if source.kind == "arrow" or source.kind == "parquet":
-            lines = arrow_lines(source.path, file, source.kind, source.column, dropped)
+            lines = arrow_lines(source.path, file, source.kind, source.column, counts)
             yield from _merge_small(lines)
             return
         with decompress(file, str(source.path), source.compression) as stream:
-            pieces = ((piece, file.tell()) for piece in _stream_pieces(source, stream, dropped))
+            pieces = ((piece, file.tell()) for piece in _stream_pieces(source, stream, counts))
             yield from _merge_small(pieces)
 
 
-def _stream_pieces(source: Source, stream: IO[bytes], dropped: Counter[str]) -> Iterator[bytes]:
-    """The lines of a decompressed source, in pieces of any size."""
+def _stream_pieces(source: Source, stream: IO[bytes], counts: Counter[str]) -> Iterator[bytes]:
+    """The lines of a decompressed source in UTF-8, in pieces of any size."""
+    if source.encoding != UTF8 and source.kind != "tar":
+        stream = io.BufferedReader(Utf8Stream(stream, source.encoding, counts), _PIECE_BYTES)
     if source.kind in ("lines", "jsonl"):
         while piece := stream.read(cleaning.CHUNK_BYTES):
             yield piece
@@ -124,7 +129,7 @@ def _stream_pieces(source: Source, stream: IO[bytes], dropped: Counter[str]) -> 
     elif source.kind == "json":
         yield from json_record_lines(reader)
     else:
-        yield from tar_lines(reader, source.column, dropped)
+        yield from tar_lines(reader, source.column, counts, source.encoding)
 
 
 def _merge_small(pieces: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:

@@ -43,8 +43,9 @@ from data_prep.readers.counts import (
     DUPLICATE,
     KEPT,
     add_reader_counts,
+    check_is_utf8,
     explain_nothing_kept,
-    warn_of_dropped,
+    warn_of_losses,
 )
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import cut_chunks
@@ -132,7 +133,7 @@ def make_shards(
                 manifest = directory / MANIFEST_NAME
                 more: dict[str, dict[Any, Any]] = {"masked": masked} if options.masking else {}
                 write_manifest(manifest, recipe, counts, **more)
-            warn_of_dropped(str(output), counts)
+            warn_of_losses(str(output), counts)
             remove_work_dir(work_dir)
     indexes: dict[Split, Index] = {}
     for split in splits:
@@ -153,9 +154,10 @@ class _Run:
     num_parallel: int
     tokenizer_path: Path = field(init=False)
     parts: list[Path] = field(default_factory=list)
+    first_parts: list[int] = field(default_factory=list)  # of each source
     groups: list[Path] = field(default_factory=list)
     column: str = ""
-    dropped_by_readers: Counter[str] = field(default_factory=Counter)
+    by_readers: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         # All workers must see the tokenizer. They cache it by path, so the path names its content.
@@ -178,6 +180,9 @@ class _Run:
             for _ in run_tasks(self.pool, self.num_parallel, tokenize_chunk, tasks):
                 pass
             bar.update(total - bar.n)
+        ends = [*self.first_parts[1:], len(self.parts)]
+        for source, start, end in zip(sources, self.first_parts, ends, strict=True):
+            check_is_utf8(source.path, _read_counts(self.parts[start:end]))
 
     def _tokenize_tasks(
         self, sources: list[Source], max_tokens: int, bar: "tqdm[Any]"
@@ -185,7 +190,8 @@ class _Run:
         """A task for each chunk whose part is missing."""
         before = 0
         for source in sources:
-            for chunk, position in cut_chunks(source, self.dropped_by_readers):
+            self.first_parts.append(len(self.parts))
+            for chunk, position in cut_chunks(source, self.by_readers):
                 part = self.work_dir / "parts" / f"{len(self.parts):08d}.bin"
                 self.parts.append(part)
                 if not part.exists():
@@ -309,8 +315,14 @@ class _Run:
         return [read_summary(group, split) for group in self.groups]
 
     def _text_counts(self) -> Counter[str]:
-        counts: Counter[str] = Counter()
-        for part in self.parts:
-            counts.update(json.loads(counts_path(part).read_bytes()))
-        add_reader_counts(counts, self.dropped_by_readers)
+        counts = _read_counts(self.parts)
+        add_reader_counts(counts, self.by_readers)
         return counts
+
+
+def _read_counts(parts: list[Path]) -> Counter[str]:
+    """The sum of the counts of parts."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(json.loads(counts_path(part).read_bytes()))
+    return counts

@@ -170,6 +170,27 @@ def json_array(path, documents):
     return [f"--input={path}/*.json*"]
 
 
+def other_encodings(path, documents):
+    """Encodings that have every character; those with a mark need no option."""
+    records = [json.dumps({"text": text}, ensure_ascii=False) for text in documents]
+    (path / "a.jsonl").write_text("\n".join(records[:300]), encoding="gb18030")
+    content = "\n".join(records[300:500]).encode("utf-16")
+    (path / "b.jsonl.gz").write_bytes(gzip.compress(content))
+    (path / "c.json").write_text(f"[{','.join(records[500:600])}]", encoding="utf-32")
+    (path / "d.jsonl").write_text("\n".join(records[600:]), encoding="utf-8")
+    return [f"--input={path}/*.json*", "--encoding=GB18030"]
+
+
+def without_endings(path, documents):
+    """JSON lines and a parquet file, known by their content; and gzip."""
+    records = [json.dumps({"text": text}) for text in documents[:500]]
+    (path / "wiki_00").write_text("\n".join(records[:200]))
+    (path / "wiki_01").write_bytes(gzip.compress("\n".join(records[200:400]).encode()))
+    (path / "wiki_02.txt").write_text(f"[{','.join(records[400:])}]")
+    datasets.Dataset.from_dict({"text": documents[500:]}).to_parquet(path / "wiki_03.txt")
+    return [f"--input={path}/wiki_*"]
+
+
 def some_of_each(path, documents):
     random.Random(1).shuffle(documents)
     (path / "rest.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in documents[500:]))
@@ -182,7 +203,7 @@ def some_of_each(path, documents):
 
 KINDS = [
     saved_dataset, saved_dict, parquet_snapshot, other_columns, mds, mds_zstd, mds_gz,
-    written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array,
+    written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array, other_encodings, without_endings,
     some_of_each,
 ]  # fmt: skip
 

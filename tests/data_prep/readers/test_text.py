@@ -22,7 +22,9 @@ ZST = zstandard.compress(TEXT.encode())
 
 
 @given(
-    lines=st.lists(st.text(st.characters(exclude_characters="\n"), max_size=40), max_size=30),
+    lines=st.lists(
+        st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40), max_size=30
+    ),
     size=st.integers(8, 60),
 )
 def test_chunks_are_whole_lines_and_lose_nothing(tmp_path_factory, lines, size):
@@ -101,7 +103,8 @@ def test_file_ranges_equal_the_chunks(tmp_path, monkeypatch, size, tail):
 def test_memory_does_not_grow_with_a_line(tmp_path):
     size = 100 << 20
     with (tmp_path / "a").open("wb") as file:
-        file.truncate(size)  # zeros without a line end
+        for _ in range(size >> 20):
+            file.write(b"x" * (1 << 20))  # without a line end
     with open_sources(str(tmp_path / "a"), tmp_path) as (source,):
         tracemalloc.start()
         sizes = [len(chunk) for chunk, _ in read_chunks(source)]
