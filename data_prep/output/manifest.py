@@ -53,6 +53,12 @@ def read_counts(manifest: OutputPath, name: str = "counts") -> dict[str, Any]:
     return counts
 
 
+def read_recipe(manifest: OutputPath) -> Recipe | None:
+    """Read the recipe that `write_manifest` stored; None if there is no valid manifest."""
+    recipe = (_read(manifest) or {}).get("recipe")
+    return recipe if isinstance(recipe, dict) else None
+
+
 def encode_json(value: Any) -> bytes:
     """Encode a value as JSON; equal values give equal bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

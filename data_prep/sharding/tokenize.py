@@ -24,6 +24,7 @@ from data_prep.sharding.encoder import LineEncoder
 from data_prep.sharding.rows import ROW, Int64s, TokenizedRows, is_validation, write_part
 
 UNMASKABLE = "sequences without a maskable token"
+SPELLED = "lines that spell a special token, encoded as text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,7 @@ def tokenize_chunk(task: TokenizeTask) -> None:
     chunk = task.chunk if isinstance(task.chunk, bytes) else task.chunk.read()
     lines = clean_lines(chunk, task.kind, counts, task.column)
     encoder = _thread_encoder(task.tokenizer)
+    counts[SPELLED] += encoder.tokenizer.count_spelled(lines)
     tokens, lengths = encoder.encode(lines)
     table = np.zeros(len(lines), dtype=ROW)
     table["hash"] = _hash_lines([line.lower() for line in lines])

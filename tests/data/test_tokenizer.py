@@ -75,7 +75,7 @@ def test_added_special_tokens_count(tmp_path):
     [
         (metaspace, {"▁", "▁a", "▁ab"}),
         (word_piece, {"sing", "a"}),
-        (byte_level, {"Ġ", "Ġa"}),
+        (byte_level, {"Ġ", "Ġa", *"ĉĊċČč"}),  # white space bytes
     ],
 )
 def test_word_starts(tmp_path, make, starts):
@@ -89,11 +89,77 @@ def test_word_starts(tmp_path, make, starts):
     assert all(marked[number] for number in special)
 
 
-def test_a_vocabulary_without_word_starts_is_an_error(tmp_path):
-    backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
+def of_model(path, model, pre_tokenizer=None, decoder=None):
+    """A tokenizer of a model whose vocabulary has [UNK] first."""
+    backend = tokenizers.Tokenizer(model)
+    if pre_tokenizer is not None:
+        backend.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        backend.decoder = decoder
     backend.add_special_tokens(["[PAD]", "[MASK]"])
-    with pytest.raises(ValueError, match="does not mark where a word begins"):
-        save(tmp_path / "t.json", backend).word_starts()
+    return save(path, backend)
+
+
+def bpe(*tokens, **options):
+    ids = {token: number for number, token in enumerate(["[UNK]", *tokens])}
+    return models.BPE(ids, [], unk_token="[UNK]", **options)
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "starts"),
+    [
+        (bpe("a", "##a", "▁", continuing_subword_prefix="##"), (), {"a", "▁"}),
+        (bpe("a", "@@a", "@@", continuing_subword_prefix="@@"), (), {"a"}),
+        (bpe("a", "##a"), (None, decoders.WordPiece("##")), {"a"}),
+        (bpe("a", "▁a", *BYTES, byte_fallback=True), (), {"▁a"}),
+        (bpe("a", "##a", *BYTES, continuing_subword_prefix="##", byte_fallback=True), (), {"a"}),
+        (
+            bpe("a", "Ġa", "Ċ", "ĊĠ"),
+            (pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel()]),),
+            {"Ġa", "Ċ", "ĊĠ"},
+        ),
+        (
+            models.Unigram([("[UNK]", 0.0), ("▁", -1.0), ("a", -1.0), ("▁a", -1.0)], unk_id=0),
+            (pre_tokenizers.Metaspace(),),
+            {"▁", "▁a"},
+        ),
+        (
+            models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"),
+            (pre_tokenizers.Whitespace(),),
+            {"a", "b"},
+        ),
+    ],
+)
+def test_word_starts_of_every_convention(tmp_path, model, parts, starts):
+    tokenizer = of_model(tmp_path / "t.json", model, *parts)
+    marked = np.flatnonzero(tokenizer.word_starts()).tolist()
+    assert set(tokenizer.tokens(marked)) == starts | {"[UNK]", "[PAD]", "[MASK]"}
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "message"),
+    [
+        (bpe("a"), (), "does not mark where a word begins"),
+        (
+            models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"),
+            (pre_tokenizers.Split("", "isolated"),),
+            "does not mark where a word begins",
+        ),
+        (bpe("a", "a</w>", end_of_word_suffix="</w>"), (), r"where a word ends \(</w>\)"),
+        (
+            bpe("a", "a</w>", end_of_word_suffix="</w>"),
+            (pre_tokenizers.ByteLevel(),),
+            r"where a word ends \(</w>\)",
+        ),
+    ],
+)
+def test_a_vocabulary_without_word_starts_is_an_error(tmp_path, model, parts, message):
+    tokenizer = of_model(tmp_path / "t.json", model, *parts)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.word_starts()
 
 
 @pytest.mark.parametrize("make", [metaspace, word_piece, byte_level])
