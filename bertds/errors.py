@@ -3,6 +3,7 @@
 An exception whose class has a `code` is reported to the user as one message, without a traceback.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -37,6 +38,13 @@ class ConfigError(ValueError):
     """A case file, or a `--set`, that cannot be trained."""
 
     code = ExitCode.CONFIG
+
+
+class ProblemsError(ConfigError):
+    """Several mistakes in one file; the message has a line for each."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"{where}: {len(problems)} problems", *problems]))
 
 
 class DeviceError(ConfigError):

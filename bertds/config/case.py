@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertds.config.deepspeed_schema import CaseFile
-from bertds.config.messages import AnyBlock, did_you_mean, parse_block, shown
-from bertds.config.optimizer_schema import (
-    OPTIMIZERS,
-    SCHEDULERS,
-    Chosen,
-    CosineAnnealingWarmRestarts,
+from bertds.config.checks import CheckedContent, check_content
+from bertds.config.messages import did_you_mean, problems_error, shown
+from bertds.config.overrides import (
+    Json,
+    apply_setting,
+    parse_settings,
+    patch_arm,
+    settings_patch,
 )
-from bertds.config.overrides import Json, apply_setting, parse_settings, patch_arm
 from bertds.config.schema import BertdsConfig
 from bertds.config.strict_json import parse_json
-from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
 from bertds.errors import ConfigError
+
+Settings = str | Mapping[str, Any]
+"""Changes to a case file: the text of `--set`, or a mapping."""
 
 _MAX_BYTES = 4 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -45,16 +47,18 @@ class Case:
     """The whole file after all patches, as it is saved with the run."""
 
     @classmethod
-    def read(cls, path: Path | str, arm: str = "", settings: str = "") -> "Case":
+    def read(cls, path: Path | str, arm: str = "", settings: Settings = "") -> "Case":
         """Read an arm of a case file, for Python programs.
 
         Args:
             path: The case file.
             arm: One of its arms; may be omitted if there is only one.
-            settings: Changes as in `--set`: `run.max_steps=100,train_batch_size=64`.
+            settings: Changes as in `--set`: `run.max_steps=100,train_batch_size=64`; or as a
+                mapping, `{"run.max_steps": 100}`, whose blocks are merged as those of an arm.
 
         Raises:
             ConfigError: The file, the arm or a setting is wrong.
+            TypeError: The settings are neither text nor a mapping.
         """
         arms = select_arms(Path(path), arm)
         if len(arms) > 1:
@@ -119,16 +123,28 @@ def select_arms(path: Path, name: str = "") -> list[Arm]:
     return selected
 
 
-def read_case(path: Path, arm: str, settings: str = "") -> Case:
+def read_case(path: Path, arm: str, settings: Settings = "") -> Case:
     """Read an arm of a case file, apply all patches, and check the result.
 
     Args:
         path: The case file.
         arm: Name of an arm without `same_as`.
-        settings: The text of `--set`: `a.b=value,…`.
+        settings: The text of `--set`: `a.b=value,…`; or the same as a mapping.
 
     Raises:
-        ConfigError: The file, the arm or a setting is wrong.
+        ConfigError: The file, the arm or a setting is wrong; the message has all mistakes of the
+            file.
+    """
+    content = read_content(path, arm, settings)
+    return _checked_case(path, arm, content, check_content(content))
+
+
+def read_content(path: Path, arm: str, settings: Settings = "") -> Json:
+    """Read an arm of a case file and apply all patches, without a check of the result.
+
+    Raises:
+        ConfigError: The file cannot be read, has no such arm, or no path of a setting.
+        TypeError: The settings are neither text nor a mapping.
     """
     content = _load(path)
     patches = _patches(path, content)
@@ -136,9 +152,16 @@ def read_case(path: Path, arm: str, settings: str = "") -> Case:
         raise ConfigError(f"{path}: no arm {arm!r}{did_you_mean(arm, patches)}")
     content["bertds"].pop("arms", None)
     content = patch_arm(content, patches[arm])
+    if isinstance(settings, Mapping):
+        return patch_arm(content, settings_patch(settings))
+    if not isinstance(settings, str):
+        raise TypeError(
+            f"settings is {settings!r}, expected a mapping such as {{'run.max_steps': 100}}, or "
+            "text such as 'run.max_steps=100'"
+        )
     for key, value in parse_settings(settings):
         apply_setting(content, key, value)
-    return _check(path, arm, content)
+    return content
 
 
 def resolved_case(path: Path, name: str, arm: str, content: Json) -> Case:
@@ -153,7 +176,19 @@ def resolved_case(path: Path, name: str, arm: str, content: Json) -> Case:
     Raises:
         ConfigError: This version of the program does not accept the case.
     """
-    return replace(_check(path, arm, content), name=name)
+    return replace(_checked_case(path, arm, content, check_content(content)), name=name)
+
+
+def _checked_case(path: Path, arm: str, content: Json, checked: CheckedContent) -> Case:
+    if checked.file is None:
+        raise problems_error(f"{path} (arm {arm})", checked.problems)
+    return Case(
+        name=path.stem,
+        arm=arm,
+        deepspeed={key: value for key, value in content.items() if key != "bertds"},
+        bertds=checked.file.bertds,
+        resolved=content,
+    )
 
 
 def _load(path: Path) -> Json:
@@ -203,74 +238,3 @@ def _resolve_arm(path: Path, name: str, patch: Json) -> Arm:
             "of a file in the same directory that trains it, and no other key"
         )
     return Arm(name=name, path=other, run_arm=run_arm)
-
-
-def _check(path: Path, arm: str, content: Json) -> Case:
-    """Check the content of a case file after all patches."""
-    where = f"{path} (arm {arm})"
-    _reject_auto(where, content)
-    for key in content:
-        if key in UNSUPPORTED_KEYS:
-            raise ConfigError(f"{where}: {key} may not be set: {UNSUPPORTED_KEYS[key]}")
-    file = parse_block(where, "", CaseFile, content)
-    optimizer = _parse_chosen(where, "optimizer", file.optimizer, OPTIMIZERS)
-    if file.scheduler is not None:
-        scheduler = _parse_chosen(where, "scheduler", file.scheduler, SCHEDULERS)
-        if isinstance(scheduler, CosineAnnealingWarmRestarts) and scheduler.eta_min > optimizer.lr:
-            raise ConfigError(
-                f"{where}: scheduler.params.eta_min is {scheduler.eta_min}, above "
-                f"optimizer.params.lr {optimizer.lr}: lower it"
-            )
-    _check_combinations(where, file)
-    return Case(
-        name=path.stem,
-        arm=arm,
-        deepspeed={key: value for key, value in content.items() if key != "bertds"},
-        bertds=file.bertds,
-        resolved=content,
-    )
-
-
-def _reject_auto(where: str, value: Any, key: str = "") -> None:
-    if value == "auto" and key != "bertds.run.resume":
-        raise ConfigError(f'{where}: {key} is "auto", which is not supported: give a value')
-    if isinstance(value, Mapping):
-        for name, nested in value.items():
-            _reject_auto(where, nested, f"{key}.{name}" if key else name)
-
-
-def _parse_chosen(
-    where: str, key: str, chosen: Chosen, known: Mapping[str, type[AnyBlock]]
-) -> AnyBlock:
-    """Validate the parameters of an optimizer or scheduler by its type."""
-    if chosen.type not in known:
-        near = did_you_mean(chosen.type, known)
-        raise ConfigError(f"{where}: {key}.type is {shown(chosen.type)}{near}")
-    return parse_block(where, f"{key}.params", known[chosen.type], chosen.params)
-
-
-def _check_combinations(where: str, file: CaseFile) -> None:
-    """Reject values that are valid by themselves, but not together."""
-    data, model = file.bertds.data, file.bertds.model
-    batch, lanes = file.train_batch_size, data.lanes
-    stage = file.zero_optimization.stage
-    if data.seq_len > model.max_position_embeddings:
-        raise ConfigError(
-            f"{where}: data.seq_len is {data.seq_len}, above model.max_position_embeddings "
-            f"{model.max_position_embeddings}: raise the latter or lower the former"
-        )
-    if file.fp16.enabled and stage == 0:
-        raise ConfigError(
-            f"{where}: fp16.enabled is true at zero_optimization.stage 0, where DeepSpeed 0.19.8 "
-            "never scales the loss: set the stage to 1, or use bf16"
-        )
-    if file.optimizer.type == "Lamb" and stage > 0:
-        raise ConfigError(
-            f"{where}: optimizer.type is Lamb at zero_optimization.stage {stage}, which splits the "
-            "layers whose norms Lamb compares: set the stage to 0, or use AdamW"
-        )
-    if lanes is not None and batch % lanes:
-        raise ConfigError(
-            f"{where}: data.lanes is {lanes}, which does not divide train_batch_size {batch}: "
-            "choose a divisor, or leave it out"
-        )

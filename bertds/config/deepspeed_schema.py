@@ -281,47 +281,6 @@ class DeepSpeedKeys(Block):
             return "bf16"
         return "fp16" if self.fp16.enabled else "fp32"
 
-    @model_validator(mode="after")
-    def _check_division(self) -> Self:
-        """Stages 2 and 3 divide gradients after the reduction, except with full all-reduce."""
-        zero = self.zero_optimization
-        is_before = self.prescale_gradients or self.gradient_predivide_factor != 1
-        if is_before and zero.stage in (2, 3) and zero.reduce_scatter:
-            raise ValueError(
-                "prescale_gradients and gradient_predivide_factor need zero_optimization.stage 0 or "
-                "1, or zero_optimization.reduce_scatter false: leave them out or change one"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_precision(self) -> Self:
-        if self.bf16.enabled and self.fp16.enabled:
-            raise ValueError("bf16 and fp16 are both enabled: enable one of them")
-        zero = self.zero_optimization
-        offloads = zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
-        reduced = {
-            "bf16.bf16_master_weights_and_grads": self.bf16.bf16_master_weights_and_grads,
-            "fp16.fp16_master_weights_and_grads": self.fp16.fp16_master_weights_and_grads,
-        }
-        for key, is_on in reduced.items():
-            if is_on and zero.stage == 0:
-                raise ValueError(
-                    f"{key} is true, which needs zero_optimization.stage 1, 2 or 3: change one of "
-                    "them"
-                )
-            if is_on and not (offloads or self.bf16.bf16_optimizer_states):
-                raise ValueError(
-                    f"{key} is true, which needs zero_optimization.offload_optimizer with device "
-                    '"cpu": change one of them'
-                )
-        dtype = self.data_types.grad_accum_dtype
-        if zero.stage == 0 and dtype not in (None, self.precision):
-            raise ValueError(
-                f'data_types.grad_accum_dtype is "{dtype}" with {self.precision} weights, which '
-                "needs zero_optimization.stage 1, 2 or 3: change one of them"
-            )
-        return self
-
 
 class CaseFile(DeepSpeedKeys):
     """A case file after its patches, without `arms`."""

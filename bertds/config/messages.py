@@ -2,13 +2,15 @@
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, ProblemsError
 
 AnyBlock = TypeVar("AnyBlock", bound=BaseModel)
 
@@ -40,41 +42,47 @@ _EXPECTED = {
 }
 
 
-def parse_block(where: str, prefix: str, model: type[AnyBlock], values: object) -> AnyBlock:
-    """Validate a block of settings.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A mistake in a case file."""
 
-    Args:
-        where: Start of an error message: the file and the arm.
-        prefix: Path of the block in the file, such as `optimizer.params`; empty for the whole file.
-        model: The model of the block.
-        values: The block as read from the file.
-
-    Raises:
-        ConfigError: A key or a value is wrong; the message is about the first one.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_message(prefix, model, error)}") from error
+    key: str
+    """Path of the key, such as `optimizer.params.lr`; empty for the whole file."""
+    text: str
+    """The message, which names key and value."""
 
 
-def _message(prefix: str, model: type[BaseModel], error: ValidationError) -> str:
-    # An unknown key comes first: it may be the misspelling of a missing one.
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    location = [str(part) for part in first["loc"] if part != "[key]"]
+def problems_error(where: str, problems: Sequence[Problem]) -> ConfigError:
+    """Build the error about one or several problems of a file."""
+    texts = [problem.text for problem in problems]
+    return ConfigError(f"{where}: {texts[0]}") if len(texts) == 1 else ProblemsError(where, texts)
+
+
+def problems_of(prefix: str, model: type[BaseModel], error: ValidationError) -> list[Problem]:
+    """Describe the errors of a block; unknown keys first, which may be misspelled missing ones."""
+    errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    return [_problem(prefix, model, each) for each in errors]
+
+
+def _problem(prefix: str, model: type[BaseModel], error: ErrorDetails) -> Problem:
+    location = [str(part) for part in error["loc"] if part != "[key]"]
     path = ".".join([prefix, *location] if prefix else location)
-    if first["type"] == "extra_forbidden":
+    return Problem(path, _text(path, location, model, error))
+
+
+def _text(path: str, location: list[str], model: type[BaseModel], error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
         return f"unknown key {path!r}{did_you_mean(location[-1], _keys_at(model, location[:-1]))}"
     path = path if path.isprintable() else repr(path)  # a name in the file may hold a line break
-    context = first.get("ctx", {})
-    if first["type"] == "missing":
+    context = error.get("ctx", {})
+    if error["type"] == "missing":
         return f"the key {path} is missing: add it"
-    if first["type"] == "value_error":
+    if error["type"] == "value_error":
         return f"{path}: {context['error']}" if path else str(context["error"])
-    if first["type"] not in _EXPECTED:
-        return f"{path} is {shown(first['input'])}: {first['msg']}"
-    expected = _EXPECTED[first["type"]].format(**context).replace("'", '"')
-    return f"{path} is {shown(first['input'])}, expected {expected}"
+    if error["type"] not in _EXPECTED:
+        return f"{path} is {shown(error['input'])}: {error['msg']}"
+    expected = _EXPECTED[error["type"]].format(**context).replace("'", '"')
+    return f"{path} is {shown(error['input'])}, expected {expected}"
 
 
 def shown(value: object) -> str:

@@ -2,15 +2,17 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.messages import block_of, did_you_mean
+from bertds.config.places import places_of
 from bertds.config.schema import BertdsConfig
 from bertds.config.strict_json import parse_json
-from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
+from bertds.config.unsupported_keys import remedy
 from bertds.errors import ConfigError
 
 Json = dict[str, Any]
@@ -91,7 +93,7 @@ def apply_setting(content: Json, key: str, value: Any) -> None:
     parts = key.split(".")
     if parts[0] in BertdsConfig.model_fields:
         parts = ["bertds", *parts]
-    if parts[0] not in UNSUPPORTED_KEYS:  # the check of the whole file has a message for these
+    if not _is_unsupported(parts):  # the check of the whole file has a message for these
         _check_path(key, parts)
     block = content
     for part in parts[:-1]:
@@ -106,15 +108,60 @@ def apply_setting(content: Json, key: str, value: Any) -> None:
         block[parts[-1]] = value
 
 
+def _is_unsupported(parts: list[str]) -> bool:
+    paths = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return any(remedy(path) is not None for path in paths)
+
+
 def _check_path(key: str, parts: list[str]) -> None:
     """Reject an unknown path; the check of the whole file covers the value."""
     if parts[0] not in CaseFile.model_fields:
         known = [*CaseFile.model_fields, *BertdsConfig.model_fields]
-        raise ConfigError(f"--set {key}: unknown path{did_you_mean(parts[0], known)}")
+        raise ConfigError(f"--set {key}: unknown path{_hint(parts[0], known)}")
     model: type[BaseModel] | None = CaseFile
     for part in parts:
         if model is None:
             return
         if part not in model.model_fields:
-            raise ConfigError(f"--set {key}: unknown path{did_you_mean(part, model.model_fields)}")
+            raise ConfigError(f"--set {key}: unknown path{_hint(part, model.model_fields)}")
         model = block_of(model.model_fields[part].annotation)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Name the paths of a key that belongs elsewhere, otherwise the nearest known key."""
+    places = [repr(place.removeprefix("bertds.")) for place in places_of(name)]
+    return f": did you mean {' or '.join(places)}?" if places else did_you_mean(name, known)
+
+
+def settings_patch(settings: Mapping[str, Any]) -> Json:
+    """Convert settings of a Python program to a patch of the file, as an arm is.
+
+    Args:
+        settings: Values by path, such as `{"run.max_steps": 100}`, or blocks within blocks, such
+            as `{"run": {"max_steps": 100}}`. None deletes. The prefix `bertds.` may be omitted.
+
+    Raises:
+        ConfigError: A case file has no such path, or a value is not one of JSON.
+    """
+    patch: Json = {}
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"settings: the key {key!r} is not a string, such as 'run.seed'")
+        parts = key.split(".")
+        parts = ["bertds", *parts] if parts[0] in BertdsConfig.model_fields else parts
+        if not _is_unsupported(parts):
+            _check_path(key, parts)
+        for part in reversed(parts):
+            value = {part: value}
+        patch = _merge(patch, value)
+    try:
+        return cast(Json, parse_json(json.dumps(patch, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"settings: {error}: give values as in JSON") from error
+
+
+def _merge(patch: Any, other: Any) -> Any:
+    """Merge two patches; both keep their None, which deletes when the patch is applied."""
+    if not isinstance(patch, dict) or not isinstance(other, dict):
+        return other
+    return {**patch, **{key: _merge(patch.get(key), value) for key, value in other.items()}}

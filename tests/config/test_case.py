@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,12 +89,20 @@ def base(write):
     return write(BASE)
 
 
+def check_lines(message: str) -> None:
+    """One line for one problem; a line for each of several, after their number."""
+    first, *problems = message.splitlines()
+    assert not problems or first.endswith(f": {len(problems)} problems")
+    assert len(problems) != 1
+    assert all(re.match(r"  \S", problem) for problem in problems)
+
+
 def rejection(path: Path, arm: str = "one", given: str = "") -> str:
     """The error message, after the checks that all messages must pass."""
     with pytest.raises(ConfigError) as rejected:
         read_case(path, arm, given)
     message = str(rejected.value)
-    assert "\n" not in message
+    check_lines(message)
     assert "pydantic" not in message
     assert len(message) < 900
     assert rejected.value.code == 2
@@ -447,7 +456,7 @@ def test_a_mutated_file_is_valid_or_rejected(tmp_path, mutations, arm):
         arms = list_arms(path)
         case = read_case(path, arm)
     except ConfigError as error:
-        assert "\n" not in str(error)
+        check_lines(str(error))
         return
     assert arm in [each.name for each in arms]
     assert case.train_batch_size > 0
@@ -464,7 +473,7 @@ def test_a_mutated_setting_is_valid_or_rejected(paths, values):
     try:
         read_case(CONFIGS / "case1.json", "layers4", text)
     except ConfigError as error:
-        assert "\n" not in str(error)
+        check_lines(str(error))
 
 
 def test_reading_a_case_needs_neither_torch_nor_deepspeed():

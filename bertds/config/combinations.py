@@ -1,0 +1,109 @@
+"""Values of a case file that are valid by themselves, but not together."""
+
+from collections.abc import Iterator
+
+from bertds.config.deepspeed_schema import CaseFile
+from bertds.config.optimizer_schema import CosineAnnealingWarmRestarts, OptimizerParams
+from bertds.config.schema import Block
+
+
+def invalid_combinations(
+    file: CaseFile, optimizer: OptimizerParams | None, scheduler: Block | None
+) -> Iterator[str]:
+    """Describe each combination of values that cannot be trained.
+
+    Args:
+        file: The whole file.
+        optimizer: Its `optimizer.params`, if they are valid.
+        scheduler: Its `scheduler.params`, if they are valid.
+    """
+    if (
+        isinstance(scheduler, CosineAnnealingWarmRestarts)
+        and optimizer is not None
+        and scheduler.eta_min > optimizer.lr
+    ):
+        yield (
+            f"scheduler.params.eta_min is {scheduler.eta_min}, above optimizer.params.lr "
+            f"{optimizer.lr}: lower it"
+        )
+    yield from _sizes(file)
+    yield from _division(file)
+    yield from _precision(file)
+    yield from _reduced_states(file)
+    yield from _optimizer_and_stage(file)
+
+
+def _sizes(file: CaseFile) -> Iterator[str]:
+    data, model = file.bertds.data, file.bertds.model
+    if data.seq_len > model.max_position_embeddings:
+        yield (
+            f"data.seq_len is {data.seq_len}, above model.max_position_embeddings "
+            f"{model.max_position_embeddings}: raise the latter or lower the former"
+        )
+    batch, lanes = file.train_batch_size, data.lanes
+    if lanes is not None and batch % lanes:
+        yield (
+            f"data.lanes is {lanes}, which does not divide train_batch_size {batch}: choose a "
+            "divisor, or leave it out"
+        )
+
+
+def _division(file: CaseFile) -> Iterator[str]:
+    """Stages 2 and 3 divide gradients after the reduction, except with full all-reduce."""
+    zero = file.zero_optimization
+    is_before = file.prescale_gradients or file.gradient_predivide_factor != 1
+    if is_before and zero.stage in (2, 3) and zero.reduce_scatter:
+        yield (
+            "prescale_gradients and gradient_predivide_factor need zero_optimization.stage 0 or "
+            "1, or zero_optimization.reduce_scatter false: leave them out or change one"
+        )
+
+
+def _precision(file: CaseFile) -> Iterator[str]:
+    if file.bf16.enabled and file.fp16.enabled:
+        yield "bf16 and fp16 are both enabled: enable one of them"
+    dtype = file.data_types.grad_accum_dtype
+    if file.zero_optimization.stage == 0 and dtype not in (None, file.precision):
+        yield (
+            f'data_types.grad_accum_dtype is "{dtype}" with {file.precision} weights, which needs '
+            "zero_optimization.stage 1, 2 or 3: change one of them"
+        )
+
+
+def _reduced_states(file: CaseFile) -> Iterator[str]:
+    """Master weights in 16 bits need a stage, and an optimizer on the host or in bf16."""
+    zero = file.zero_optimization
+    offloads = zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
+    reduced = {
+        "bf16.bf16_master_weights_and_grads": file.bf16.bf16_master_weights_and_grads,
+        "fp16.fp16_master_weights_and_grads": file.fp16.fp16_master_weights_and_grads,
+    }
+    for key in (key for key, is_on in reduced.items() if is_on):
+        if zero.stage == 0:
+            yield f"{key} is true, which needs zero_optimization.stage 1, 2 or 3: change one of them"
+        elif not (offloads or file.bf16.bf16_optimizer_states):
+            yield (
+                f"{key} is true, which needs zero_optimization.offload_optimizer with device "
+                '"cpu": change one of them'
+            )
+
+
+def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
+    """fp16 needs a stage, Lamb needs none: one message where both are given."""
+    stage, is_lamb = file.zero_optimization.stage, file.optimizer.type == "Lamb"
+    if file.fp16.enabled and is_lamb:
+        yield (
+            "fp16.enabled is true and optimizer.type is Lamb: fp16 needs zero_optimization.stage 1 "
+            "or more, where DeepSpeed 0.19.8 scales the loss, but Lamb needs stage 0; use bf16 at "
+            "stage 0, or AdamW at stage 1"
+        )
+    elif file.fp16.enabled and stage == 0:
+        yield (
+            "fp16.enabled is true at zero_optimization.stage 0, where DeepSpeed 0.19.8 never scales "
+            "the loss: set the stage to 1, or use bf16"
+        )
+    elif is_lamb and stage > 0:
+        yield (
+            f"optimizer.type is Lamb at zero_optimization.stage {stage}, which splits the layers "
+            "whose norms Lamb compares: set the stage to 0, or use AdamW"
+        )
