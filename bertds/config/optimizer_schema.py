@@ -126,7 +126,7 @@ class WarmupLR(Warmup, DeepSpeedWarmup):
     warmup_min_lr: Rate = 0.0
     """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
-    """Learning rate after the warm-up. Default: that of the optimizer."""
+    """Learning rate after the warm-up. Default: that of the optimizer, which a value must equal."""
 
 
 class WarmupDecayLR(WarmupAndTotal, DeepSpeedWarmup):
@@ -135,7 +135,7 @@ class WarmupDecayLR(WarmupAndTotal, DeepSpeedWarmup):
     warmup_min_lr: Rate = 0.0
     """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
-    """Learning rate after the warm-up. Default: that of the optimizer."""
+    """Learning rate after the warm-up. Default: that of the optimizer, which a value must equal."""
 
 
 class WarmupCosineLR(WarmupAndTotal, DeepSpeedWarmup):
@@ -152,8 +152,9 @@ class OneCycle(Block):
 
     cycle_min_lr: Rate
     """Learning rate at both ends of the cycle."""
-    cycle_max_lr: Positive
-    """Learning rate in the middle of the cycle."""
+    cycle_max_lr: Positive | None = None
+    """Learning rate in the middle of the cycle. Default: that of the optimizer, which a value must
+    equal."""
     decay_lr_rate: Rate = 0.0
     """Decay of the learning rate after the cycle."""
     cycle_first_step_size: Count = 2000
@@ -177,7 +178,7 @@ class OneCycle(Block):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.cycle_min_lr > self.cycle_max_lr:
+        if self.cycle_max_lr is not None and self.cycle_min_lr > self.cycle_max_lr:
             raise ValueError(
                 f"cycle_min_lr {self.cycle_min_lr} is above cycle_max_lr {self.cycle_max_lr}: "
                 "swap them"

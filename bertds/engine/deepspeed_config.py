@@ -9,12 +9,12 @@ import torch
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
 from bertds.config.optimizer_schema import Chosen
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.distributed.world import World
 from bertds.errors import ConfigError, DeviceError
 from bertds.optim.lr_schedules import (
     DEEPSPEEDS_OWN,
     Factor,
-    ScheduleLengths,
     deepspeed_block,
     lr_lambda,
 )

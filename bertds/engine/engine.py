@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.data.packing import PackedBatch
 from bertds.data.rng import derive_key
 from bertds.distributed.failures import abandoned_compilations, translate_step_errors
@@ -54,7 +55,7 @@ from bertds.metrics.accumulators import (
 from bertds.metrics.timing import StepTimer
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
-from bertds.optim.lr_schedules import ScheduleLengths, torch_scheduler
+from bertds.optim.lr_schedules import torch_scheduler
 from bertds.optim.param_groups import no_decay, parameter_groups
 
 logger = logging.getLogger("bertds")

@@ -9,7 +9,6 @@ updates use the minimum rate (WarmupLR, linear, W = 4, peak 1: 0, 0, .25, .5, .7
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,32 +18,18 @@ from bertds.config.optimizer_schema import (
     SCHEDULERS,
     Chosen,
     CosineAnnealingWarmRestarts,
+    OneCycle,
     Warmup,
     WarmupAndTotal,
     WarmupExponentialLR,
     WarmupLinearLR,
     WarmupStableDecayLR,
 )
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.errors import ConfigError
 
 Factor = Callable[[int], float]
 DEEPSPEEDS_OWN = ("WarmupLR", "WarmupDecayLR", "WarmupCosineLR", "OneCycle")
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleLengths:
-    """The lengths of an epoch and of the run in optimizer steps."""
-
-    steps_per_epoch: int
-    num_steps: int
-
-    def steps(self, num_steps: int | None, epochs: float | None) -> int:
-        """Convert a length in steps or in epochs to steps; without either, return the run's."""
-        if num_steps is not None:
-            return num_steps
-        if epochs is not None:
-            return max(1, round(epochs * self.steps_per_epoch))
-        return self.num_steps
 
 
 def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float) -> Factor:
@@ -81,7 +66,7 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
             period = lengths.steps(None, params.decay_epochs)
             return partial(
                 exponential,
-                warmup=_warmup(params, lengths),
+                warmup=lengths.warmup(params),
                 gamma=params.gamma,
                 period=period,
                 staircase=params.staircase,
@@ -94,17 +79,9 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
             raise AssertionError(f"{scheduler.type} is implemented by DeepSpeed")
 
 
-def _warmup(params: Warmup, lengths: ScheduleLengths) -> int:
-    """Return the steps of the warm-up."""
-    if params.warmup_epochs == 0:
-        return 0
-    return lengths.steps(params.warmup_num_steps, params.warmup_epochs)
-
-
 def _warmup_and_total(params: WarmupAndTotal, lengths: ScheduleLengths) -> tuple[int, int]:
     """Return the steps of the warm-up and of the whole schedule."""
-    warmup = _warmup(params, lengths)
-    total = lengths.steps(params.total_num_steps, params.total_epochs)
+    warmup, total = lengths.warmup(params), lengths.total(params)
     _check_fits(warmup, total, "the warm-up")
     return warmup, total
 
@@ -175,12 +152,14 @@ def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float)
     values = params.model_dump(exclude_none=True)
     if isinstance(params, Warmup):
         values = {k: v for k, v in values.items() if not k.endswith("_epochs")}
-        values["warmup_num_steps"] = max(1, _warmup(params, lengths))
+        values["warmup_num_steps"] = max(1, lengths.warmup(params))
     if isinstance(params, WarmupAndTotal):
         values["total_num_steps"] = _warmup_and_total(params, lengths)[1]
     if "warmup_min_lr" in values:
         # DeepSpeed's WarmupDecayLR defaults to 0.001 instead of the optimizer's rate.
         values.setdefault("warmup_max_lr", peak_lr)
+    if isinstance(params, OneCycle):
+        values.setdefault("cycle_max_lr", peak_lr)
     return {"type": scheduler.type, "params": values}
 
 

@@ -1,5 +1,6 @@
 """The data of a case as resource estimates need it: from the shard indexes, or as stated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +60,23 @@ def corpus_of(
         parts = open_train(case, root)
         indexes = [part.shards.index for part in parts]
         stored_bytes = sum(index.bytes_per_token * index.tokens for index in indexes)
-        return Corpus(
+        corpus = Corpus(
             sequences=sum(part.num_sequences * part.weight for part in parts),
             mean_length=mean_length_of(parts),
             vocab_size=indexes[0].vocab_size,
             bytes_per_token=stored_bytes / sum(index.tokens for index in indexes),
             source=", ".join(str(part.shards.files) for part in parts),
         )
-    vocab_size = vocab_size or case.bertds.model.vocab_size
+        stated = {"--sequences": sequences, "--mean_length": mean_length}
+        _check_stated(corpus, {**stated, "--vocab_size": vocab_size})
+        _check_stated(corpus, {"model.vocab_size": case.bertds.model.vocab_size})
+        return corpus
+    in_case = case.bertds.model.vocab_size
+    if vocab_size is not None and in_case not in (None, vocab_size):
+        raise ConfigError(
+            f"--vocab_size is {vocab_size}, but model.vocab_size is {in_case}: leave one of them out"
+        )
+    vocab_size = vocab_size or in_case
     if vocab_size is None:
         raise ConfigError(
             f"{paths[0]} has no shards, and the size of the vocabulary is unknown: point --data at "
@@ -84,3 +94,14 @@ def corpus_of(
         bytes_per_token=_BYTES_PER_TOKEN,
         source="as stated; no shards were read",
     )
+
+
+def _check_stated(corpus: Corpus, stated: Mapping[str, float | None]) -> None:
+    """Reject a number that differs from that of the shards, which would be used."""
+    for key, value in stated.items():
+        found = getattr(corpus, key.rpartition(".")[2].removeprefix("--"))
+        if value is not None and value != found:
+            raise ConfigError(
+                f"{key} is {value}, but the shards in {corpus.source} have {found}: leave it out, "
+                "or point --data elsewhere"
+            )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
+from bertds.config.consistency import check_consistency
+from bertds.config.messages import Problem, problems_error
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.config.schema import num_steps
 from bertds.data.loader import default_lanes
 from bertds.data.sampler import whole_batches
@@ -80,6 +83,8 @@ class Plan:
     stages: list[Stage]
     step_seconds: float
     """Compute time per step at the stated MFU, without communication."""
+    warnings: list[str]
+    """Settings that may not fit the length of the run."""
 
     @property
     def hours(self) -> float:
@@ -98,8 +103,8 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         mfu: Assumed model FLOPs utilization, 0 to 1.
 
     Raises:
-        ConfigError: The batch size is not a multiple of the number of GPUs, or an epoch has fewer
-            sequences than a batch.
+        ConfigError: The batch size is not a multiple of the number of GPUs, an epoch has fewer
+            sequences than a batch, or settings contradict one another or the length of the run.
     """
     batch = case.train_batch_size
     if batch % gpus:
@@ -107,7 +112,12 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
             f"train_batch_size is {batch}, expected a multiple of --gpus {gpus}: change --gpus, or "
             f"pass --set train_batch_size={math.ceil(batch / gpus) * gpus}"
         )
-    steps = num_steps(case.bertds.run, whole_batches(corpus.sequences, batch))
+    steps_per_epoch = whole_batches(corpus.sequences, batch)
+    steps = num_steps(case.bertds.run, steps_per_epoch)
+    findings = check_consistency(case, ScheduleLengths(steps_per_epoch, steps))
+    if findings.errors:
+        where = f"{case.name}.json (arm {case.arm})"
+        raise problems_error(where, [Problem("", text) for text in findings.errors])
     model = case.bertds.model
     flops = model_flops_per_token(
         hidden_size=model.hidden_size,
@@ -131,6 +141,7 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         tokens=steps * tokens_per_step,
         stages=[_stage(number, case, corpus, gpus, gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
+        warnings=findings.warnings,
     )
 
 
@@ -226,6 +237,7 @@ def table(plan: Plan, gpus_per_node: int) -> str:
         f"lanes    {lanes}",
         f"reading  {bytes_per_s / 1e6:.2f} MB/s per host; GPUs per host: {host}",
         f"time     {time}",
+        *(f"warning  {text}" for text in plan.warnings),
         "",
         f"{plan.gpu.gib} GiB per GPU, {_RESERVED_GIB} of them reserved for the driver and NCCL.",
         "peak = weights + optimizer + buckets + max(activations + logits, gradients, update)",

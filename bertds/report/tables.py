@@ -91,6 +91,7 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
             f"acc {metric('acc/valid', value['accuracy'])}".strip()
             for name, value in baselines.items()
         ),
+        "highest learning rate": _highest_rate(arm),
         "steps per epoch": count(resolved.get("steps_per_epoch")),
         "planned steps": count(resolved.get("num_steps")),
         "micro-batch × accumulation × ranks": (
@@ -102,6 +103,13 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     return {name: value for name, value in metadata.items() if value not in ("", NO_VALUE)}
+
+
+def _highest_rate(arm: ArmRun) -> str:
+    """The highest rate in the metrics: what was used, whatever the settings say."""
+    rates = arm.series("lr").values
+    rates = rates[np.isfinite(rates)]
+    return f"{rates.max():.4g}" if len(rates) else ""
 
 
 def _data_sizes(sets: Mapping[str, Mapping[str, Any]]) -> str:

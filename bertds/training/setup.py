@@ -12,6 +12,9 @@ import torch
 from bertds.checkpoint.directory import list_checkpoints
 from bertds.config.batch import BatchSplit, split_batch, valid_micro_batch_size
 from bertds.config.case import Case
+from bertds.config.consistency import check_consistency
+from bertds.config.messages import Problem, problems_error
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.config.schema import num_steps
 from bertds.data.data_root import DataRoot, warn_of_small_cache
 from bertds.data.dataset import DatasetSubset, open_train
@@ -29,7 +32,6 @@ from bertds.errors import ConfigError
 from bertds.huggingface.pretrained import Pretrained, open_pretrained
 from bertds.io.json_files import read_json
 from bertds.model.attention import uses_varlen_attention
-from bertds.optim.lr_schedules import ScheduleLengths
 from bertds.runs.config_drift import check_unchanged
 from bertds.tracking.packages import check_packages
 
@@ -114,6 +116,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     steps_per_epoch = loader.sampler.steps_per_epoch
     lengths = ScheduleLengths(steps_per_epoch, num_steps(case.bertds.run, steps_per_epoch))
     _check_not_beyond(run_dir, lengths)
+    _check_consistency(case, run_dir, lengths)
     # Computed for their errors, which must come before a process group exists.
     deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
     custom_lr_lambda(case, lengths)
@@ -190,6 +193,17 @@ def _check_resume(case: Case, run_dir: Path) -> None:
             f'run.resume is "never", but {run_dir} holds the checkpoint {checkpoints[0].name}: '
             'train into another --out, or set it to "auto"'
         )
+
+
+def _check_consistency(case: Case, run_dir: Path, lengths: ScheduleLengths) -> None:
+    """No setting contradicts another one, or the length of the run; a run that exists goes on."""
+    findings = check_consistency(case, lengths)
+    where = f"{case.name}.json (arm {case.arm})"
+    has_started = bool(list_checkpoints(run_dir))
+    if findings.errors and not has_started:
+        raise problems_error(where, [Problem("", text) for text in findings.errors])
+    for text in [*findings.errors, *findings.warnings]:
+        logger.warning("%s: %s", where, text)
 
 
 def _check_not_beyond(run_dir: Path, lengths: ScheduleLengths) -> None:

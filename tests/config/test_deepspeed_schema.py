@@ -212,7 +212,7 @@ def test_the_parameters_and_defaults_of_a_scheduler(kind):
     ours = SCHEDULERS[kind].model_fields.keys() - in_epochs
     assert ours == signature.keys() - {"optimizer", "last_batch_iteration"}
     # Lengths come from the run, the rate from the optimizer.
-    for name in ours - {"warmup_num_steps", "total_num_steps", "warmup_max_lr"}:
+    for name in ours - {"warmup_num_steps", "total_num_steps", "warmup_max_lr", "cycle_max_lr"}:
         default = SCHEDULERS[kind].model_fields[name].default
         if default is not PydanticUndefined:
             assert signature[name].default == default, name

@@ -20,13 +20,14 @@ from bertds.errors import ConfigError
 from bertds.model import mlm
 from bertds.planner.corpus import Corpus, corpus_of
 from bertds.planner.memory import MicroBatch, count_parameters, memory
-from bertds.planner.plan import GPUS, communication, make_plan
+from bertds.planner.plan import GPUS, communication, make_plan, table
 from bertds.training.metric_logger import _flops_per_token
 from bertds.training.setup import prepare_run
 from tests.helpers.gloo import run
 from tests.helpers.launching import ROOT, free_port
 from tests.helpers.weights import count_parameters as parameters_of
 
+SCHEDULE = 'scheduler={{"type":"{}","params":{{"warmup_epochs":{},"warmup_type":"linear"}}}}'
 OPTIMIZER = {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.1}}
 MODEL = {
     "hidden_size": 384,
@@ -242,6 +243,32 @@ def test_without_shards_the_numbers_must_be_stated(tmp_path: Path) -> None:
             corpus_of(case, tmp_path, vocab_size=9, **wrong)
     stated = corpus_of(case, tmp_path, sequences=320, mean_length=None, vocab_size=9)
     assert (stated.sequences, stated.mean_length) == (320, 96.0)
+
+
+def test_a_number_that_is_stated_twice_is_compared(tmp_path, data_root):
+    case, _ = case_of(tmp_path, {})
+    none: dict[str, Any] = dict.fromkeys(("sequences", "mean_length", "vocab_size"))
+    found = corpus_of(case, data_root, **none)
+    for key in none:
+        value = getattr(found, key)
+        assert corpus_of(case, data_root, **{**none, key: value}) == found
+        with pytest.raises(ConfigError, match=f"--{key} is {value + 1}, but the shards in .* have"):
+            corpus_of(case, data_root, **{**none, key: value + 1})
+    other, _ = case_of(tmp_path, {}, "model.vocab_size=9")
+    with pytest.raises(ConfigError, match="model.vocab_size is 9, but the shards in"):
+        corpus_of(other, data_root, **none)
+    with pytest.raises(ConfigError, match="--vocab_size is 8, but model.vocab_size is 9"):
+        corpus_of(other, tmp_path / "empty", **{**none, "vocab_size": 8})
+
+
+def test_a_plan_holds_the_schedule_against_the_run(tmp_path, data_root):
+    case, _ = case_of(tmp_path, {}, SCHEDULE.format("WarmupLR", 3))
+    corpus = corpus_of(case, data_root, sequences=None, mean_length=None, vocab_size=None)
+    with pytest.raises(ConfigError, match="the warm-up takes .* steps .*warmup_epochs 3"):
+        make_plan(case, corpus, 1, GPUS["h100"], 0.4)
+    case, _ = case_of(tmp_path, {}, SCHEDULE.format("WarmupLR", 2))
+    plan = make_plan(case, corpus, 1, GPUS["h100"], 0.4)
+    assert "\nwarning  the warm-up takes" in table(plan, 8)
 
 
 def test_more_gpus_need_less_memory_and_time(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_different_and_common_settings(case6):
     assert common["`train_batch_size`"] == "256"
 
 
+def test_the_learning_rate_that_was_used_is_shown_beside_the_settings(tmp_path):
+    for name, rate in (("low", 3e-5), ("high", 2e-3)):
+        lines = lines_of(4)
+        for number, line in enumerate(lines):
+            line["lr"] = rate / (1 + abs(number - 2))  # the peak is in the middle
+        write_run(tmp_path, "case1", name, lines)
+    arms = load_arms(tmp_path / "case1")
+    (row,) = [
+        row
+        for row in table_with("\n\n".join(settings_tables(arms)), "run", "`low`")
+        if row[0] == "highest learning rate"
+    ]
+    names = [arm.name for arm in arms]
+    assert dict(zip(names, row[1:], strict=True)) == {"low": "3e-05", "high": "0.002"}
+
+
 def test_final_and_best_results(tmp_path):
     lines = lines_of(20)
     for line in lines:

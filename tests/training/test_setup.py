@@ -77,6 +77,28 @@ def test_fewer_steps_than_the_checkpoint_has_are_rejected(data_root: Path, tmp_p
     assert prepare_run(case, data_root, run_dir, World()).is_finished()
 
 
+def test_a_contradiction_stops_a_new_run_but_not_one_that_resumes(
+    data_root: Path, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    settings = (
+        'scheduler={"type":"WarmupLR","params":{"warmup_num_steps":99,"warmup_type":"linear",'
+        '"warmup_max_lr":1e-5}}'
+    )
+    path, run_dir = tmp_path / "case.json", tmp_path / "out"
+    path.write_text(json.dumps(BASE))
+    case = read_case(path, "main", settings)
+    with pytest.raises(ConfigError, match="case.json .arm main.: 2 problems") as refused:
+        prepare_run(case, data_root, run_dir, World())
+    rates, warmup = str(refused.value).splitlines()[1:]
+    assert "scheduler.params.warmup_max_lr is 1e-05, but optimizer.params.lr is 0.002" in rates
+    assert "the warm-up takes 99 steps" in warmup
+    assert not run_dir.exists()
+    (run_dir / "checkpoints" / "step_0000000008").mkdir(parents=True)
+    prepare_run(case, data_root, run_dir, World())
+    assert rates.strip() in told.text
+    assert warmup.strip() in told.text
+
+
 def test_fewer_sequences_than_a_batch_are_rejected(data_root: Path, tmp_path: Path) -> None:
     said = refusal(data_root, tmp_path / "out", "train_batch_size=100000")
     assert "fewer than one batch of 100000: lower train_batch_size or add text" in said
