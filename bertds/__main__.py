@@ -1,4 +1,4 @@
-"""`python -m bertds COMMAND`: work with runs, without DeepSpeed.
+"""`python -m bertds COMMAND`: work with case files and runs.
 
 Each command imports only what it needs: `report` starts in a second, without torch.
 """
@@ -130,7 +130,28 @@ def plan(
     print(table(make_plan(case, corpus, gpus, GPUS[gpu], mfu), gpus_per_node))
 
 
+def check(ds_config: Path, arm: str = "", set: str = "") -> None:
+    """Check a case file without data, and report all of its mistakes at once.
+
+    Args:
+        ds_config: The case file.
+        arm: One of its arms; all of them if not given.
+        set: Changes to the case, as 'a.b=value,…'; may be repeated.
+    """
+    from bertds.config.case import select_arms
+
+    logging.disable(logging.WARNING)  # DeepSpeed logs the device that it finds
+    from bertds.training.case_check import check_cases
+
+    logging.disable(logging.NOTSET)
+    arms = select_arms(ds_config, arm)
+    for warning in check_cases(dict.fromkeys((each.path, each.run_arm) for each in arms), set):
+        print(f"warning: {warning}")
+    print(f"{ds_config}: no mistakes (arms: {', '.join(each.name for each in arms)})")
+
+
 COMMANDS: dict[str, cli.Command] = {
+    "check": check,
     "evaluate": evaluate,
     "export": export,
     "fill": fill,

@@ -28,9 +28,11 @@ import fire
 from fire.core import FireExit
 from fire.decorators import SetParseFns
 
-from bertds.errors import ExitCode, exit_code_of
+from bertds.errors import ExitCode, ProblemsError, exit_code_of
 
 Command = Callable[..., int | None]
+_MERGED_FLAGS = ("set",)
+"""Flags that may be repeated; their values are joined with commas."""
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -78,7 +80,8 @@ def run(
         return ExitCode.INTERRUPTED
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
-        message = " ".join(str(error).split()) or type(error).__name__
+        lines = str(error).splitlines() if isinstance(error, ProblemsError) else [str(error)]
+        message = "\n  ".join(" ".join(line.split()) for line in lines) or type(error).__name__
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             message = f"{error.filename}: {error.strerror}"
         print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
@@ -140,7 +143,9 @@ def _parse(function: Command, hints: Mapping[str, Any], arguments: list[str]) ->
             positional.append(argument)
             continue
         flag, value = _parse_flag(hints, argument, rest)
-        if flag in values:
+        if flag in values and flag in _MERGED_FLAGS:
+            value = f"{values[flag]},{value}"
+        elif flag in values:
             raise ValueError(f"--{flag} is given twice: remove one")
         values[flag] = value
     parameters = inspect.signature(function).parameters

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertds import cli
-from bertds.config.case import read_case, select_arms
+from bertds.config.case import select_arms
 from bertds.distributed.launcher_guard import terminate_with_launcher
 from bertds.distributed.world import World
 from bertds.engine.process_group import destroy_process_group
 from bertds.errors import DeviceError, ExitCode, exit_code_of
 from bertds.tracking import console
+from bertds.training.case_check import read_cases
 from bertds.training.session import open_session
 from bertds.training.setup import prepare_run
 
@@ -53,7 +54,7 @@ def main(
     with _reported_once(world):
         arms = select_arms(ds_config, arm)
         distinct = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
-        cases = [read_case(path, name, set) for path, name in distinct]
+        cases = read_cases(distinct, set)
         runs = [prepare_run(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = [run for run in runs if not run.is_finished()]
     for run in runs:
