@@ -94,7 +94,7 @@ class Masker:
                 "use 'token' or a tokenizer with a Metaspace, byte-level or WordPiece model"
             )
         self.rule = rule
-        self._mask_id = mask_id
+        self.mask_id = mask_id
         self._maskable: Bools = np.ones(vocab_size, dtype=bool)
         self._maskable[list(unmaskable_ids)] = False
         self.drawable = np.flatnonzero(self._maskable)
@@ -213,7 +213,7 @@ class Masker:
         hashes = splitmix64(keys ^ _REPLACEMENT, position)
         uniform = (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
         rule = self.rule
-        inputs[chosen[uniform < rule.mask_share]] = self._mask_id
+        inputs[chosen[uniform < rule.mask_share]] = self.mask_id
         random = np.flatnonzero(
             (uniform >= rule.mask_share) & (uniform < rule.mask_share + rule.random_share)
         )

@@ -20,8 +20,8 @@ from bertds.engine.optimizer_state import shapes
 from bertds.errors import ExitCode
 from bertds.io.atomic import atomic_write
 from bertds.io.json_files import read_json, write_json
+from bertds.metrics.baselines import compute_baselines
 from bertds.metrics.device import device_name
-from bertds.metrics.unigram_baseline import unigram_baseline
 from bertds.runs.status import now, write_status
 from bertds.training.setup import RunSetup
 
@@ -115,14 +115,17 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
     before = read_json(run.run_dir / "case.json").get("resolved", {})
     train = [_dataset_info(subset) for subset in run.train]
     valid = {name: _dataset_info(dataset.subset) for name, dataset in run.valid.items()}
-    # Computed once a run: it takes a pass over the validation sets.
+    # Computed once a run: it takes a pass over the validation sets, and over training text.
     baseline = before.get("guess_without_context") if before.get("valid") == valid else None
     if baseline is None and run.valid:
-        baseline = unigram_baseline(
+        logger.info("computing the baselines, from the training text and the validation masks")
+        baseline = compute_baselines(
             run.valid,
+            run.train,
             run.vocabulary.size,
-            lambda packs: watchdog.through(packs, "computing the unigram baseline"),
+            lambda items: watchdog.through(items, "computing the baselines"),
         )
+        logger.info("%s", describe_baselines(baseline))
     totals = {key: sum(info[key] for info in train) for key in ("sequences", "tokens")}
     return {
         "world_size": run.world.world_size,
@@ -142,6 +145,16 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
         "device": device_name(engine.device),
         "started": before.get("started") or now(),
     }
+
+
+def describe_baselines(baseline: dict[str, Any]) -> str:
+    """One line with the loss and the accuracy of both baselines."""
+    both = {"unigram": baseline, "neighbour": baseline["neighbour"]}
+    texts = [
+        f"{name} {values['loss']:.3f} nats, {values['accuracy']:.1%}"
+        for name, values in both.items()
+    ]
+    return f"baselines: {'; '.join(texts)}"
 
 
 def _dataset_info(subset: DatasetSubset) -> dict[str, Any]:

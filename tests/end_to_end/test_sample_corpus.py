@@ -17,7 +17,7 @@ from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import PackedBatch, RankBatchSpec
 from bertds.data.validation import masked_valid, valid_packs
 from bertds.data.vocabulary import Vocabulary
-from bertds.metrics.unigram_baseline import unigram_baseline
+from bertds.metrics.baselines import compute_baselines
 from bertds.model.batch import DeviceBatch
 from bertds.model.mlm import MaskedLanguageModel
 from tests.helpers.launching import ROOT, environment, lines_of, run
@@ -56,7 +56,7 @@ def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) 
         "encoder": encoder[-1],
         "neighbours": neighbour_accuracy(train, valid),
         "itself": self_attending_accuracy(case, train, valid, vocabulary),
-        "guess": unigram_baseline({"valid": valid}, vocabulary.size)["accuracy"],
+        "guess": compute_baselines({"valid": valid}, [train], vocabulary.size)["accuracy"],
     }
     print(accuracies)
     assert accuracies["encoder"] > accuracies["neighbours"] + 0.1
