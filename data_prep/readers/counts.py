@@ -13,6 +13,7 @@ READ = "lines"
 KEPT = "lines kept"
 BLANK = "blank lines"
 NO_TEXT = "records without a text"
+WRONG_FIELDS = "rows with another number of fields"
 DUPLICATE = "duplicate lines"
 INVALID = "lines with invalid UTF-8"
 UNMASKABLE_LINES = "lines dropped whole"
@@ -21,11 +22,13 @@ _DROPPED = {
     BLANK: BLANK,
     NO_TEXT: NO_TEXT,
     "lines that are no JSON with a text": NO_TEXT,  # the name in older manifests
+    WRONG_FIELDS: "rows with another number of fields than the first",
     DUPLICATE: DUPLICATE,
     UNMASKABLE_LINES: "lines without a maskable token",
 }
 _REMEDIES = {
     NO_TEXT: "name the field of the text with --column",
+    WRONG_FIELDS: "quote fields that hold the delimiter",
     DUPLICATE: "--nodedup keeps these",
     UNMASKABLE_LINES: "the tokenizer knows no character of these, was it trained on other text?",
 }

@@ -20,12 +20,15 @@ from data_prep.readers.signatures import (
     explain_unreadable,
 )
 from data_prep.readers.streams import Compression, decompress
+from data_prep.readers.table import check_table_column
 
-Kind = Literal["lines", "jsonl", "json", "tar", "arrow", "parquet", "mds"]
+Kind = Literal["lines", "jsonl", "json", "csv", "tsv", "tar", "arrow", "parquet", "mds"]
 _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".tar": "tar",
     ".arrow": "arrow",
     ".parquet": "parquet",
@@ -60,12 +63,15 @@ class FileFormat:
     note: str = ""
 
 
-def detect_format(path: Path | str, file: io.BufferedReader, encoding: str = UTF8) -> FileFormat:
+def detect_format(
+    path: Path | str, file: io.BufferedReader, column: str, encoding: str = UTF8
+) -> FileFormat:
     """The format that the name of a file tells, corrected by its first bytes.
 
     Args:
         path: The name.
         file: The content.
+        column: The name of the text column, which a table must have.
         encoding: The encoding of texts whose first bytes do not prove another one.
 
     Raises:
@@ -83,7 +89,10 @@ def detect_format(path: Path | str, file: io.BufferedReader, encoding: str = UTF
         chosen = choose_encoding(head, encoding)
         if reason := explain_wrong_encoding(head, chosen):
             raise ValueError(f"{path} {reason}")
-        kind = _kind_of_text(head, chosen, kind)
+        text = _decode(head, chosen)
+        if text and (kind == "csv" or kind == "tsv"):
+            check_table_column(path, text, kind, column)
+        kind = _kind_of_text(text, kind)
         if chosen != encoding:
             note = f"read as {chosen}, which its first bytes prove, not as {encoding}"
             return FileFormat(kind=kind, compression=compression, encoding=chosen, note=note)
@@ -123,9 +132,14 @@ def _detect_binary_kind(
     return binary_kind_of(head)
 
 
-def _kind_of_text(head: bytes, encoding: str, kind: Kind) -> Kind:
+def _decode(head: bytes, encoding: str) -> str:
+    """The text of the first bytes."""
+    text: str = codecs.getincrementaldecoder(encoding)("replace").decode(head)
+    return text.removeprefix("\ufeff")
+
+
+def _kind_of_text(text: str, kind: Kind) -> Kind:
     """The kind of a text file, which is told apart from JSON that is not one object per line."""
-    text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if kind == "jsonl" and (is_json_array(text) or is_json_over_lines(text)):
         return "json"
     if kind == "lines" and (is_json_over_lines(text) or begins_with_json_array(text)):

@@ -205,7 +205,7 @@ def describe_source(
             shard=file,
         )
     with open_binary(file) as stream:
-        form = detect_format(file, stream, encoding)
+        form = detect_format(file, stream, column, encoding)
         if form.kind == "arrow" or form.kind == "parquet":
             check_column(file, stream, form.kind, column)
         stream.seek(0)

@@ -23,6 +23,7 @@ from data_prep.readers.jsonl import MAX_JSON_BYTES
 from data_prep.readers.mds import mds_lines
 from data_prep.readers.sources import Source, open_binary
 from data_prep.readers.streams import Reader, decompress
+from data_prep.readers.table import table_lines
 from data_prep.readers.tar import tar_lines
 
 _PIECE_BYTES = 1 << 20  # minimum size of a read
@@ -120,6 +121,9 @@ def _stream_pieces(source: Source, stream: IO[bytes], counts: Counter[str]) -> I
     if source.kind in ("lines", "jsonl"):
         while piece := stream.read(cleaning.CHUNK_BYTES):
             yield piece
+        return
+    if source.kind == "csv" or source.kind == "tsv":
+        yield from table_lines(source.path, stream, source.kind, source.column, counts)
         return
     if source.compression != "none":  # otherwise each small read goes to the decompressor
         stream = io.BufferedReader(cast("io.RawIOBase", stream), _PIECE_BYTES)

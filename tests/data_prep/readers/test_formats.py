@@ -1,5 +1,6 @@
 """Datasets of other programs give exactly the shards of the same text as JSON lines."""
 
+import csv
 import gzip
 import json
 import random
@@ -170,6 +171,20 @@ def json_array(path, documents):
     return [f"--input={path}/*.json*"]
 
 
+def tables(path, documents):
+    """Quoted texts with delimiters and line ends, and a form of Excel's for German users."""
+    with (path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("id", "text"), *enumerate(documents[:300])])
+    with gzip.open(path / "b.tsv.gz", "wt", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerows([("text", "label"), *((text, 0) for text in documents[300:600])])
+    with (path / "c.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, delimiter=";", quoting=csv.QUOTE_ALL)
+        writer.writerows([("text", "label"), *((text, 0) for text in documents[600:])])
+    return [f"--input={path}/*.?sv*"]
+
+
 def other_encodings(path, documents):
     """Encodings that have every character; those with a mark need no option."""
     records = [json.dumps({"text": text}, ensure_ascii=False) for text in documents]
@@ -203,7 +218,7 @@ def some_of_each(path, documents):
 
 KINDS = [
     saved_dataset, saved_dict, parquet_snapshot, other_columns, mds, mds_zstd, mds_gz,
-    written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array, other_encodings, without_endings,
+    written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array, tables, other_encodings, without_endings,
     some_of_each,
 ]  # fmt: skip
 

@@ -1,0 +1,122 @@
+"""Reads the text column of `.csv` and `.tsv` files, whose first row names the columns.
+
+Files differ in their delimiter and in whether they quote. Of the usual forms, the one is taken that
+names the column and gives the most rows with as many fields as the first row. A table is read in
+order, with a row in memory.
+"""
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from data_prep.readers.counts import WRONG_FIELDS
+from data_prep.readers.jsonl import MAX_JSON_BYTES
+
+TableKind = Literal["csv", "tsv"]
+_DELIMITERS: dict[TableKind, str] = {"csv": ",;\t|", "tsv": "\t"}  # the first is the usual one
+_SAMPLE_LINES = 500
+_MAX_ROW_CHARACTERS = MAX_JSON_BYTES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Form:
+    """How the rows of a table are written."""
+
+    delimiter: str
+    is_quoted: bool
+
+    def rows(self, lines: Iterable[str]) -> Any:
+        """A reader of the rows, which also tells its line number."""
+        csv.field_size_limit(_MAX_ROW_CHARACTERS)
+        if self.is_quoted:
+            return csv.reader(lines, delimiter=self.delimiter)
+        return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+
+
+def check_table_column(path: Path | str, text: str, kind: TableKind, column: str) -> None:
+    """Check that the first row of a table names the column once.
+
+    Args:
+        path: Name of the file.
+        text: The beginning of the file.
+        kind: The kind by its name.
+        column: Name of the text column.
+
+    Raises:
+        ValueError: It does not.
+    """
+    _choose_form(path, text.splitlines(keepends=True)[:_SAMPLE_LINES], kind, column)
+
+
+def table_lines(
+    path: Path | str, stream: IO[bytes], kind: TableKind, column: str, counts: Counter[str]
+) -> Iterator[bytes]:
+    """The texts of a column, one line each.
+
+    A row with more or fewer fields than the first one is an empty line, and is counted in `counts`.
+
+    Raises:
+        ValueError: The file is not a valid table.
+    """
+    # Invalid bytes stay as they are: cleaning replaces and counts them.
+    wrapper = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+    lines = _checked_lines(path, wrapper)
+    sample = list(itertools.islice(lines, _SAMPLE_LINES))
+    form = _choose_form(path, sample, kind, column)
+    rows = form.rows(itertools.chain(sample, lines))
+    try:
+        header = next(rows, [])
+        place = header.index(column) if header else 0
+        for row in rows:
+            is_valid = len(row) == len(header)
+            counts[WRONG_FIELDS] += bool(row) and not is_valid
+            text = row[place] if is_valid else ""
+            yield text.replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not a valid .{kind} file, line {rows.line_num:,} ({error}): is a quotation "
+            "mark missing?"
+        ) from error
+    wrapper.detach()
+
+
+def _checked_lines(path: Path | str, file: io.TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(_MAX_ROW_CHARACTERS + 1):
+        if len(line) > _MAX_ROW_CHARACTERS:
+            raise ValueError(f"{path} has a line of more than {_MAX_ROW_CHARACTERS:,} characters")
+        yield line
+
+
+def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: str) -> _Form:
+    """The form that names the column and gives the most rows of full length."""
+    forms = [
+        _Form(delimiter=delimiter, is_quoted=is_quoted)
+        for is_quoted in (True, False)
+        for delimiter in _DELIMITERS[kind]
+    ]
+    header = next(forms[0].rows(lines), [])
+    named = [form for form in forms if next(form.rows(lines), [column]).count(column) == 1]
+    if not named:
+        names = ", ".join(header) or "none"
+        raise ValueError(
+            f"{path} has no column {column!r}, or several, it has {names}: name the text column "
+            "with --column; a file without a row of names needs another ending, such as .txt"
+        )
+    return max(named, key=lambda form: _num_full_rows(form, lines))
+
+
+def _num_full_rows(form: _Form, lines: list[str]) -> int:
+    rows = form.rows(lines)
+    num_full = 0
+    try:
+        length = len(next(rows, []))
+        for row in rows:
+            num_full += len(row) == length
+    except csv.Error:
+        pass  # a field that is not closed; the rows before count
+    return num_full

@@ -1,0 +1,77 @@
+"""Tables: the column is found whatever the form, and rows that do not fit are counted."""
+
+import csv
+import gzip
+import io
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.readers import table
+from data_prep.readers.table import table_lines
+from tests.data_prep.readers.rejection import error_message
+
+FIELDS = st.text("가a ,;|\t\"'\n\r", max_size=8)
+
+
+def read(content, kind="csv", column="text", counts=None):
+    counts = Counter() if counts is None else counts
+    lines = table_lines("a", io.BytesIO(content), kind, column, counts)
+    return b"".join(lines).decode().split("\n")[:-1]
+
+
+@given(rows=st.lists(st.tuples(FIELDS, FIELDS), max_size=8), delimiter=st.sampled_from(",;|\t"))
+def test_each_row_is_one_line(rows, delimiter):
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+    writer.writerows([("label", "text"), *rows])
+    assert read(file.getvalue().encode()) == [text.replace("\n", " ") for _, text in rows]
+
+
+def test_quotation_marks_that_quote_nothing():
+    content = 'id\ttext\tlabel\n1\t"great" film\t1\n2\t"not closed\t0\n3\tgood"\t1\n'
+    assert read(content.encode(), "tsv") == ['"great" film', '"not closed', 'good"']
+
+
+def test_a_single_column_may_hold_commas():
+    assert read(b"text\nfirst, second\nthird\n") == ["first, second", "third"]
+
+
+def test_rows_of_another_length_are_dropped_and_counted():
+    counts = Counter()
+    content = b"text,label\na,1\n\nb, and c,1\nd\ne,1\n"
+    assert read(content, counts=counts) == ["a", "", "", "", "e"]
+    assert counts == {"rows with another number of fields": 2}
+
+
+def test_invalid_utf8_reaches_the_cleaning_as_it_is():
+    (line,) = table_lines("a", io.BytesIO(b"text,x\na\xff,1\n"), "csv", "text", Counter())
+    assert line == b"a\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("body,label\na,1\n", "has no column 'text', or several, it has body, label: name"),
+        ("text,text\na,1\n", "it has text, text: name the text column with --column"),
+        ("감히 최고\n왕좌\n", "a file without a row of names needs another ending"),
+    ],
+)
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_a_table_without_the_column_is_an_error(tmp_path, capsys, content, message, is_compressed):
+    path = tmp_path / ("a.csv.gz" if is_compressed else "a.csv")
+    path.write_bytes(gzip.compress(content.encode()) if is_compressed else content.encode())
+    error = error_message(tmp_path, capsys, f"--input={path}")
+    assert str(path) in error
+    assert message in error
+
+
+def test_a_quotation_mark_that_is_never_closed_is_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(table, "_MAX_ROW_CHARACTERS", 1000)
+    rows = 'a,"b, b"\n' * 600 + 'a,"b\n' + "a,b\n" * 600
+    (tmp_path / "a.csv").write_text(f"id,text\n{rows}")
+    error = error_message(tmp_path, capsys, f"--input={tmp_path}/a.csv")
+    assert f"{tmp_path}/a.csv is not a valid .csv file, line " in error
+    assert "is a quotation mark missing?" in error
