@@ -1,16 +1,17 @@
 """Finds the Arrow and parquet files of Hugging Face dataset directories.
 
 A directory is one of three kinds: a DatasetDict or a Dataset written by `save_to_disk`, or any
-directory with parquet files, such as a snapshot from the Hub.
+directory with parquet files, such as a snapshot from the Hub. Of splits, `train` is read.
 """
 
 import os
-import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bertds.io.json_files import read_json_object
 from bertds.io.remote import is_url
+from data_prep.readers.hub_snapshot import snapshot_files
+from data_prep.readers.splits import choose_split
 
 STATE_NAME, DICT_NAME = "state.json", "dataset_dict.json"
 
@@ -48,13 +49,7 @@ def _find_files(directory: Path) -> list[Path]:
         return _dataset_dict_files(directory)
     if (directory / STATE_NAME).is_file():
         return _dataset_files(directory)
-    files = [
-        path
-        for path in sorted(directory.rglob("*.parquet"))
-        # Hidden directories are caches of downloads.
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-    ]
+    files = snapshot_files(directory)
     if not files:
         raise ValueError(
             f"--from_hf names {directory}, which has no {STATE_NAME}, no {DICT_NAME} and no "
@@ -64,16 +59,14 @@ def _find_files(directory: Path) -> list[Path]:
 
 
 def _dataset_dict_files(directory: Path) -> list[Path]:
-    """The files of all splits. A message names the splits, since one may be a test set."""
+    """The files of the split for training."""
     path = directory / DICT_NAME
-    splits = _read_json(path).get("splits")
-    if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+    names = _read_json(path).get("splits")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} names no splits: save the dataset again with save_to_disk")
-    print(
-        f"{directory}: reading all splits ({', '.join(splits)}); to read one, name its directory",
-        file=sys.stderr,
-    )
-    return [file for split in splits for file in _dataset_files(_sibling(path, split))]
+    splits = {name: _sibling(path, name) for name in names}
+    example = f"--from_hf {directory}/{names[0]}" if names else "--from_hf"
+    return _dataset_files(choose_split(str(directory), splits, example))
 
 
 def _dataset_files(directory: Path) -> list[Path]:

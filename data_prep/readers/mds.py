@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from data_prep.readers.hf_dataset import dataset_directories
+from data_prep.readers.splits import choose_split
 from data_prep.readers.streams import Reader, as_line
 
 INDEX_NAME = "index.json"
@@ -101,6 +102,9 @@ def mds_shards(directory: Path, column: str) -> list[MdsShard]:
             names is missing or outside the directory.
     """
     path = directory / INDEX_NAME
+    splits = {index.parent.name: index for index in sorted(directory.glob(f"*/{INDEX_NAME}"))}
+    if not path.is_file() and splits:
+        path = choose_split(str(directory), splits, f"--from_mds {directory}/{next(iter(splits))}")
     if not path.is_file():
         raise ValueError(
             f"--from_mds names {directory}, which has no {INDEX_NAME}: expected the directory of "

@@ -28,6 +28,7 @@ from data_prep.readers.file_format import Kind, detect_format
 from data_prep.readers.hf_dataset import hf_files
 from data_prep.readers.jsonl import DEFAULT_COLUMN
 from data_prep.readers.mds import MdsShard, check_mds_file, mds_files
+from data_prep.readers.splits import warn_of_splits
 from data_prep.readers.streams import Compression
 
 
@@ -166,6 +167,7 @@ def _expand(name: str, spool: Path) -> list[Path | str]:
             f"--input names {name}, which does not exist: expected a file, a glob or - for "
             "standard input"
         )
+    warn_of_splits(name, files)
     return [*files]
 
 

@@ -70,7 +70,7 @@ def table_lines(
     form = _choose_form(path, sample, kind, column)
     rows = form.rows(itertools.chain(sample, lines))
     try:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         place = header.index(column) if header else 0
         for row in rows:
             is_valid = len(row) == len(header)
@@ -99,7 +99,7 @@ def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: st
         for is_quoted in (True, False)
         for delimiter in _DELIMITERS[kind]
     ]
-    header = next(forms[0].rows(lines), [])
+    header: list[str] = next(forms[0].rows(lines), [])
     named = [form for form in forms if next(form.rows(lines), [column]).count(column) == 1]
     if not named:
         names = ", ".join(header) or "none"

@@ -75,7 +75,7 @@ def saved_dict(path, documents):
         train=datasets.Dataset.from_dict({"body": documents[:half]}),
         test=datasets.Dataset.from_dict({"body": documents[half:]}),
     ).save_to_disk(path / "hf")
-    return [f"--from_hf={path}/hf", "--column=body"]
+    return [f"--from_hf={path}/hf/train,{path}/hf/test", "--column=body"]
 
 
 def parquet_snapshot(path, documents):
@@ -319,15 +319,6 @@ def test_records_without_a_text_are_dropped_and_counted(directory, tmp_path, doc
     changes = {name: after.get(name, 0) - before.get(name, 0) for name in names}
     changed = {name: change for name, change in changes.items() if change}
     assert changed == {"lines": 2, "records without a text": 2}
-
-
-def test_all_splits_or_one_of_a_dataset_dict(tmp_path, documents, capsys):
-    saved_dict(tmp_path, documents)
-    with open_sources(Inputs(from_hf=f"{tmp_path}/hf", column="body"), tmp_path) as sources:
-        assert len(sources) == 2
-    assert "reading all splits (train, test)" in capsys.readouterr().err
-    with open_sources(Inputs(from_hf=f"{tmp_path}/hf/train", column="body"), tmp_path) as sources:
-        assert len(sources) == 1
 
 
 def test_parquet_files_and_tars_behind_urls(directory, documents, tmp_path):
