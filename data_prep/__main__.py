@@ -20,6 +20,7 @@ from data_prep.reproduction import MERGES, format_table, make_all_sets
 from data_prep.sample.generator import write_sample
 from data_prep.sharding.options import ShardOptions, parse_masking
 from data_prep.sharding.pipeline import make_shards
+from data_prep.tokenizer_file import ByteOptions
 from data_prep.verify import find_shard_sets, verify_shard_set
 
 REFERENCE_MERGES = ",".join(map(str, MERGES))
@@ -46,6 +47,8 @@ def tokenizer(
     encoding: str = UTF8,
     lowercase: bool = False,
     min_count: int = 5,
+    byte_fallback: bool = False,
+    byte_level: bool = False,
 ) -> None:
     """Train a BPE tokenizer and write it as a Hugging Face tokenizer.json.
 
@@ -67,12 +70,18 @@ def tokenizer(
         encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
             or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
         lowercase: Whether the tokenizer converts text to lower case.
-        min_count: Minimum number of occurrences of a character. Rarer characters become [UNK].
+        min_count: Minimum number of occurrences of a character. Rarer characters become [UNK], or
+            bytes with --byte_fallback. Without effect with --byte_level.
+        byte_fallback: Whether a character outside the vocabulary becomes its UTF-8 bytes, which
+            add 256 ids. No text then becomes [UNK].
+        byte_level: Whether the vocabulary is byte-level as in GPT-2, RoBERTa and ModernBERT: 256
+            bytes instead of characters. Excludes --byte_fallback.
     """
     inputs = Inputs(
         input=input, from_hf=from_hf, from_mds=from_mds, column=column, encoding=encoding
     )
-    train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count)
+    options = ByteOptions(byte_fallback=byte_fallback, byte_level=byte_level)
+    train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count, options)
 
 
 def shard(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertds.data.shards.format import Index
-from data_prep import train_tokenizer
+from data_prep import tokenizer_file, train_tokenizer
 from data_prep.output.manifest import MANIFEST_NAME, is_up_to_date, write_manifest
 from data_prep.readers.sources import Source, open_sources
 from data_prep.sharding.options import ShardOptions
@@ -87,12 +87,12 @@ def make_vocabularies(sources: list[Source], out: Path, merges: list[int]) -> No
     vocabulary = train_tokenizer.learn(sources, max(merges), lowercase=True, min_count=MIN_COUNT)
     # All are built before the first is written, so an error leaves nothing.
     contents = {
-        path: train_tokenizer.build(vocabulary, num_merges, lowercase=True)
+        path: tokenizer_file.build(vocabulary, num_merges, lowercase=True)
         for num_merges, path in paths.items()
     }
     write_manifest(out / MANIFEST_NAME, recipe, {"characters": len(vocabulary.characters)})
     for path, content in contents.items():
-        train_tokenizer.write(path, content)
+        tokenizer_file.write(path, content)
 
 
 def vocabulary_name(num_merges: int) -> str:

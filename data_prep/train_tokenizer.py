@@ -6,27 +6,29 @@ Ids 0 to 4 are `[PAD] [UNK] [CLS] [SEP] [MASK]`. Then come the characters that o
 `min_count` times, by code point, and the merges in the order in which they were found. The first M
 merges of a vocabulary are therefore the vocabulary of M merges.
 
+With byte fallback the 256 bytes come before the characters, and stand for rarer characters. A
+byte-level vocabulary has the bytes only, and its words are those of GPT-2's pre-tokenizer.
+
 While merges are counted, a rarer character ends a word. Leaving it out would make its neighbors
 adjacent and count pairs that the text does not contain. The text is read twice and not held in
 memory; 80 MB of text and 50,000 merges take about a minute.
 """
 
+import dataclasses
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from bertds.io.atomic import atomic_write
 from data_prep.output.manifest import is_up_to_date, write_manifest
 from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.counts import (
@@ -39,49 +41,31 @@ from data_prep.readers.counts import (
 )
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.readers.text import read_chunks
+from data_prep.tokenizer_file import (
+    NO_BYTES,
+    SPECIALS,
+    WORD_MARK,
+    ByteOptions,
+    Vocabulary,
+    build,
+    normalizer,
+    pre_tokenizer,
+    write,
+)
 
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORD_MARK = "▁"
 FORMAT = 1  # to be raised when the same text gives another vocabulary
 MIN_PAIR_COUNT = 2  # pairs that occur only once are not merged
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIALS)))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Vocabulary:
-    """The result of training: the characters, the merges in order, and what became of the text."""
-
-    characters: list[str]
-    merges: list[tuple[str, str]]
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def tokens(self, num_merges: int) -> tuple[list[str], list[tuple[str, str]]]:
-        """The tokens of a vocabulary with `num_merges` merged tokens, and their merges.
-
-        Two merges may make the same token, as `a` `aa` and `aa` `a` do. It counts once.
-
-        Raises:
-            ValueError: This vocabulary has fewer.
-        """
-        tokens = dict.fromkeys([*SPECIALS, *self.characters])
-        num_tokens = len(tokens) + num_merges
-        merges: list[tuple[str, str]] = []
-        for merge in self.merges:
-            if len(tokens) == num_tokens:
-                break
-            tokens["".join(merge)] = None
-            merges.append(merge)
-        if len(tokens) < num_tokens:
-            available = num_merges - num_tokens + len(tokens)
-            raise ValueError(
-                f"the text has only {available:,} merges, {num_merges:,} were requested: set "
-                f"--merges to {available:,} or less, or give more text"
-            )
-        return list(tokens), merges
+_SPECIAL_OR_BYTE = re.compile(f"{_SPECIAL.pattern}|<0x[0-9A-F]{{2}}>")
 
 
 def make_tokenizer(
-    inputs: Inputs | str, num_merges: int, path: Path, lowercase: bool, min_count: int
+    inputs: Inputs | str,
+    num_merges: int,
+    path: Path,
+    lowercase: bool,
+    min_count: int,
+    options: ByteOptions = NO_BYTES,
 ) -> None:
     """Train and write a tokenizer.json; a finished one is kept.
 
@@ -92,36 +76,51 @@ def make_tokenizer(
     manifest = path.with_name(f"{path.stem}.made.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_sources(inputs, path.parent) as sources:
-        recipe = tokenizer_recipe(sources, num_merges, lowercase, min_count)
+        recipe = tokenizer_recipe(sources, num_merges, lowercase, min_count, options)
         if is_up_to_date(manifest, [path], recipe):
             print(f"{path}: already finished, nothing to do")
             return
-        vocabulary = learn(sources, num_merges, lowercase, min_count)
+        vocabulary = learn(sources, num_merges, lowercase, min_count, options)
         print(f"{path}:\n{format_counts(vocabulary.counts)}")
-        content = build(vocabulary, num_merges, lowercase)
-        num_characters = len(vocabulary.characters)
-        write_manifest(manifest, recipe, {"characters": num_characters})
+        content = build(vocabulary, num_merges, lowercase, options)
+        write_manifest(manifest, recipe, {"characters": len(vocabulary.characters)})
         write(path, content)
-    print(
-        f"{path}: {len(SPECIALS)} special tokens, {num_characters:,} characters, "
-        f"{num_merges:,} merges: {len(SPECIALS) + num_characters + num_merges:,} ids"
-    )
+    parts = {
+        "special tokens": len(SPECIALS),
+        "bytes": len(vocabulary.byte_tokens),
+        "characters": len(vocabulary.characters),
+        "merges": num_merges,
+    }
+    listed = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count)
+    print(f"{path}: {listed}: {sum(parts.values()):,} ids")
 
 
 def tokenizer_recipe(
-    sources: list[Source], num_merges: int, lowercase: bool, min_count: int
+    sources: list[Source],
+    num_merges: int,
+    lowercase: bool,
+    min_count: int,
+    options: ByteOptions = NO_BYTES,
 ) -> dict[str, Any]:
     """Everything that the bytes of a tokenizer depend on."""
+    used = {name: True for name, is_set in dataclasses.asdict(options).items() if is_set}
     return {
         "format": FORMAT,
         "merges": num_merges,
         "lowercase": lowercase,
         "min_count": min_count,
+        **used,  # an option that is not set is absent, as in earlier versions
         "sources": [source.identity for source in sources],
     }
 
 
-def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: int) -> Vocabulary:
+def learn(
+    sources: list[Source],
+    num_merges: int,
+    lowercase: bool,
+    min_count: int,
+    options: ByteOptions = NO_BYTES,
+) -> Vocabulary:
     """Learn at least `num_merges` merges, or all that the text has.
 
     Raises:
@@ -132,58 +131,37 @@ def learn(sources: list[Source], num_merges: int, lowercase: bool, min_count: in
     if min_count < 1:
         raise ValueError(f"--min_count is {min_count}, expected at least 1")
     counts: Counter[str] = Counter()
-    characters = _frequent_characters(sources, lowercase, min_count, counts)
-    add_kept(counts)
-    warn_of_losses("tokenizer", counts)
+    characters: list[str] = []
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if options.byte_level:
+        backend.normalizer = normalizer(lowercase)
+        backend.pre_tokenizer = pre_tokenizer(options)
+        words = _lines_without_special_tokens(sources, counts)
+    else:
+        characters = _frequent_characters(sources, lowercase, min_count, counts)
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        words = _marked_words(sources, lowercase, characters, options)
     trainer = trainers.BpeTrainer(
-        vocab_size=len(SPECIALS) + len(characters) + num_merges,
+        vocab_size=len(SPECIALS) + len(options.byte_tokens) + len(characters) + num_merges,
         special_tokens=list(SPECIALS),
-        initial_alphabet=characters,
+        initial_alphabet=options.byte_tokens if options.byte_level else characters,
         min_frequency=MIN_PAIR_COUNT,
         show_progress=sys.stderr.isatty(),
     )
-    backend.train_from_iterator(_marked_words(sources, lowercase, characters), trainer)
+    backend.train_from_iterator(words, trainer)
     model = json.loads(backend.to_str())["model"]
-    merges = [(left, right) for left, right in model["merges"]]
-    return Vocabulary(characters=characters, merges=merges, counts=counts)
-
-
-def build(vocabulary: Vocabulary, num_merges: int, lowercase: bool) -> bytes:
-    """The `tokenizer.json` of the first merges of a vocabulary.
-
-    Raises:
-        ValueError: The vocabulary has fewer merges.
-    """
-    tokens, merges = vocabulary.tokens(num_merges)
-    ids = {token: number for number, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=SPECIALS[1]))
-    steps: list[Any] = [normalizers.NFC()]
-    if lowercase:
-        steps.append(normalizers.Lowercase())
-    backend.normalizer = normalizers.Sequence(steps)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(WORD_MARK, prepend_scheme="always")
-    backend.decoder = decoders.Metaspace(WORD_MARK, prepend_scheme="always")
-    backend.add_special_tokens(
-        # [MASK] replaces a token including its `▁`, so it takes the space before it.
-        [tokenizers.AddedToken(name, lstrip=name == "[MASK]", special=True) for name in SPECIALS]
+    add_kept(counts)
+    warn_of_losses("tokenizer", counts)
+    return Vocabulary(
+        characters=characters,
+        merges=[(left, right) for left, right in model["merges"]],
+        byte_tokens=options.byte_tokens,
+        counts=counts,
     )
-    content: str = backend.to_str(pretty=True)
-    return (content + "\n").encode()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a tokenizer.json atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(content)
-
-
-def _texts(
-    sources: list[Source], lowercase: bool, title: str, counts: Counter[str]
-) -> Iterator[str]:
-    """The text as the tokenizer normalizes it, one chunk of lines at a time."""
+def _line_batches(sources: list[Source], title: str, counts: Counter[str]) -> Iterator[list[str]]:
+    """The clean lines of the text, one chunk at a time."""
     total = sum(source.size for source in sources)
     before = 0
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
@@ -191,15 +169,20 @@ def _texts(
             of_source: Counter[str] = Counter()
             by_reader: Counter[str] = Counter()
             for chunk, position in read_chunks(source, by_reader):
-                lines = clean_lines(chunk, source.line_kind, of_source, source.column)
-                text = "\n".join(lines)
-                # The library lower-cases each character alone, so it has no final sigma.
-                yield text.replace("Σ", "σ").lower() if lowercase else text
+                yield clean_lines(chunk, source.line_kind, of_source, source.column)
                 bar.update(before + position - bar.n)
             check_is_utf8(source.path, of_source)
             counts.update(of_source)
             add_reader_counts(counts, by_reader)
             before += source.size
+
+
+def _texts(batches: Iterable[list[str]], lowercase: bool) -> Iterator[str]:
+    """The text as the tokenizer normalizes it, one chunk of lines at a time."""
+    for lines in batches:
+        text = "\n".join(lines)
+        # The library lower-cases each character alone, so it has no final sigma.
+        yield text.replace("Σ", "σ").lower() if lowercase else text
 
 
 def _frequent_characters(
@@ -210,7 +193,7 @@ def _frequent_characters(
     Adds what became of the lines to `counts`.
     """
     occurrences: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
-    for text in _texts(sources, lowercase, "characters", counts):
+    for text in _texts(_line_batches(sources, "characters", counts), lowercase):
         code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         occurrences += np.bincount(code_points, minlength=len(occurrences))
     occurrences[ord(WORD_MARK)] += occurrences[ord(" ")] + occurrences[ord("\n")] + 1
@@ -224,11 +207,34 @@ def _frequent_characters(
     return characters
 
 
-def _marked_words(sources: list[Source], lowercase: bool, characters: list[str]) -> Iterator[str]:
-    """Lines of words with word marks; special tokens and unknown characters become spaces."""
+def _marked_words(
+    sources: list[Source], lowercase: bool, characters: list[str], options: ByteOptions = NO_BYTES
+) -> Iterator[str]:
+    """Lines of words with word marks; special tokens and unknown characters become spaces.
+
+    With byte fallback, the names of bytes do as well, so that no merges spell them.
+    """
+    special = _SPECIAL_OR_BYTE if options.byte_fallback else _SPECIAL
     unknown = re.compile(f"[^{re.escape(''.join(characters))} \n]")
-    for text in _texts(sources, lowercase, "merges", Counter()):
+    for text in _texts(_line_batches(sources, "merges", Counter()), lowercase):
         marked = WORD_MARK + text.replace(" ", f" {WORD_MARK}").replace("\n", f"\n{WORD_MARK}")
         if WORD_MARK in text:  # a mark inside a word starts another word, as in the tokenizer
             marked = re.sub(f"(?<=[^ \n]){WORD_MARK}", f" {WORD_MARK}", marked)
-        yield from unknown.sub(" ", _SPECIAL.sub(" ", marked)).split("\n")
+        yield from unknown.sub(" ", special.sub(" ", marked)).split("\n")
+
+
+def _lines_without_special_tokens(sources: list[Source], counts: Counter[str]) -> Iterator[str]:
+    """Lines in which special tokens became spaces.
+
+    Adds what became of the lines to `counts`.
+
+    Raises:
+        ValueError: There is no line.
+    """
+    is_empty = True
+    for lines in _line_batches(sources, "merges", counts):
+        is_empty = is_empty and not lines
+        yield from (_SPECIAL.sub(" ", line) for line in lines)
+    if is_empty:
+        reason = explain_nothing_kept(counts, sources[0].column)
+        raise ValueError(reason or "the text has no line: give more text")

@@ -176,10 +176,32 @@ class Tokenizer:
         single characters. A text that contains `▁` is an exception.
         """
         split = self._description.get("pre_tokenizer") or {}
-        if split.get("type") != "Metaspace" or not split.get("split", True):
-            return False
-        if split.get("replacement") != "▁" or split.get("prepend_scheme") != "always":
-            return False
+        return (
+            split.get("type") == "Metaspace"
+            and split.get("split", True)
+            and split.get("replacement") == "▁"
+            and split.get("prepend_scheme") == "always"
+            and self._normalizes_single_characters
+        )
+
+    @cached_property
+    def words_have_their_blank(self) -> bool:
+        """Whether a line can be encoded word by word, each word with the blank before it.
+
+        This holds for a byte-level pre-tokenizer without a prefix, if blanks are single and the
+        normalizer works on single characters.
+        """
+        split = self._description.get("pre_tokenizer") or {}
+        return (
+            split.get("type") == "ByteLevel"
+            and split.get("use_regex", True)
+            and not split.get("add_prefix_space", True)
+            and self._normalizes_single_characters
+        )
+
+    @cached_property
+    def _normalizes_single_characters(self) -> bool:
+        """Whether the normalizer works on single characters, and only special tokens are added."""
         steps = self._description.get("normalizer") or {"type": "Sequence", "normalizers": []}
         steps = steps["normalizers"] if steps["type"] == "Sequence" else [steps]
         added = self._description.get("added_tokens", [])

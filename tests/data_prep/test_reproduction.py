@@ -91,7 +91,7 @@ def test_an_interrupted_run_is_resumed(out, texts, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     resumed = tmp_path / "resumed"
-    for module, name in ((reproduction.train_tokenizer, "write"), (reproduction, "make_shards")):
+    for module, name in ((reproduction.tokenizer_file, "write"), (reproduction, "make_shards")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(module, name, stop)
             make_all_sets(*texts, resumed, MERGES, 1)

@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 from bertds.data.tokenizer import Tokenizer
 from data_prep import train_tokenizer
 from data_prep.readers.sources import open_sources
+from data_prep.tokenizer_file import ByteOptions
 from data_prep.train_tokenizer import SPECIALS, make_tokenizer
 
 
-def make(directory, text, merges, *, lowercase=True, min_count=5, name="tokenizer.json"):
+def make(
+    directory, text, merges, *, lowercase=True, min_count=5, name="tokenizer.json", **byte_options
+):
     """The parsed tokenizer.json of a text."""
     (directory / "text.txt").write_text(text)
     path = directory / name
-    make_tokenizer(str(directory / "text.txt"), merges, path, lowercase, min_count)
+    options = ByteOptions(**byte_options)
+    make_tokenizer(str(directory / "text.txt"), merges, path, lowercase, min_count, options)
     return json.loads(path.read_text())
 
 
@@ -65,6 +69,67 @@ def test_rare_characters_are_unknown(tmp_path):
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
     (ids,) = tokenizer.encode_batch(["abzω"])
     assert tokenizer.tokens(ids) == ["▁", "ab", "[UNK]", "ω"]
+
+
+BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
+BYTE_LETTERS = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_byte_fallback_adds_the_bytes_before_the_characters(tmp_path):
+    content = make(tmp_path, "abab baba Ω\n" * 4 + "Ω", 1, byte_fallback=True)
+    vocabulary = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    assert vocabulary == [*SPECIALS, *BYTE_NAMES, "a", "b", "ω", "▁", "ab"]
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    (ids,) = tokenizer.encode_batch(["ab é😀ω"])
+    names = ["▁", "ab", "▁", "<0xC3>", "<0xA9>", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "ω"]
+    assert tokenizer.tokens(ids) == names
+    assert tokenizer.word_starts()[ids].tolist() == [name == "▁" for name in names]
+
+
+def test_the_name_of_a_byte_in_the_text_is_not_the_byte(tmp_path):
+    content = make(tmp_path, "x<0x41>y <0x41> ab\n" * 9, 2, lowercase=False, byte_fallback=True)
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    (ids,) = tokenizer.encode_batch(["x<0x41>y"])
+    assert content["model"]["vocab"]["<0x41>"] not in ids
+    assert tokenizer.decode(ids) == "x<0x41>y"
+
+
+def test_a_byte_level_vocabulary_is_bytes_and_merges(tmp_path, text):
+    large = make(tmp_path, text, 300, byte_level=True)
+    vocabulary = sorted(large["model"]["vocab"], key=large["model"]["vocab"].get)
+    assert vocabulary[: 5 + 256] == [*SPECIALS, *BYTE_LETTERS]
+    assert len(vocabulary) == 5 + 256 + 300
+    small = make(tmp_path, text, 100, byte_level=True, name="small.json")
+    assert small["model"]["merges"] == large["model"]["merges"][: len(small["model"]["merges"])]
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    line = text.split("\n")[0]
+    (ids,) = tokenizer.encode_batch([line])
+    assert tokenizer.word_starts()[ids].sum() == line.count(" ")
+    masked = tokenizer.tokens(tokenizer.encode_marked("12 [MASK] 13"))
+    assert masked[:2] == ["12", "[MASK]"]  # [MASK] takes the space before it
+    assert masked[2].startswith("Ġ")
+
+
+@pytest.mark.parametrize("option", ["byte_fallback", "byte_level"])
+def test_with_bytes_any_text_decodes_to_itself(tmp_path_factory, text, option):
+    directory = tmp_path_factory.mktemp("bytes")
+    make(directory, text, 100, lowercase=False, **{option: True})
+    tokenizer = Tokenizer.load(directory / "tokenizer.json")
+
+    @given(st.text(st.characters(codec="utf-8"), max_size=20))
+    def check(any_text):
+        # Metaspace writes a blank as a mark, and takes a leading blank for its own.
+        line = unicodedata.normalize("NFC", any_text).replace("▁", "").strip(" ")
+        (ids,) = tokenizer.encode_batch([line])
+        assert set(ids).isdisjoint(tokenizer.unmaskable_ids)
+        assert tokenizer.decode(ids) == line
+
+    check()
+
+
+def test_byte_options_exclude_each_other():
+    with pytest.raises(ValueError, match="--byte_level and --byte_fallback exclude each other"):
+        ByteOptions(byte_fallback=True, byte_level=True)
 
 
 def test_rare_characters_keep_their_neighbors_apart(tmp_path):
@@ -176,7 +241,15 @@ def test_a_finished_tokenizer_is_kept(tmp_path, text, capsys):
 
 
 @pytest.mark.parametrize(
-    "change", [{"merges": 99}, {"lowercase": False}, {"min_count": 6}, {"text": "other text\n" * 9}]
+    "change",
+    [
+        {"merges": 99},
+        {"lowercase": False},
+        {"min_count": 6},
+        {"text": "other text\n" * 9},
+        {"byte_fallback": True},
+        {"byte_level": True},
+    ],
 )
 def test_another_tokenizer_is_not_overwritten(tmp_path, text, change):
     make(tmp_path, text, 100)
@@ -196,6 +269,8 @@ def test_another_tokenizer_is_not_overwritten(tmp_path, text, change):
         ({"min_count": 0}, "--min_count is 0"),
         ({"text": "abc\n"}, "no character occurs at least 5 times"),
         ({"text": "\n\n\n"}, "no character occurs at least 5 times"),
+        ({"text": "\n\n\n", "byte_level": True}, "the text has no line"),
+        ({"text": "a b\n", "byte_level": True}, "the text has only 0 merges"),
     ],
 )
 def test_mistakes_are_errors_and_write_nothing(tmp_path, text, options, message):

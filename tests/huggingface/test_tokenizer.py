@@ -78,6 +78,24 @@ def test_ids_equal_those_in_the_shards(text, tokenizer_path, tmp_path, special_t
     assert hf_tokenizer.mask_token == "[MASK]"
 
 
+@pytest.mark.parametrize("flag", ["--byte_fallback", "--byte_level"])
+def test_byte_tokenizers_are_exported_exactly(text, tmp_path, flag):
+    """Any text becomes bytes, not [UNK], and decodes to itself."""
+    path = tmp_path / "bytes.json"
+    data_prep("tokenizer", "--input", text, "--merges", 100, "--out", path, flag)
+    tokenizer = Tokenizer.load(path)
+    hf_tokenizer = load_with_transformers(tokenizer, tmp_path, add_special_tokens=False)
+    lines = ["ba 😀 co👩‍👩‍👧 ＡＢＣ 漢字", "don't <0x41> x▁y", *text.read_text().split("\n")]
+    cleaned = clean_lines("\n".join(lines).encode(), "lines", Counter())
+    for line, ids in zip(cleaned, tokenizer.encode_batch(cleaned), strict=True):
+        assert hf_tokenizer(line).input_ids == ids
+        assert tokenizer.special_ids["unk"] not in ids
+        decoded = line if flag == "--byte_level" else line.replace("▁", " ")
+        assert tokenizer.decode(ids) == hf_tokenizer.decode(ids) == decoded
+    marked = "ba [MASK] 😀"
+    assert tokenizer.encode_marked(marked) == hf_tokenizer(marked).input_ids
+
+
 def test_mask_in_a_text_is_the_mask_token_and_pairs_are_separated(tokenizer_path, tmp_path):
     """The blank before [MASK] gets no token."""
     tokenizer = Tokenizer.load(tokenizer_path)

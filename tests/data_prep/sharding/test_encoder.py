@@ -16,20 +16,24 @@ from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.sources import open_sources
 from data_prep.sharding import encoder as encoder_module
 from data_prep.sharding.encoder import LineEncoder
+from data_prep.tokenizer_file import ByteOptions
 
 
-@pytest.fixture(scope="module")
-def tokenizer(lines, tmp_path_factory):
+@pytest.fixture(scope="module", params=["characters", "byte_fallback", "byte_level"])
+def tokenizer(request, lines, tmp_path_factory):
     """A lower-casing tokenizer of `data_prep`, which splits text at spaces."""
+    options = ByteOptions(**({} if request.param == "characters" else {request.param: True}))
     directory = tmp_path_factory.mktemp("encode")
     text = [*lines["ko"], *lines["en"], "the WORDS of ▁ a line, 단어와 말"] * 6
     (directory / "text").write_text("\n".join(text))
     with open_sources(str(directory / "text"), directory) as sources:
-        vocabulary = train_tokenizer.learn(sources, 300, lowercase=True, min_count=5)
-    content = train_tokenizer.build(vocabulary, 300, lowercase=True)
+        vocabulary = train_tokenizer.learn(
+            sources, 300, lowercase=True, min_count=5, options=options
+        )
+    content = train_tokenizer.build(vocabulary, 300, lowercase=True, options=options)
     train_tokenizer.write(directory / "t.json", content)
     tokenizer = Tokenizer.load(directory / "t.json")
-    assert tokenizer.words_are_independent
+    assert tokenizer.words_are_independent or tokenizer.words_have_their_blank
     return tokenizer
 
 
@@ -77,7 +81,7 @@ def test_a_full_table_is_cleared(tokenizer, lines, monkeypatch):
 
 def test_other_tokenizers_get_whole_lines(tmp_path, lines):
     backend = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=400, special_tokens=["[PAD]", "[UNK]", "[MASK]"], show_progress=False
     )
@@ -85,6 +89,7 @@ def test_other_tokenizers_get_whole_lines(tmp_path, lines):
     backend.save(str(tmp_path / "t.json"))
     tokenizer = Tokenizer.load(tmp_path / "t.json")
     assert not tokenizer.words_are_independent
+    assert not tokenizer.words_have_their_blank
     check(LineEncoder(tokenizer), lines["ko"][:100])
 
 
@@ -92,10 +97,10 @@ def test_a_vocabulary_without_the_word_mark(tokenizer, tmp_path):
     """If the mark is an unknown token, nothing tells where a word begins."""
     content = json.loads(tokenizer.content)
     ids = content["model"]["vocab"]
-    for token in [token for token in ids if token.startswith("▁")]:
+    for token in [token for token in ids if token.startswith(("▁", "Ġ"))]:
         ids["other" + token[1:]] = ids.pop(token)
     content["model"]["merges"] = []
     (tmp_path / "t.json").write_text(json.dumps(content))
     without_mark = Tokenizer.load(tmp_path / "t.json")
-    assert without_mark.words_are_independent
+    assert without_mark.words_are_independent or without_mark.words_have_their_blank
     check(LineEncoder(without_mark), ["a b 가", "the words of a line"])
