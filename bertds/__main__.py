@@ -3,8 +3,10 @@
 Each command imports only what it needs: `report` starts in a second, without torch.
 """
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bertds import cli
@@ -140,14 +142,46 @@ def check(ds_config: Path, arm: str = "", set: str = "") -> None:
     """
     from bertds.config.case import select_arms
 
-    logging.disable(logging.WARNING)  # DeepSpeed logs the device that it finds
-    from bertds.training.case_check import check_cases
-
-    logging.disable(logging.NOTSET)
+    with _quiet_deepspeed():
+        from bertds.training.case_check import check_cases
     arms = select_arms(ds_config, arm)
     for warning in check_cases(dict.fromkeys((each.path, each.run_arm) for each in arms), set):
         print(f"warning: {warning}")
     print(f"{ds_config}: no mistakes (arms: {', '.join(each.name for each in arms)})")
+
+
+def import_config(file: Path, out: Path) -> None:
+    """Convert the DeepSpeed configuration of another program to a case file.
+
+    Prints for each key whether it was kept, changed, dropped or added, and why.
+
+    Args:
+        file: The configuration, for example of transformers or Megatron-DeepSpeed.
+        out: The case file to create.
+    """
+    with _quiet_deepspeed():
+        from bertds.engine.import_config import import_config as convert
+    from bertds.io.json_files import write_json
+
+    if out.exists():
+        raise ConfigError(f"--out {out} exists: choose another file, or delete it")
+    conversion = convert(file)
+    write_json(out, conversion.content)
+    for line in conversion.lines():
+        print(line)
+    print(
+        f"{out}: adapt bertds.model, bertds.data and bertds.run; check it with bertds check {out}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet_deepspeed() -> Iterator[None]:
+    """Import DeepSpeed without its log line about the device."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 COMMANDS: dict[str, cli.Command] = {
@@ -155,6 +189,7 @@ COMMANDS: dict[str, cli.Command] = {
     "evaluate": evaluate,
     "export": export,
     "fill": fill,
+    "import-config": import_config,
     "plan": plan,
     "report": report,
 }

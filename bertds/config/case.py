@@ -204,7 +204,10 @@ def _load(path: Path) -> Json:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("bertds"), dict):
-        raise ConfigError(f'{path} has no block "bertds": add one (model, data, run)')
+        raise ConfigError(
+            f'{path} has no block "bertds": add one (model, data, run), or convert a DeepSpeed '
+            f"configuration with python -m bertds import-config {path} --out CASE"
+        )
     return content
 
 

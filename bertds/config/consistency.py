@@ -6,7 +6,6 @@ A new run with an error does not start. A run that has a checkpoint resumes as b
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bertds.config.case import Case
 from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.optimizer_schema import (
     SCHEDULERS,
@@ -14,6 +13,7 @@ from bertds.config.optimizer_schema import (
     WarmupDecayLR,
     WarmupLR,
 )
+from bertds.config.overrides import Json
 from bertds.config.schedule_fit import check_schedule
 from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.config.schema import Block
@@ -30,15 +30,15 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_consistency(case: Case, lengths: ScheduleLengths | None) -> Findings:
+def check_consistency(content: Json, lengths: ScheduleLengths | None) -> Findings:
     """Compare the settings of a case with one another, and with the length of its run.
 
     Args:
-        case: The case.
+        content: The content of a case file after its patches, which has passed all other checks.
         lengths: Steps of an epoch and of the run; None without data, to check only what the file
             itself tells.
     """
-    file = CaseFile.model_validate(case.resolved)
+    file = CaseFile.model_validate(content)
     scheduler = file.scheduler and SCHEDULERS[file.scheduler.type].model_validate(
         file.scheduler.params
     )

@@ -114,7 +114,7 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         )
     steps_per_epoch = whole_batches(corpus.sequences, batch)
     steps = num_steps(case.bertds.run, steps_per_epoch)
-    findings = check_consistency(case, ScheduleLengths(steps_per_epoch, steps))
+    findings = check_consistency(case.resolved, ScheduleLengths(steps_per_epoch, steps))
     if findings.errors:
         where = f"{case.name}.json (arm {case.arm})"
         raise problems_error(where, [Problem("", text) for text in findings.errors])

@@ -43,7 +43,7 @@ def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
     for path, arm in arms:
         mistakes[path, arm] = _mistakes(path, arm, settings)
         if not mistakes[path, arm]:
-            findings = check_consistency(read_case(path, arm, settings), None)
+            findings = check_consistency(read_case(path, arm, settings).resolved, None)
             mistakes[path, arm], warnings[path, arm] = findings.errors, findings.warnings
     if any(mistakes.values()):
         raise _error(mistakes)

@@ -197,7 +197,7 @@ def _check_resume(case: Case, run_dir: Path) -> None:
 
 def _check_consistency(case: Case, run_dir: Path, lengths: ScheduleLengths) -> None:
     """No setting contradicts another one, or the length of the run; a run that exists goes on."""
-    findings = check_consistency(case, lengths)
+    findings = check_consistency(case.resolved, lengths)
     where = f"{case.name}.json (arm {case.arm})"
     has_started = bool(list_checkpoints(run_dir))
     if findings.errors and not has_started:

@@ -40,7 +40,7 @@ def case_of(tmp_path: Path, scheduler: dict[str, Any] | None, **changes: Any) ->
 
 @pytest.mark.parametrize("arm", CASES, ids=lambda arm: arm.same_as)
 def test_a_shipped_case_is_consistent(arm):
-    assert check_consistency(read_case(arm.path, arm.run_arm), None) == Findings()
+    assert check_consistency(read_case(arm.path, arm.run_arm).resolved, None) == Findings()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_shipped_case_is_consistent(arm):
 def test_the_peak_rate_of_a_scheduler_is_the_optimizers(tmp_path, kind, key, params):
     def findings(**given: float) -> Findings:
         case = case_of(tmp_path, {"type": kind, "params": {**params, **given}})
-        return check_consistency(case, None)
+        return check_consistency(case.resolved, None)
 
     (error,) = findings(**{key: 3e-5}).errors
     assert f"scheduler.params.{key} is 3e-05, but optimizer.params.lr is 0.002" in error
@@ -68,12 +68,12 @@ def test_the_peak_rate_of_a_scheduler_is_the_optimizers(tmp_path, kind, key, par
 
 def test_other_values_that_are_stated_twice(tmp_path):
     cycle = {"type": "OneCycle", "params": {**CYCLE, "cycle_momentum": True, "decay_lr_rate": 0.1}}
-    betas, decay = check_consistency(case_of(tmp_path, cycle), None).errors
+    betas, decay = check_consistency(case_of(tmp_path, cycle).resolved, None).errors
     assert "optimizer.params.betas is [0.9, 0.98]" in betas
     assert "scheduler.params.cycle_momentum is true" in betas
     assert "decay_lr_rate is 0.1, but scheduler.params.decay_step_size is 0" in decay
     fp16 = {"enabled": True, "loss_scale": 128, "initial_scale_power": 8}
-    (error,) = check_consistency(case_of(tmp_path, None, fp16=fp16), None).errors
+    (error,) = check_consistency(case_of(tmp_path, None, fp16=fp16).resolved, None).errors
     assert "fp16.loss_scale is 128, a fixed scale, but fp16.initial_scale_power" in error
 
 
@@ -93,7 +93,7 @@ def test_keys_without_effect_are_warned_of(tmp_path):
         prescale_gradients=True,
         gradient_predivide_factor=8,
     )
-    found = check_consistency(case, None)
+    found = check_consistency(case.resolved, None)
     assert not found.errors
     named = [warning.split()[0] for warning in found.warnings]
     assert named == [
@@ -214,7 +214,7 @@ def test_without_a_finding_the_rate_rises_to_its_peak_and_is_never_0(warmup, tot
 def test_without_data_only_lengths_in_one_unit_are_compared(tmp_path, run, params, is_known):
     bertds = {**BASE["bertds"], "run": run}
     scheduler = {"type": "WarmupLR", "params": {**params, "warmup_type": "linear"}}
-    errors = check_consistency(case_of(tmp_path, scheduler, bertds=bertds), None).errors
+    errors = check_consistency(case_of(tmp_path, scheduler, bertds=bertds).resolved, None).errors
     assert len(errors) == is_known
     unit = "epochs" if "num_epochs" in run else "steps"
     assert all(f"takes 6 {unit}" in error and f"the run has 5 {unit}" in error for error in errors)
@@ -225,6 +225,6 @@ def test_keys_beyond_the_end_of_the_run_are_warned_of(tmp_path):
     profiler = {"enabled": True, "profile_step": 13}
     bertds = {**BASE["bertds"], "run": run}
     case = case_of(tmp_path, None, bertds=bertds, flops_profiler=profiler)
-    spike, profile = check_consistency(case, None).warnings
+    spike, profile = check_consistency(case.resolved, None).warnings
     assert "run.spike_window is 12, but the run has 12 steps" in spike
     assert "flops_profiler.profile_step is 13, but the run has 12 steps" in profile
