@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from bertds import cli
 from bertds.errors import ConfigError
@@ -64,20 +65,21 @@ def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> 
     print(table(predict(trained, trained.model(), text, top)))
 
 
-def report(case_dir: Path) -> None:
+def report(case_dir: Path, format: Literal["png", "svg", "pdf"] = "png") -> None:
     """Write the report of a case, or of all cases in a directory: record.md, record.html, plots.
 
     Args:
         case_dir: The case's directory, such as runs/case11, or its parent, such as runs.
+        format: Format of the plots, in addition to png.
     """
     from bertds.report.case_report import write_report
     from bertds.report.index import case_directories, write_index
 
     if case_directories(case_dir):
-        index = write_index(case_dir)
+        index = write_index(case_dir, format)
         paths = [index.record, index.page, *(case.page for case in index.cases)]
     else:
-        case = write_report(case_dir)
+        case = write_report(case_dir, format)
         paths = [case.record, case.page, *case.plots]
     for path in paths:
         print(path)

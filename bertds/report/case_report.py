@@ -1,4 +1,4 @@
-"""The report of a case, from its run directories: `record.md`, plots as PNG, and `record.html`.
+"""The report of a case, from its run directories: `record.md`, plots, and `record.html`.
 
 Only the verdict, which a person writes, is kept from the previous report: the text after
 `**Verdict:**` is preserved. The same files give the same bytes. Runs that are still training, have
@@ -7,8 +7,9 @@ for the plots.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from bertds.report.chart_data import chart_data
 from bertds.report.curves import METRICS, Panel, collect_curves, metric_panels, smoothing_window
 from bertds.report.formatting import one_line
 from bertds.report.html import Section, page
-from bertds.report.png import draw_panels
+from bertds.report.plots import Format, draw_panels
 from bertds.report.run_data import ArmRun, Measure, load_arms
 from bertds.report.tables import result_tables, settings_tables
 
@@ -41,11 +42,11 @@ class ReportFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """A plot for `<case>_<name>.png`."""
+    """A plot for `<case>_<name>.png`, and for other formats."""
 
     name: str
     caption: str
-    png: bytes
+    files: Mapping[Format, bytes]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,18 +95,24 @@ class CaseReport:
             settings=settings_tables(self.arms)[1:],
         )
 
-    def write(self, section: Section) -> ReportFiles:
-        """Write report, page and plots to the case directory; each file is replaced atomically."""
-        plots = {
-            self.case_dir / f"{self.case_dir.name}_{plot.name}.png": plot
-            for plot in _draw(self.arms)
-        }
-        for path, plot in plots.items():
-            write_file(path, plot.png)
+    def write(self, section: Section, plot_format: Format = "png") -> ReportFiles:
+        """Write report, page and plots to the case directory; each file is replaced atomically.
+
+        The report shows the plots as PNG. They are also written in another format if one is given.
+        """
+        plots = {}
+        for plot in _draw(self.arms, dict.fromkeys(("png", plot_format))):
+            path = self.case_dir / f"{self.case_dir.name}_{plot.name}.png"
+            plots[path] = plot
+            for suffix, content in plot.files.items():
+                write_file(path.with_suffix(f".{suffix}"), content)
         record, html = self.case_dir / "record.md", self.case_dir / "record.html"
         write_file(record, self._markdown(plots))
         write_file(html, page(self.title, [section]))
-        return ReportFiles(record=record, page=html, plots=tuple(plots))
+        written = (
+            path.with_suffix(f".{each}") for path, plot in plots.items() for each in plot.files
+        )
+        return ReportFiles(record=record, page=html, plots=tuple(written))
 
     def _markdown(self, plots: Mapping[Path, Plot]) -> bytes:
         blocks = [f"# {self.title}", NOTE, *settings_tables(self.arms), *result_tables(self.arms)]
@@ -117,14 +124,18 @@ class CaseReport:
         return ("\n\n".join(blocks) + "\n\n").encode() + self.verdict
 
 
-def write_report(case_dir: Path) -> ReportFiles:
+def write_report(case_dir: Path, plot_format: Format = "png") -> ReportFiles:
     """Write the report, the page and the plots of a case to its directory.
+
+    Args:
+        case_dir: The directory.
+        plot_format: Format of the plots, in addition to PNG.
 
     Raises:
         ValueError: The directory is not a case directory, or a file of a run is malformed.
     """
     case = CaseReport.load(case_dir)
-    return case.write(case.section())
+    return case.write(case.section(), plot_format)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -133,25 +144,33 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _draw(arms: Sequence[ArmRun]) -> list[Plot]:
+def _draw(arms: Sequence[ArmRun], formats: Iterable[Format]) -> list[Plot]:
     """Loss, accuracy and learning rate against steps, then loss and accuracy against time."""
-    plots = _draw_metrics(arms, "step", "", "optimizer steps")
+    draw = partial(draw_panels, formats=tuple(formats))
+    plots = _draw_metrics(draw, arms, "step", "", "optimizer steps")
     if rates := collect_curves(arms, "lr", "step"):
         panel = Panel(key="lr", title="", curves=rates)
-        png = draw_panels([panel], x="step", y_label="learning rate", is_rate=True)
-        plots.append(Plot(name="lr", caption="Learning rate against optimizer steps.", png=png))
-    return plots + _draw_metrics(arms, "seconds", "_relative", "wall time since each arm's start")
+        files = draw([panel], x="step", y_label="learning rate", is_rate=True)
+        plots.append(Plot(name="lr", caption="Learning rate against optimizer steps.", files=files))
+    time = "wall time since each arm's start"
+    return plots + _draw_metrics(draw, arms, "seconds", "_relative", time)
 
 
-def _draw_metrics(arms: Sequence[ArmRun], x: Measure, suffix: str, x_name: str) -> list[Plot]:
+def _draw_metrics(
+    draw: Callable[..., Mapping[Format, bytes]],
+    arms: Sequence[ArmRun],
+    x: Measure,
+    suffix: str,
+    x_name: str,
+) -> list[Plot]:
     """Loss and accuracy, each if any arm has logged it."""
     plots = []
     for metric, (name, unit, _) in METRICS.items():
         panels = metric_panels(arms, metric, x)
         if any(panel.curves for panel in panels):
-            png = draw_panels(panels, x=x, y_label=f"{name} ({unit})")
+            files = draw(panels, x=x, y_label=f"{name} ({unit})")
             caption = f"{name.capitalize()} in training and validation against {x_name}."
-            plots.append(Plot(name=f"{metric}{suffix}", caption=caption, png=png))
+            plots.append(Plot(name=f"{metric}{suffix}", caption=caption, files=files))
     return plots
 
 
@@ -168,6 +187,7 @@ def _plot_note(arms: Sequence[ArmRun]) -> str:
         )
     cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
     return (
-        f"{text}A ring marks the best validation value of each arm{cross}. The y axes omit the "
-        "initial drop of the loss."
+        f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are unigram "
+        "baselines; an arrow points to one outside the plot. The y axes omit the initial drop of the "
+        "loss."
     )

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from bertds.report.curves import (
     COLOURS,
+    METRICS,
     Curve,
     Panel,
     axis_limits,
@@ -77,13 +78,14 @@ def chart_data(arms: Sequence[ArmRun]) -> dict[str, Any]:
         return {}
     layout = _layout(panels)
     traces = []
-    for index, arm in enumerate(arms):  # a legend entry for all traces of the arm
-        entry = {"x": [None], "y": [None], "mode": "lines", "line": _line(index, 3)}
+    for arm in arms:  # a legend entry for all traces of the arm
+        entry = {"x": [None], "y": [None], "mode": "lines", "line": _line(arm.colour, 3)}
         traces.append(entry | {"name": _legend_text(arm), "legendgroup": arm.name})
     points: list[tuple[Series, Sequence[int]]] = []
     for position, panel in enumerate(panels):
         subplot = str(position + 1) if position else ""
         layout[f"yaxis{subplot}"] |= _y_axis(panel)
+        _add_baselines(layout, panel, subplot)
         for curve in panel.curves:
             arm = arms[curve.arm]
             names = {"name": html.escape(arm.name), "legendgroup": arm.name, "showlegend": False}
@@ -140,10 +142,11 @@ def _layout(panels: Sequence[Panel]) -> dict[str, Any]:
 
 
 def _legend_text(arm: ArmRun) -> str:
-    """The name of an arm, its best validation accuracy, and its state if it is not done."""
-    accuracy, state = best_cells(arm, "acc/valid")[0], state_of(arm)
+    """The name of an arm, its best validation metrics, and its state if it is not done."""
+    loss, accuracy, state = *(best_cells(arm, f"{key}/valid")[0] for key in METRICS), state_of(arm)
     notes = [
         f"= {arm.same_as}" if arm.same_as else "",
+        f"best loss {loss}" if loss != NO_VALUE else "",
         f"best acc {accuracy}" if accuracy != NO_VALUE else "",
         state if state != "done" else "",
     ]
@@ -151,9 +154,9 @@ def _legend_text(arm: ArmRun) -> str:
     return html.escape(f"{arm.name} ({text})" if text else arm.name)
 
 
-def _line(arm: int, width: float) -> dict[str, Any]:
-    dash = DASHES[arm // len(COLOURS) % len(DASHES)]
-    return {"color": COLOURS[arm % len(COLOURS)], "dash": dash, "width": width}
+def _line(colour: int, width: float) -> dict[str, Any]:
+    dash = DASHES[colour // len(COLOURS) % len(DASHES)]
+    return {"color": COLOURS[colour % len(COLOURS)], "dash": dash, "width": width}
 
 
 def _traces(
@@ -167,7 +170,7 @@ def _traces(
         "meta": [number],
         "y": _rounded(y),
         "mode": "lines+markers" if len(y) <= MAX_POINTS_WITH_MARKERS else "lines",
-        "line": _line(curve.arm, 1.9),
+        "line": _line(curve.colour, 1.9),
         "marker": {"size": 4.5},
         "hovertemplate": f"%{{y:{value_format}}}",
     }
@@ -176,10 +179,10 @@ def _traces(
         line["hovertemplate"] += (
             f' <span style="color:{GREY}">(as logged %{{customdata:{value_format}}})</span>'
         )
-        faint = {"line": _line(curve.arm, 1), "opacity": 0.22, "hoverinfo": "skip"}
+        faint = {"line": _line(curve.colour, 1), "opacity": 0.22, "hoverinfo": "skip"}
         yield {"meta": [number], "y": _rounded(raw), "mode": "lines", **faint}
     yield line
-    colour = COLOURS[curve.arm % len(COLOURS)]
+    colour = COLOURS[curve.colour % len(COLOURS)]
     finite = np.flatnonzero(np.isfinite(y))
     marks = []
     if panel.best != "none":
@@ -220,6 +223,26 @@ def _y_axis(panel: Panel) -> dict[str, Any]:
         return {"rangemode": "tozero", "exponentformat": "SI", "minexponent": 3}
     limits = axis_limits([panel])
     return {} if limits is None else {"range": _rounded(np.array(limits))}
+
+
+def _add_baselines(layout: dict[str, Any], panel: Panel, subplot: str) -> None:
+    """A dashed line for each baseline, and its value; only that if it is outside the y axis."""
+    low, high = layout[f"yaxis{subplot}"].get("range", (-math.inf, math.inf))
+    place = {"xref": f"x{subplot} domain", "yref": f"y{subplot}"}
+    for number, baseline in enumerate(panel.baselines):
+        colour = GREY if baseline.colour is None else COLOURS[baseline.colour % len(COLOURS)]
+        y, text, shift = baseline.value, baseline.text, 0
+        if not low <= y <= high:  # one below the other
+            y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
+            shift = 13 * number
+        line = {"color": colour, "width": 1, "dash": "dash"}
+        shape = {"type": "line", "x0": 0, "x1": 1, "y0": baseline.value, "y1": baseline.value}
+        layout.setdefault("shapes", []).append({**place, **shape, "line": line})
+        is_low = y < (low + high) / 2
+        note = {"text": html.escape(text), "font": {"size": 10, "color": colour}, "x": 1, "y": y}
+        note |= {"xanchor": "right", "yanchor": "bottom" if is_low else "top", "showarrow": False}
+        note["yshift"] = shift if is_low else -shift
+        layout["annotations"].append({**place, **note})
 
 
 def _rounded(values: Floats) -> list[float | int | None]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from bertds.report.formatting import metric as format_metric
 from bertds.report.run_data import ArmRun, Floats, Measure, validation_sets
 
 __all__ = [
@@ -28,9 +29,9 @@ METRICS: dict[Metric, tuple[str, str, Literal["min", "max"]]] = {
     "acc": ("accuracy", "fraction of masked tokens", "max"),
 }
 """Name, unit, and which value is best."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito (jfly.uni-koeln.de/color), distinct with any colour vision, without its
-yellow, which is too pale on white. Further arms reuse the colours with dashed lines."""
+COLOURS = ("#ff7043", "#0077bb", "#cc3311", "#33bbee", "#ee3377", "#009988", "#bbbbbb")
+"""TensorBoard's palette for Scalars and Custom Scalars, distinct with any colour vision. Further
+arms reuse the colours with dashed lines."""
 LOG_RATIO = 8.0
 """Learning rates whose maxima differ by more than this factor need a logarithmic axis."""
 SETTLING_FRACTION = 0.05
@@ -46,13 +47,26 @@ class Curve:
 
     label: str
     arm: int
-    """Index of the arm in its case; gives the same colour in every plot."""
+    """Index of the arm in its case."""
+    colour: int
+    """The arm's number in the palette, the same in every plot."""
     x: Floats
     """[N], ascending."""
     y: Floats
     """[N]; NaN leaves a gap."""
     failed: bool
     """Whether the run failed; its last point is marked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """A value that curves are compared with: the unigram baseline of a validation set."""
+
+    value: float
+    text: str
+    """Its name, its value, and its arms if others have another one."""
+    colour: int | None
+    """The number of an arm's colour; None if all arms share the baseline."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,22 +82,47 @@ class Panel:
     """Draws the running mean in front of the faint curve."""
     best: Literal["none", "min", "max"] = "none"
     """Marks the least or greatest value of each curve."""
+    baselines: tuple[Baseline, ...] = ()
+    """Drawn as horizontal lines."""
 
 
 def metric_panels(arms: Sequence[ArmRun], metric: Metric, x: Measure) -> list[Panel]:
     """The panels of loss or accuracy: training, validation, and each set if there are several."""
     name, unit, best = METRICS[metric]
-    keys = {f"validation {name}": f"{metric}/valid"}
-    sets = validation_sets(arms)
-    if len(sets) > 1:
-        keys |= {f"validation {name}, {one}": f"{metric}/valid/{one}" for one in sets}
+    all_sets = validation_sets(arms)
+    sets = {f"validation {name}": ""}
+    if len(all_sets) > 1:
+        sets |= {f"validation {name}, {one}": one for one in all_sets}
     key = f"{metric}/train"
     curves = collect_curves(arms, key, x)
     panels = [Panel(key=key, title=f"training {name}", curves=curves, unit=unit, smooth=True)]
-    for title, key in keys.items():
-        curves = collect_curves(arms, key, x)
-        panels.append(Panel(key=key, title=title, curves=curves, unit=unit, best=best))
+    for title, one in sets.items():
+        key = f"{metric}/valid/{one}" if one else f"{metric}/valid"
+        curves, baselines = collect_curves(arms, key, x), _baselines(arms, metric, one)
+        panel = Panel(
+            key=key, title=title, curves=curves, unit=unit, best=best, baselines=baselines
+        )
+        panels.append(panel)
     return panels
+
+
+def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[Baseline, ...]:
+    """The unigram baselines of a validation set, or of all sets; each value once."""
+    by_text: dict[str, tuple[float, list[ArmRun]]] = {}
+    for arm in arms:
+        value = arm.baseline(metric, valid_set)
+        if arm.lines and value is not None:
+            text = f"unigram baseline {format_metric(f'{metric}/valid', value)}"
+            by_text.setdefault(text, (value, []))[1].append(arm)
+    baselines = []
+    for text, (value, owners) in by_text.items():
+        if len(by_text) == 1:
+            baselines.append(Baseline(value=value, text=text, colour=None))
+        else:
+            others = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
+            named = f"{text} ({owners[0].name}{others})"
+            baselines.append(Baseline(value=value, text=named, colour=owners[0].colour))
+    return tuple(baselines)
 
 
 def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve, ...]:
@@ -95,7 +134,10 @@ def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve,
         if np.isfinite(series.values[known]).any():
             label = f"{arm.name} (failed)" if arm.failed else arm.name
             at, values = series.at[x][known], series.values[known]
-            curves.append(Curve(label=label, arm=index, x=at, y=values, failed=arm.failed))
+            curve = Curve(
+                label=label, arm=index, colour=arm.colour, x=at, y=values, failed=arm.failed
+            )
+            curves.append(curve)
     return tuple(curves)
 
 
@@ -154,6 +196,8 @@ def extremes(values: Floats, num_points: int) -> list[int]:
 def axis_limits(panels: Sequence[Panel]) -> tuple[float, float] | None:
     """Limits that contain every curve once it has settled, without its first fall and its spikes.
 
+    A baseline is inside them unless it would take more than half of the axis from the curves.
+
     Returns:
         None if no curve has a finite value.
     """
@@ -171,6 +215,13 @@ def axis_limits(panels: Sequence[Panel]) -> tuple[float, float] | None:
     if not lows:
         return None
     low, high = float(min(lows)), float(max(highs))
+    near = [
+        baseline.value
+        for panel in panels
+        for baseline in panel.baselines
+        if 2 * low - high <= baseline.value <= 2 * high - low
+    ]
+    low, high = min(low, *near, high), max(high, *near, low)
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 

@@ -14,15 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from bertds.report.case_report import CaseReport, ReportFiles, write_file
-from bertds.report.formatting import NO_VALUE, duration, one_line, table
+from bertds.report.formatting import NO_VALUE, duration, metric, one_line, table
 from bertds.report.html import Section, page
+from bertds.report.plots import Format
 from bertds.report.run_data import ArmRun, natural
-from bertds.report.tables import best_cells, state_of
+from bertds.report.tables import state_of
 
 __all__ = ["ReportIndex", "case_directories", "write_index"]
 TITLE = "Experiments"
-HEADER = ("case", "title", "arms", "best validation accuracy", "time", "verdict")
-NOTE = "Generated from the run directories by `python -m bertds report`."
+HEADER = ("case", "title", "arms", "best arm", "valid loss", "valid acc", "time", "verdict")
+NOTE = (
+    "Generated from the run directories by `python -m bertds report`. The best arm of a case has the "
+    "least validation loss at any step; loss and accuracy are those of that step."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +55,12 @@ def case_directories(directory: Path) -> list[Path]:
     return sorted(cases, key=lambda path: natural(path.name))
 
 
-def write_index(directory: Path) -> ReportIndex:
+def write_index(directory: Path, plot_format: Format = "png") -> ReportIndex:
     """Write the report of every case in a directory, and `record.md` and `record.html` over all.
+
+    Args:
+        directory: The directory.
+        plot_format: Format of the plots, in addition to PNG.
 
     Raises:
         ValueError: The directory has no case, or a file of a run is malformed.
@@ -64,7 +72,8 @@ def write_index(directory: Path) -> ReportIndex:
             f"{directory} has no case (expected <case>/<arm>/case.json): train a case first, or "
             "check the path"
         )
-    entries = [_report(case) for case in tqdm(cases, desc="report", unit="case", disable=None)]
+    bar = tqdm(cases, desc="report", unit="case", disable=None)
+    entries = [_report(case, plot_format) for case in bar]
     record, html = directory / "record.md", directory / "record.html"
     note = f"{NOTE} [record.html](record.html) shows all plots interactively."
     blocks = [f"# {TITLE}", note, _index(entries)]
@@ -74,7 +83,7 @@ def write_index(directory: Path) -> ReportIndex:
     return ReportIndex(record=record, page=html, cases=tuple(entry.files for entry in entries))
 
 
-def _report(case_dir: Path) -> _Entry:
+def _report(case_dir: Path, plot_format: Format) -> _Entry:
     case = CaseReport.load(case_dir)
     section = case.section()
     name, _, title = case.title.partition(": ")
@@ -83,9 +92,9 @@ def _report(case_dir: Path) -> _Entry:
     verdict = section.verdict.removeprefix("**Verdict:**").strip()
     first_paragraph = one_line(re.split(r"\r?\n\r?\n", verdict, maxsplit=1)[0]) or NO_VALUE
     return _Entry(
-        cells=(name, title, _arms(case.arms), _best(case.arms), time, first_paragraph),
+        cells=(name, title, _arms(case.arms), *_best(case.arms), time, first_paragraph),
         section=section,
-        files=case.write(section),
+        files=case.write(section, plot_format),
     )
 
 
@@ -107,14 +116,17 @@ def _arms(arms: Sequence[ArmRun]) -> str:
     return f"{len(arms)}" + (f" ({', '.join(counts)})" if counts else "")
 
 
-def _best(arms: Sequence[ArmRun]) -> str:
-    """The greatest accuracy at any step, and its arm."""
+def _best(arms: Sequence[ArmRun]) -> list[str]:
+    """The arm with the least validation loss at any step, its loss, and its accuracy there."""
     reached = {}
     for arm in arms:
-        accuracy = arm.series("acc/valid").values
-        if np.isfinite(accuracy).any():
-            reached[arm.name] = (float(np.nanmax(accuracy)), best_cells(arm, "acc/valid")[0])
+        losses = arm.series("loss/valid")
+        if np.isfinite(losses.values).any():
+            at = int(np.nanargmin(losses.values))
+            accuracy = arm.series("acc/valid").value_at("step", float(losses.at["step"][at]))
+            reached[arm.name] = (float(losses.values[at]), accuracy)
     if not reached:
-        return NO_VALUE
-    name = max(reached, key=lambda arm: reached[arm][0])
-    return f"{reached[name][1]} `{name}`"
+        return [NO_VALUE] * 3
+    name = min(reached, key=lambda arm: reached[arm][0])
+    loss, accuracy = reached[name]
+    return [f"`{name}`", metric("loss/valid", loss), metric("acc/valid", accuracy)]

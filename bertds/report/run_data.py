@@ -8,7 +8,8 @@ lines of `metrics.jsonl` are held in memory: about 100 MB for 100,000 lines.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,11 +74,21 @@ class ArmRun:
     """`status.json`, empty if the file is missing."""
     lines: list[dict[str, float]]
     """`metrics.jsonl`, with `seconds` accumulated over restarts."""
+    colour: int = 0
+    """Number of its colour: its place in the order of starts, which TensorBoard's colours follow."""
 
     @property
     def failed(self) -> bool:
         """Whether the run ended with an error."""
         return self.status.get("state") == "failed"
+
+    def baseline(self, metric: str, valid_set: str = "") -> float | None:
+        """The unigram baseline's "loss" or "acc", on one validation set or on all; if it is known."""
+        baseline = self.case.get("resolved", {}).get("guess_without_context") or {}
+        if valid_set:
+            baseline = baseline.get("sets", {}).get(valid_set, {})
+        value: float | None = baseline.get("accuracy" if metric == "acc" else metric)
+        return value
 
     def series(self, key: str) -> Series:
         """The metric `key`, one point per step; the later of two lines of one step counts."""
@@ -104,7 +115,19 @@ def load_arms(case_dir: Path) -> list[ArmRun]:
             f"{case_dir} has no runs (expected <arm>/case.json): train the case first, or check "
             "the path"
         )
-    return [_load_arm(path.parent) for path in paths]
+    return _numbered([_load_arm(path.parent) for path in paths])
+
+
+def _numbered(arms: Sequence[ArmRun]) -> list[ArmRun]:
+    """The arms with their colours; TensorBoard does not know links and runs that have not started."""
+
+    def start(arm: ArmRun) -> tuple[bool, float, list[tuple[int, float, str]]]:
+        started = arm.case.get("resolved", {}).get("started")
+        time = math.inf if started is None else datetime.fromisoformat(started).timestamp()
+        return bool(arm.same_as), time, natural(arm.name)
+
+    numbers = {arm.name: number for number, arm in enumerate(sorted(arms, key=start))}
+    return [replace(arm, colour=numbers[arm.name]) for arm in arms]
 
 
 def _load_arm(directory: Path) -> ArmRun:

@@ -18,4 +18,8 @@ def case6(tmp_path):
 @pytest.fixture
 def no_plots(monkeypatch):
     """Replaces the plots, which take most of the time, by empty bytes."""
-    monkeypatch.setattr(case_report, "draw_panels", lambda *_, **__: bytes(200))
+
+    def draw(*_, formats, **__):
+        return dict.fromkeys(formats, bytes(200))
+
+    monkeypatch.setattr(case_report, "draw_panels", draw)

@@ -97,6 +97,20 @@ def test_the_command_reports_one_case_or_all_and_prints_the_files(case6, capsys)
     assert not (case6.parent / "nothing").exists()
 
 
+@pytest.mark.usefixtures("no_plots")
+def test_the_command_writes_plots_in_another_format_too(case6, capsys):
+    """Of one case, or of all; the report shows the PNG files."""
+    for directory in (case6, case6.parent):
+        assert run("python -m bertds", COMMANDS, ["report", str(directory), "--format=pdf"]) == 0
+        written = {path.name for path in case6.glob("case6_*")}
+        assert written == {f"case6_{name}.{each}" for name in PLOTS for each in ("png", "pdf")}
+        [path.unlink() for path in case6.glob("case6_*")]
+    assert ".pdf" not in (case6 / "record.md").read_text()
+    assert f"{case6}/case6_lr.pdf" in capsys.readouterr().out
+    assert run("python -m bertds", COMMANDS, ["report", str(case6), "--format=gif"]) == 2
+    assert "--format is 'gif', expected one of png, svg, pdf" in capsys.readouterr().err
+
+
 def test_torch_is_not_imported():
     code = "import sys, bertds.report.training_summary; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertds.report.curves import (
+    Baseline,
     Curve,
     Panel,
     axis_limits,
@@ -17,9 +18,11 @@ from bertds.report.curves import (
 )
 
 
-def limits_of(y, *, smooth):
-    curve = Curve(label="arm", arm=0, x=np.arange(1.0, len(y) + 1), y=y, failed=False)
-    return axis_limits([Panel(key="loss/train", title="loss", curves=(curve,), smooth=smooth)])
+def limits_of(y, *, smooth, baselines=()):
+    curve = Curve(label="arm", arm=0, colour=0, x=np.arange(1.0, len(y) + 1), y=y, failed=False)
+    lines = tuple(Baseline(value=value, text="", colour=None) for value in baselines)
+    panel = Panel(key="loss/train", title="loss", curves=(curve,), smooth=smooth, baselines=lines)
+    return axis_limits([panel])
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,3 +87,13 @@ def test_thinning_keeps_the_ends_extremes_and_gaps():
     assert {0, 123_456, 200_000, 299_999} <= set(kept)
     assert np.isnan(values[kept]).any()
     assert extremes(values[:800], 800) == list(range(800))
+
+
+def test_baselines_leave_half_of_the_axis_to_the_curves():
+    y = np.linspace(3.0, 2.0, 40)
+    without = limits_of(y, smooth=False)
+    low, high = limits_of(y, smooth=False, baselines=(2.5, 3.9))
+    assert low == pytest.approx(without[0], abs=0.05)
+    assert 3.9 < high < 4.0
+    assert limits_of(y, smooth=False, baselines=(1.2, 3.9))[0] < 1.2
+    assert limits_of(y, smooth=False, baselines=(5.0, 0.1)) == without

@@ -28,7 +28,8 @@ def charts_of(case_dir):
 
 def curves_of(charts):
     """The traces of each subplot by its title and arm, marks and faint raw curves left out."""
-    titles = [re.sub("</?b>|  <.*", "", one["text"]) for one in charts["layout"]["annotations"]]
+    notes = [one["text"] for one in charts["layout"]["annotations"] if "<b>" in one["text"]]
+    titles = [re.sub("</?b>|  <.*", "", note) for note in notes]
     return {
         (titles[int(trace["xaxis"][1:] or 1) - 1], trace["name"]): trace
         for trace in charts["data"]
@@ -67,7 +68,14 @@ def test_the_figure_has_the_metrics_of_the_runs(two_arms):
     (best,) = (trace for trace in charts["data"] if trace.get("meta") == [index, len(lines) - 1])
     assert best["y"] == curve["y"][-1:]
     entries = [trace["name"] for trace in charts["data"] if trace.get("showlegend", True)]
-    assert entries == ["layers4 (best acc 0.4495)", "layers6 (best acc 0.3000)"]
+    assert entries == [
+        "layers4 (best loss 2.252, best acc 0.4495)",
+        "layers6 (best loss 3.250, best acc 0.3000)",
+    ]
+    notes = {note["text"]: note for note in charts["layout"]["annotations"]}
+    assert notes["unigram baseline 0.0400"]["yref"] == "y4"
+    values = [(shape["yref"], shape["y0"]) for shape in charts["layout"]["shapes"]]
+    assert values == [("y2", 5.5), ("y4", 0.04)]
 
 
 def test_text_of_a_run_is_not_markup(tmp_path):
@@ -80,7 +88,10 @@ def test_text_of_a_run_is_not_markup(tmp_path):
     assert "<b>" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert text.count("&lt;script&gt;") >= 4
     names = set(re.findall(r'"name":"(.*?)"', text))
-    assert names == {"arm &lt;b&gt;", "arm &lt;b&gt; (best acc 0.2139, failed (71))"}
+    assert names == {
+        "arm &lt;b&gt;",
+        "arm &lt;b&gt; (best loss 4.457, best acc 0.2139, failed (71))",
+    }
 
 
 def test_links_lead_only_to_web_pages_and_relative_paths(tmp_path):
@@ -202,7 +213,7 @@ def test_the_curves_can_be_switched_zoomed_hidden_and_read_in_a_browser(two_arms
         page.wait_for_timeout(1000)
         assert drawn_names(page, 2) == ["layers4"]
         border = page.locator("td code", has_text="layers6").first
-        assert border.evaluate("code => code.style.borderLeftColor") == "rgb(213, 94, 0)"
+        assert border.evaluate("code => code.style.borderLeftColor") == "rgb(0, 119, 187)"
         assert requests == [report.page.as_uri()]
         assert errors == []
 

@@ -38,3 +38,18 @@ def test_the_index_lists_all_cases_of_a_directory(tmp_path):
 def test_a_directory_without_cases_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="has no case"):
         write_index(tmp_path)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_best_arm_has_the_least_validation_loss(tmp_path):
+    """Its accuracy is the one of the same step, also if another arm or step has a greater one."""
+    points = {"good": [(3.0, 0.2), (1.5, 0.3), (2.0, 0.4)], "accurate": [(1.6, 0.9)]}
+    for arm, values in points.items():
+        lines = [
+            {"step": step, "loss/valid": loss, "acc/valid": accuracy}
+            for step, (loss, accuracy) in enumerate(values, start=1)
+        ]
+        write_run(tmp_path, "case1", arm, lines)
+    record = write_index(tmp_path).record.read_text()
+    assert "| best arm | valid loss | valid acc |" in record
+    assert "| `good` | 1.500 | 0.3000 |" in record

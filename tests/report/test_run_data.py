@@ -1,10 +1,15 @@
 """Reading the arms of a case: links to other cases, restarts, interpolation, malformed files."""
 
+import json
 import math
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorboard
 
+from bertds.report.curves import COLOURS
 from bertds.report.run_data import MEASURES, Series, load_arms
 from tests.helpers.fake_runs import config, lines_of, write_run, write_same
 
@@ -70,3 +75,21 @@ def test_a_malformed_file_is_named(case6, name, content):
     (case6 / "layers3" / name).write_text(content)
     with pytest.raises(ValueError, match=f"layers3/{name} .*JSON"):
         load_arms(case6)
+
+
+def test_colours_follow_the_order_of_starts(tmp_path):
+    """As in TensorBoard, which lists runs by the time of their first event, and knows no links."""
+    starts = {"a": "2026-02-01T12:00:00+00:00", "b": "2026-02-01T12:30:00+09:00", "c": None}
+    for arm, started in starts.items():
+        content = write_run(tmp_path, "case1", arm, lines_of(5)) / "case.json"
+        case = json.loads(content.read_text())
+        case["resolved"]["started"] = started
+        content.write_text(json.dumps(case))
+    write_run(tmp_path, "case2", "early", lines_of(5))
+    write_same(tmp_path, "case1", "0", "case2/early")
+    colours = {arm.name: arm.colour for arm in load_arms(tmp_path / "case1")}
+    assert colours == {"b": 0, "a": 1, "c": 2, "0": 3}
+    palette = "[" + ",".join(f'"{colour}"' for colour in COLOURS) + "]"
+    webfiles = Path(tensorboard.__file__).with_name("webfiles.zip")
+    with zipfile.ZipFile(webfiles) as archive:
+        assert f"tensorboardColorBlindAssist:{palette}" in archive.read("index.js").decode()

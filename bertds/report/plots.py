@@ -1,4 +1,4 @@
-"""Draws curves as PNG images with matplotlib.
+"""Draws curves as PNG, SVG or PDF with matplotlib.
 
 The same curves give the same bytes: the user's matplotlibrc is ignored, and the file contains no
 date or version. A plot takes half a second.
@@ -7,7 +7,7 @@ date or version. A plot takes half a second.
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +47,17 @@ STYLE: dict[Any, Any] = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "text.parse_math": False,
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "svg.hashsalt": "bertds",
 }
+Format = Literal["png", "svg", "pdf"]
+METADATA: dict[Format, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Creator": None, "Date": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+"""What a file would tell of the program and the time."""
+BASELINE_COLOUR = "#5b6675"
 DPI = 200
 WIDTHS = (6.5, 9.0)
 """Inches, of a plot with one and with two columns."""
@@ -58,9 +68,14 @@ LEGEND_CHARACTERS_PER_INCH = 11.5
 
 
 def draw_panels(
-    panels: Sequence[Panel], *, x: Measure, y_label: str, is_rate: bool = False
-) -> bytes:
-    """Draw panels with common limits and one legend, as the bytes of a PNG.
+    panels: Sequence[Panel],
+    *,
+    x: Measure,
+    y_label: str,
+    is_rate: bool = False,
+    formats: Sequence[Format] = ("png",),
+) -> dict[Format, bytes]:
+    """Draw panels with common limits and one legend, as the bytes of a file of each format.
 
     Args:
         panels: In rows of two.
@@ -68,49 +83,59 @@ def draw_panels(
         y_label: Name and unit of the metric.
         is_rate: Whether the y axis begins at zero or is logarithmic, as for learning rates;
             otherwise it shows the range in which the curves settle.
+        formats: Of the files.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        curves = [curve for panel in panels for curve in panel.curves]
-        end = max((float(curve.x[-1]) for curve in curves if len(curve.x)), default=0.0) or 1.0
-        x_label, suffix, unit = _x_unit(x, end)
+        figure = _draw(panels, x, y_label, is_rate=is_rate)
+        return {each: _file_of(figure, each) for each in formats}
 
-        columns = min(2, len(panels))
-        rows = math.ceil(len(panels) / columns)
-        width = WIDTHS[columns - 1]
-        legend_columns, legend_rows = _legend_shape({curve.label for curve in curves}, width)
-        size = (width, 3.0 * rows + 0.19 * legend_rows)
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(y_label)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
 
-        tick_format = FuncFormatter(lambda value, _: f"{value:g}{suffix}" if value else "0")
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            axes.set_title(panel.title)
-            axes.set_xlabel(x_label)
-            axes.tick_params(labelbottom=True, labelleft=True)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
-            axes.xaxis.set_major_formatter(tick_format)
-            _draw_curves(axes, panel, unit, is_rate=is_rate)
-        first = grid.flat[0]
-        first.set_xlim(-0.015 * end / unit, 1.02 * end / unit)
-        if is_rate:
-            _scale_rates(first, [curve.y for curve in curves])
-        elif limits := axis_limits(panels):
-            first.set_ylim(*limits)
-        if legend_rows:
-            _add_legend(figure, legend_columns)
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.execute(figure)
-        figure.set_layout_engine("none")  # savefig would draw the figure once more for it
-        png = io.BytesIO()
-        figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
+def _file_of(figure: Figure, file_format: Format) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=file_format, metadata=METADATA[file_format])
+    return file.getvalue()
+
+
+def _draw(panels: Sequence[Panel], x: Measure, y_label: str, *, is_rate: bool) -> Figure:
+    curves = [curve for panel in panels for curve in panel.curves]
+    end = max((float(curve.x[-1]) for curve in curves if len(curve.x)), default=0.0) or 1.0
+    x_label, suffix, unit = _x_unit(x, end)
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width = WIDTHS[columns - 1]
+    legend_columns, legend_rows = _legend_shape({curve.label for curve in curves}, width)
+    size = (width, 3.0 * rows + 0.19 * legend_rows)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y_label)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+
+    first, limits = grid.flat[0], axis_limits(panels)
+    first.set_xlim(-0.015 * end / unit, 1.02 * end / unit)
+    if is_rate:
+        _scale_rates(first, [curve.y for curve in curves])
+    elif limits:
+        first.set_ylim(*limits)
+    tick_format = FuncFormatter(lambda value, _: f"{value:g}{suffix}" if value else "0")
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.set_title(panel.title)
+        axes.set_xlabel(x_label)
+        axes.tick_params(labelbottom=True, labelleft=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(tick_format)
+        _draw_curves(axes, panel, unit, is_rate=is_rate)
+        _draw_baselines(axes, panel)
+    if legend_rows:
+        _add_legend(figure, legend_columns)
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    figure.set_layout_engine("none")  # savefig would draw the figure once more for it
+    return figure
 
 
 def _x_unit(x: Measure, end: float) -> tuple[str, str, float]:
@@ -141,7 +166,7 @@ def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> Non
             curve,
             y,
             label=curve.label,
-            linestyle=DASHES[curve.arm // len(COLOURS) % len(DASHES)],
+            linestyle=DASHES[curve.colour // len(COLOURS) % len(DASHES)],
             linewidth=1.3 + 1.4 * covered,
             marker="." if len(finite) <= (1 if is_rate else MAX_POINTS_WITH_MARKERS) else "none",
             markersize=4,
@@ -154,6 +179,33 @@ def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> Non
         if curve.failed:
             at = finite[-1]
             axes.plot(curve.x[at] / unit, y[at], "X", markersize=7, markeredgecolor="w", **mark)
+
+
+def _draw_baselines(axes: Axes, panel: Panel) -> None:
+    """Draw each baseline as a line with its value; only the value if it is outside the limits."""
+    low, high = axes.get_ylim()
+    for number, baseline in enumerate(panel.baselines):
+        colour = BASELINE_COLOUR
+        if baseline.colour is not None:
+            colour = COLOURS[baseline.colour % len(COLOURS)]
+        y, text, shift = baseline.value, baseline.text, 2.0
+        if low <= y <= high:
+            axes.axhline(y, color=colour, linewidth=0.9, linestyle=(0, (6, 3)))
+        else:  # one below the other
+            y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
+            shift += 9.0 * number
+        is_low = y < (low + high) / 2
+        axes.annotate(
+            text,
+            xy=(0.99, y),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(0, shift if is_low else -shift),
+            textcoords="offset points",
+            color=colour,
+            fontsize=7.5,
+            ha="right",
+            va="bottom" if is_low else "top",
+        )
 
 
 def _num_in_front(curves: Sequence[Curve], order: int) -> int:
@@ -169,7 +221,7 @@ def _num_in_front(curves: Sequence[Curve], order: int) -> int:
 
 
 def _colour(curve: Curve) -> str:
-    return COLOURS[curve.arm % len(COLOURS)]
+    return COLOURS[curve.colour % len(COLOURS)]
 
 
 def _scale_rates(axes: Axes, rates: Sequence[Floats]) -> None:

@@ -1,4 +1,4 @@
-"""The PNG plots: what they show can be seen in the pixels."""
+"""The plots: what they show can be seen in the pixels."""
 
 import io
 import math
@@ -7,8 +7,8 @@ import matplotlib.image
 import numpy as np
 
 from bertds.report.case_report import write_report
-from bertds.report.curves import Curve, Panel, metric_panels
-from bertds.report.png import draw_panels
+from bertds.report.curves import Baseline, Curve, Panel, metric_panels
+from bertds.report.plots import draw_panels
 from bertds.report.run_data import load_arms
 from tests.helpers.fake_runs import lines_of, write_run
 
@@ -19,7 +19,7 @@ def pixels_of(png):
 
 def draw_losses(case_dir):
     panels = metric_panels(load_arms(case_dir), "loss", "step")
-    return pixels_of(draw_panels(panels, x="step", y_label="loss"))
+    return pixels_of(draw_panels(panels, x="step", y_label="loss")["png"])
 
 
 def assert_has_curves(image, least_fraction=0.002):
@@ -82,9 +82,36 @@ def test_a_first_fall_and_a_spike_do_not_compress_the_curves():
     spiked[0], spiked[300] = 1e4, 1e3
     images = []
     for y in (calm, spiked):
-        curve = Curve(label="arm", arm=0, x=x, y=y, failed=False)
+        curve = Curve(label="arm", arm=0, colour=0, x=x, y=y, failed=False)
         panel = Panel(key="loss/valid", title="validation", curves=(curve,))
-        images.append(pixels_of(draw_panels([panel], x="step", y_label="loss")))
+        images.append(pixels_of(draw_panels([panel], x="step", y_label="loss")["png"]))
     assert images[0].shape == images[1].shape
     assert np.mean(np.abs(images[0] - images[1]) > 0.2) < 0.02
     assert np.array_equal(images[0][:, :100], images[1][:, :100])  # the ticks of the y axis
+
+
+def test_other_formats_show_the_same_and_depend_on_nothing_else(case6):
+    """An arm's colour, its name and the baseline, and the same bytes at another time."""
+    panels = metric_panels(load_arms(case6), "loss", "step")
+    files, again = (
+        draw_panels(panels, x="step", y_label="loss", formats=("svg", "pdf")) for _ in range(2)
+    )
+    assert files == again
+    assert files["pdf"].startswith(b"%PDF-")
+    svg = files["svg"].decode()
+    assert all(colour in svg for colour in ("#ff7043", "#0077bb", "#cc3311"))
+    assert "<!-- layers10 -->" in svg
+    assert "<!-- unigram baseline 5.500" in svg
+
+
+def test_a_baseline_is_a_line_across_the_plot():
+    x = np.arange(1.0, 101.0)
+    curve = Curve(label="arm", arm=0, colour=0, x=x, y=2 + 1 / x, failed=False)
+    images = []
+    for value in (2.1, 9.0):
+        baseline = Baseline(value=value, text="unigram baseline", colour=1)
+        panel = Panel(key="loss/valid", title="", curves=(curve,), baselines=(baseline,))
+        images.append(pixels_of(draw_panels([panel], x="step", y_label="loss")["png"]))
+    blue = [(image[..., 2] - image[..., 0] > 0.5).sum(axis=1).max() for image in images]
+    assert blue[0] > 0.5 * images[0].shape[1]  # a row of dashes
+    assert 20 < blue[1] < 0.3 * images[1].shape[1]  # the text at the edge
