@@ -1,7 +1,7 @@
 """Writes the `config.json` of a Hugging Face class, and compares one with a case's model.
 
 transformers 4 and 5 use different keys for ModernBERT's local layers and rotary bases. Both sets of
-keys are written; either is read.
+keys are written; either is read. A key that a config.json omits has the class's own default.
 """
 
 from collections.abc import Mapping
@@ -57,8 +57,42 @@ _KEYS = {
 }
 
 
-# Values of keys that a config.json may omit.
-_DEFAULTS = {"tie_word_embeddings": True, "classifier_activation": "gelu"}
+# The values that each class gives to keys that a config.json omits.
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    BERT.name: _BERT_DEFAULTS,
+    ROBERTA_PRENORM.name: _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    MODERNBERT.name: {
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "intermediate_size": 1152,
+        "hidden_activation": "gelu",
+        "norm_eps": 1e-5,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "classifier_activation": "gelu",
+    },
+}
 
 
 def config_json(
@@ -146,27 +180,37 @@ def difference(
 
     Returns:
         `config.json has num_hidden_layers 12, the case needs 2 (model.num_hidden_layers)`.
+
+    Raises:
+        ValueError: A value has another type than the class expects.
     """
-    theirs, ours = _normalized(theirs), _normalized(ours)
+    given, ours = theirs, _normalized(ours, architecture)
+    try:
+        theirs = _normalized(theirs, architecture)
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"config.json has a value that {architecture.name} does not accept ({error})"
+        ) from error
     keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[architecture.name]
     if _SLIDING not in ours.get("layer_types", []):
         keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
     for key, our_key in keys.items():
         if theirs.get(key) != ours[key]:
+            by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
             return (
-                f"config.json has {key} {theirs.get(key)!r}, the case needs {ours[key]!r} "
-                f"(model.{our_key})"
+                f"config.json has {key} {theirs.get(key)!r}{by_default}, the case needs "
+                f"{ours[key]!r} (model.{our_key})"
             )
     return ""
 
 
-def _normalized(config: Mapping[str, Any]) -> dict[str, Any]:
+def _normalized(config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
     """A config with its defaults, and with ModernBERT's keys as transformers 4 has them."""
-    full: dict[str, Any] = {**_DEFAULTS, **config}
-    if full.get("model_type") != MODERNBERT.model_type:
+    full: dict[str, Any] = {**_DEFAULTS[architecture.name], **config}
+    if full.get("model_type") != MODERNBERT.model_type or architecture is not MODERNBERT:
         return full
     if "layer_types" not in full:
-        every = full.get("global_attn_every_n_layers", 3)
+        every = full["global_attn_every_n_layers"]
         full["layer_types"] = _layer_types(full["num_hidden_layers"], every)
     rope_parameters = full.get("rope_parameters") or {}
     for layer_type, key in ((_FULL, "global_rope_theta"), (_SLIDING, "local_rope_theta")):

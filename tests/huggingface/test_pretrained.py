@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
-from bertds.huggingface.config import config_json
+from bertds.huggingface.architectures import BERT, MODERNBERT, ROBERTA_PRENORM
+from bertds.huggingface.config import _KEYS, config_json, difference
 from bertds.huggingface.pretrained import open_pretrained
 from bertds.huggingface.weights import to_hf_state_dict
 from bertds.model.mlm import MaskedLanguageModel
@@ -157,6 +158,40 @@ def test_architecture_mismatch_names_the_key(tokenizer, tmp_path):
     ]:
         with pytest.raises(ConfigError, match=f"run.init_from {tmp_path}: .*{words}"):
             open_pretrained(directory, make_config(**fields), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hf_class"),
+    [
+        (BERT, "BertConfig"),
+        (ROBERTA_PRENORM, "RobertaPreLayerNormConfig"),
+        (MODERNBERT, "ModernBertConfig"),
+    ],
+)
+def test_omitted_keys_have_the_defaults_of_the_class(architecture, hf_class):
+    """A file with the model type only equals the class's own full config, in both directions."""
+    full = getattr(transformers, hf_class)().to_dict()
+    least = {"model_type": architecture.model_type}
+    assert difference(least, full, architecture) == ""
+    assert difference(full, full | least, architecture) == ""
+    for key in full.keys() & (_KEYS[architecture.name].keys() | {"vocab_size"}):
+        kept = {name: value for name, value in full.items() if name != key}
+        assert difference(kept, full, architecture) == ""
+        if key != "layer_types":
+            fault = difference(kept, full | {key: "another"}, architecture)
+            assert fault.startswith(f"config.json has {key} {full[key]!r} by default, the case")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": None}, {"rope_parameters": [1]}, {"hidden_size": "16"}]
+)
+def test_a_value_of_another_type_is_an_error_that_names_the_file(tokenizer, tmp_path, changes):
+    directory = write(make_model(tokenizer, preset="modernbert"), tokenizer, tmp_path, **changes)
+    content = json.loads((directory / "config.json").read_text())
+    del content["layer_types"]
+    (directory / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"run.init_from {directory}: config.json has"):
+        open_pretrained(directory, make_config(preset="modernbert"), tokenizer)
 
 
 def test_modernbert_keys_of_transformers_4_and_5_are_compared(tokenizer, tmp_path):
