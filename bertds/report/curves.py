@@ -60,7 +60,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A value that curves are compared with: the unigram baseline of a validation set."""
+    """A value that curves are compared with: the unigram or neighbour baseline of a validation set."""
 
     value: float
     text: str
@@ -107,16 +107,16 @@ def metric_panels(arms: Sequence[ArmRun], metric: Metric, x: Measure) -> list[Pa
 
 
 def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[Baseline, ...]:
-    """The unigram baselines of a validation set, or of all sets; each value once."""
+    """The baselines of a validation set, or of all sets; each value once."""
     by_text: dict[str, tuple[float, list[ArmRun]]] = {}
     for arm in arms:
-        value = arm.baseline(metric, valid_set)
-        if arm.lines and value is not None:
-            text = f"unigram baseline {format_metric(f'{metric}/valid', value)}"
-            by_text.setdefault(text, (value, []))[1].append(arm)
+        for name, values in arm.baselines(valid_set).items() if arm.lines else ():
+            text = f"{name} baseline {format_metric(f'{metric}/valid', values[metric])}"
+            by_text.setdefault(text, (values[metric], []))[1].append(arm)
     baselines = []
+    num_arms = sum(bool(arm.lines) for arm in arms)
     for text, (value, owners) in by_text.items():
-        if len(by_text) == 1:
+        if len(owners) == num_arms:
             baselines.append(Baseline(value=value, text=text, colour=None))
         else:
             others = f" and {len(owners) - 1} more" if len(owners) > 1 else ""

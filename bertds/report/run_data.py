@@ -82,13 +82,21 @@ class ArmRun:
         """Whether the run ended with an error."""
         return self.status.get("state") == "failed"
 
-    def baseline(self, metric: str, valid_set: str = "") -> float | None:
-        """The unigram baseline's "loss" or "acc", on one validation set or on all; if it is known."""
-        baseline = self.case.get("resolved", {}).get("guess_without_context") or {}
+    def baselines(self, valid_set: str = "") -> dict[str, dict[str, float]]:
+        """The metrics "loss" and "acc" of each baseline that is known, by the baseline's name.
+
+        Args:
+            valid_set: A validation set; empty for all sets together.
+        """
+        content = self.case.get("resolved", {}).get("guess_without_context") or {}
         if valid_set:
-            baseline = baseline.get("sets", {}).get(valid_set, {})
-        value: float | None = baseline.get("accuracy" if metric == "acc" else metric)
-        return value
+            content = content.get("sets", {}).get(valid_set, {})
+        by_name = {"unigram": content, "neighbour": content.get("neighbour", {})}
+        return {
+            name: {"loss": values["loss"], "acc": values["accuracy"]}
+            for name, values in by_name.items()
+            if {"loss", "accuracy"} <= values.keys()
+        }
 
     def series(self, key: str) -> Series:
         """The metric `key`, one point per step; the later of two lines of one step counts."""

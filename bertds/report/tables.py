@@ -77,8 +77,6 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
     batch = ("micro_batch_size", "gradient_accumulation_steps", "world_size")
     train = resolved.get("train", {})
     train_sets = {data.get("name", ""): data for data in train.get("sets", [])}
-    baseline = resolved.get("guess_without_context") or {}
-    baselines = {"": baseline, **baseline.get("sets", {})} if baseline else {}
     versions = arm.case.get("versions", {})
     metadata = {
         "parameters": count(resolved.get("parameters")),
@@ -86,11 +84,8 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
         "training data": _data_sizes({"": train} if train else {}),
         "training data by set": _data_sizes(train_sets) if len(train_sets) > 1 else "",
         "validation data": _data_sizes(resolved.get("valid", {})),
-        "unigram baseline": "; ".join(
-            f"{name} loss {metric('loss/valid', value['loss'])}, "
-            f"acc {metric('acc/valid', value['accuracy'])}".strip()
-            for name, value in baselines.items()
-        ),
+        "unigram baseline": _baselines(arm, "unigram"),
+        "neighbour baseline": _baselines(arm, "neighbour"),
         "highest learning rate": _highest_rate(arm),
         "steps per epoch": count(resolved.get("steps_per_epoch")),
         "planned steps": count(resolved.get("num_steps")),
@@ -103,6 +98,18 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     return {name: value for name, value in metadata.items() if value not in ("", NO_VALUE)}
+
+
+def _baselines(arm: ArmRun, name: str) -> str:
+    """Loss and accuracy of a baseline, on all validation sets and, if there are several, on each."""
+    content = arm.case.get("resolved", {}).get("guess_without_context") or {}
+    by_set = {valid_set: arm.baselines(valid_set) for valid_set in ["", *content.get("sets", {})]}
+    return "; ".join(
+        f"{valid_set} loss {metric('loss/valid', values[name]['loss'])}, "
+        f"acc {metric('acc/valid', values[name]['acc'])}".strip()
+        for valid_set, values in by_set.items()
+        if name in values
+    )
 
 
 def _highest_rate(arm: ArmRun) -> str:

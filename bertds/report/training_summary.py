@@ -47,14 +47,19 @@ def training_summary(case_dir: Path, arms: Sequence[Arm], run_dirs: Sequence[Pat
 
 
 def _result(run_dir: Path) -> str:
-    """The last validation metrics beside the unigram baseline, empty if one is missing."""
+    """The last validation metrics beside the baselines, empty if one is missing."""
     baseline = read_json(run_dir / "case.json").get("resolved", {}).get("guess_without_context")
     lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "loss/valid" in line]
     if not lines or baseline is None:
         return ""
     last = lines[-1]
+    baselines = {"unigram baseline": baseline, "neighbour baseline": baseline.get("neighbour")}
+    known = {name: values for name, values in baselines.items() if values}
+    accuracies = ", ".join(f"{name} {each['accuracy']:.1%}" for name, each in known.items())
+    losses = ", ".join(
+        f"{name} {metric('loss/valid', each['loss'])}" for name, each in known.items()
+    )
     return (
-        f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} (unigram baseline "
-        f"{baseline['accuracy']:.1%}), loss {metric('loss/valid', last['loss/valid'])} nats "
-        f"(unigram baseline {metric('loss/valid', baseline['loss'])})"
+        f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} ({accuracies}), "
+        f"loss {metric('loss/valid', last['loss/valid'])} nats ({losses})"
     )

@@ -13,9 +13,12 @@ from bertds.report.curves import (
     Panel,
     axis_limits,
     extremes,
+    metric_panels,
     running_mean,
     smoothing_window,
 )
+from bertds.report.run_data import load_arms
+from tests.helpers.fake_runs import BASELINE, lines_of, write_run
 
 
 def limits_of(y, *, smooth, baselines=()):
@@ -97,3 +100,16 @@ def test_baselines_leave_half_of_the_axis_to_the_curves():
     assert 3.9 < high < 4.0
     assert limits_of(y, smooth=False, baselines=(1.2, 3.9))[0] < 1.2
     assert limits_of(y, smooth=False, baselines=(5.0, 0.1)) == without
+
+
+def test_both_baselines_of_the_training_text_are_lines(tmp_path):
+    """One for all arms if they agree; of an older run only the first is known."""
+    neighbour = BASELINE | {"neighbour": {"loss": 4.25, "accuracy": 0.11}}
+    write_run(tmp_path, "case1", "a", lines_of(9), baseline=neighbour)
+    write_run(tmp_path, "case1", "b", lines_of(9), baseline=neighbour)
+    (panel,) = metric_panels(load_arms(tmp_path / "case1"), "loss", "step")[1:]
+    texts = ["unigram baseline 5.500", "neighbour baseline 4.250"]
+    assert [(each.text, each.colour) for each in panel.baselines] == [(t, None) for t in texts]
+    write_run(tmp_path, "case1", "old", lines_of(9))
+    (panel,) = metric_panels(load_arms(tmp_path / "case1"), "loss", "step")[1:]
+    assert [each.text for each in panel.baselines] == [texts[0], f"{texts[1]} (a and 1 more)"]

@@ -196,7 +196,8 @@ def test_a_failed_arm_is_reported_with_its_message(case6):
 
 def test_several_validation_sets_have_their_own_columns(tmp_path):
     write_run(tmp_path, "case3", "one", lines_of(20))
-    baseline = BASELINE | {"sets": {"ko": BASELINE, "en": {"accuracy": 0.05, "loss": 4.5}}}
+    both = {"accuracy": 0.05, "loss": 4.5, "neighbour": {"accuracy": 0.2, "loss": 3.5}}
+    baseline = BASELINE | {"sets": {"ko": BASELINE, "en": both}}
     write_run(tmp_path, "case4", "two", lines_of(20, sets=("ko", "en")), baseline=baseline)
     one, two = (tables_of(tmp_path / case) for case in ("case3", "case4"))
     (row,) = table_with(two, "en loss", "ko acc")
@@ -205,3 +206,4 @@ def test_several_validation_sets_have_their_own_columns(tmp_path):
     assert "ko loss" not in one
     baselines = "loss 5.500, acc 0.0400; ko loss 5.500, acc 0.0400; en loss 4.500, acc 0.0500"
     assert f"| unigram baseline | {baselines} |" in two
+    assert "| neighbour baseline | en loss 3.500, acc 0.2000 |" in two
