@@ -1,4 +1,4 @@
-"""Reads a text column of Arrow streams and parquet files, the formats of Hugging Face `datasets`.
+"""Reads a text column of Arrow streams, Arrow files (also named Feather) and parquet files.
 
 pyarrow reads the files (`pip install 'bertds[migrate]'`) in batches of rows, with little more than
 a batch in memory. Values are taken as bytes, so invalid UTF-8 is left to text cleaning. Offsets of
@@ -18,6 +18,7 @@ from data_prep.readers.counts import NO_TEXT
 
 _BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 20, 1024  # approximate bytes of a batch, and its most rows
 _PAGE_BYTES = 1 << 20  # read at once from a parquet file
+_FILE_MAGIC = b"ARROW1"  # at the beginning of an Arrow file, which has its schema at the end
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 Kind = Literal["arrow", "parquet"]
 
@@ -38,9 +39,9 @@ def check_column(path: Path | str, file: io.BufferedReader, kind: Kind, column: 
             "column with --column"
         )
     type_ = schema.field(column).type
-    if pa.types.is_dictionary(type_):
+    if pa.types.is_dictionary(type_) or pa.types.is_run_end_encoded(type_):
         type_ = type_.value_type
-    if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
+    if type_ not in (pa.string(), pa.large_string(), pa.string_view()):
         raise ValueError(
             f"{path}: the column {column!r} has the type {type_}, expected text: name the text "
             "column with --column"
@@ -50,9 +51,13 @@ def check_column(path: Path | str, file: io.BufferedReader, kind: Kind, column: 
 def check_end_of_stream(path: Path | str, file: io.BufferedReader, size: int) -> None:
     """Check that an Arrow stream ends with its marker: a file truncated between batches does not.
 
+    An Arrow file needs no check. It cannot be opened without its end.
+
     Raises:
         ValueError: The marker is missing.
     """
+    if _is_arrow_file(file):
+        return
     file.seek(max(0, size - len(_END_OF_STREAM)))
     if file.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
         raise ValueError(f"{path} is damaged or truncated (the end of the Arrow stream is missing)")
@@ -75,11 +80,19 @@ def arrow_lines(
     pa = _import_pyarrow(path)
     with _translate_arrow_errors(pa, path, kind), _open(pa, path, file, kind) as (content, stream):
         for array, position in _column_batches(content, stream, kind, column):
-            counts[NO_TEXT] += array.null_count
             step = _batch_rows(len(array), array.get_total_buffer_size())
             for start in range(0, len(array), step):
                 rows = _to_bytes(pa, array.slice(start, step))
-                yield b"".join(row.replace(b"\n", b" ") + b"\n" for row in rows), position
+                counts[NO_TEXT] += rows.count(None)
+                yield b"".join((row or b"").replace(b"\n", b" ") + b"\n" for row in rows), position
+
+
+def _is_arrow_file(file: io.BufferedReader) -> bool:
+    """Whether this is an Arrow file, not a stream; leaves the position at the start."""
+    file.seek(0)
+    magic = file.read(len(_FILE_MAGIC))
+    file.seek(0)
+    return magic == _FILE_MAGIC
 
 
 def _import_pyarrow(path: Path | str) -> Any:
@@ -97,12 +110,16 @@ def _import_pyarrow(path: Path | str) -> Any:
 def _open(
     pa: Any, path: Path | str, file: io.BufferedReader, kind: Kind
 ) -> Iterator[tuple[Any, Any]]:
-    """The batches of an Arrow stream or the parquet file, and its byte stream.
+    """The batches of an Arrow stream or file, or the parquet file; and its byte stream.
 
     Local files are memory-mapped.
     """
+    is_arrow_file = kind == "arrow" and _is_arrow_file(file)
     stream = pa.memory_map(str(path)) if isinstance(path, Path) else pa.PythonFile(file, "r")
-    if kind == "arrow":
+    if is_arrow_file:
+        with pa.ipc.open_file(stream) as content:
+            yield content, stream
+    elif kind == "arrow":
         with pa.ipc.open_stream(stream) as batches:
             yield batches, stream
     else:
@@ -129,6 +146,11 @@ def _column_batches(
     content: Any, stream: Any, kind: Kind, column: str
 ) -> Iterator[tuple[Any, int]]:
     """The column in batches, with the approximate position in the file after each."""
+    if hasattr(content, "get_batch"):  # an Arrow file
+        for number in range(content.num_record_batches):
+            position = stream.size() * (number + 1) // content.num_record_batches
+            yield content.get_batch(number).column(column), position
+        return
     if kind == "arrow":
         for batch in content:
             yield batch.column(column), stream.tell()
@@ -150,12 +172,20 @@ def _batch_rows(rows: int, num_bytes: int) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES * rows // max(1, num_bytes)))
 
 
-def _to_bytes(pa: Any, array: Any) -> Iterator[bytes]:
+def _to_bytes(pa: Any, array: Any) -> list[bytes | None]:
     """The values as bytes, after validation: offsets of a damaged file may point anywhere."""
     if pa.types.is_dictionary(array.type):
         array.validate(full=True)
+        if array.type.value_type == pa.string_view():  # pyarrow cannot decode these
+            entries = array.dictionary.view(pa.binary_view()).cast(pa.large_binary())
+            array = pa.DictionaryArray.from_arrays(array.indices, entries)
         array = array.dictionary_decode()
-    is_large = pa.types.is_large_string(array.type)
-    array = array.view(pa.large_binary() if is_large else pa.binary())
+    if pa.types.is_run_end_encoded(array.type):
+        array.validate(full=True)
+        array = importlib.import_module("pyarrow.compute").run_end_decode(array)
+    binary_types = {pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    if array.type != pa.large_binary():
+        array = array.view(binary_types.get(array.type, pa.binary()))
     array.validate(full=True)
-    return (value or b"" for value in array.to_pylist())
+    values: list[bytes | None] = array.to_pylist()
+    return values

@@ -31,6 +31,7 @@ _KINDS: dict[str, Kind] = {
     ".tsv": "tsv",
     ".tar": "tar",
     ".arrow": "arrow",
+    ".feather": "arrow",
     ".parquet": "parquet",
 }
 _NAMES: dict[Kind, str] = {

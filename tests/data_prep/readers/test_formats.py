@@ -20,6 +20,8 @@ from tests.helpers.dataset_files import write_mds
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+feather = pytest.importorskip("pyarrow.feather")
+pc = pytest.importorskip("pyarrow.compute")
 datasets.disable_progress_bars()
 
 
@@ -103,6 +105,23 @@ def other_columns(path, documents):
     ):
         stream.write_table(table)
     return [f"--input={path}/a.parquet,{path}/b.arrow"]
+
+
+def arrow_files(path, documents):
+    """Arrow files, also compressed and with the text types of Polars, and such a stream."""
+    texts = pa.array(documents, pa.string_view())
+    for name, array in (("a.arrow", texts[:200]), ("b.feather", pa.array(documents[200:400]))):
+        table = pa.table({"id": [*range(len(array))], "text": array})
+        feather.write_feather(table, path / name, compression="lz4", chunksize=64)
+    for name, array in (
+        ("c.arrow", texts[400:600].dictionary_encode()),
+        ("d", texts[600:700]),
+        ("e.arrow", pc.run_end_encode(pa.array(documents[700:]))),
+    ):
+        table = pa.table({"text": array})
+        with pa.ipc.new_stream(path / name, table.schema) as stream:
+            stream.write_table(table, max_chunksize=64)
+    return [f"--input={path}/[a-e]*"]
 
 
 def mds(path, documents, compression=None):
@@ -217,7 +236,7 @@ def some_of_each(path, documents):
 
 
 KINDS = [
-    saved_dataset, saved_dict, parquet_snapshot, other_columns, mds, mds_zstd, mds_gz,
+    saved_dataset, saved_dict, parquet_snapshot, other_columns, arrow_files, mds, mds_zstd, mds_gz,
     written_by_streaming, webdataset_texts, webdataset_json, json_lines, json_array, tables, other_encodings, without_endings,
     some_of_each,
 ]  # fmt: skip

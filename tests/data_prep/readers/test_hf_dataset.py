@@ -11,7 +11,8 @@ from tests.data_prep.readers.rejection import change_file, error_message
 from tests.helpers.dataset_files import write_mds
 
 datasets = pytest.importorskip("datasets")
-pytest.importorskip("pyarrow")
+pa = pytest.importorskip("pyarrow")
+feather = pytest.importorskip("pyarrow.feather")
 datasets.disable_progress_bars()
 TEXTS = [f"{number} words of a document" for number in range(50)]
 
@@ -100,11 +101,15 @@ def test_damaged_arrow_files(tmp_path, capsys, change, message):
     assert message in error
 
 
-@pytest.mark.parametrize("form", ["arrow", "parquet", "mds"])
+@pytest.mark.parametrize("form", ["arrow", "arrow-file", "parquet", "mds"])
 def test_random_damage_gives_text_or_an_error_with_the_path(tmp_path, form):
     """Offsets of a damaged file are never followed outside of it."""
     if form == "arrow":
         (path,) = save_dataset(tmp_path / "x").glob("*.arrow")
+    elif form == "arrow-file":
+        path = tmp_path / "x" / "a.feather"
+        path.parent.mkdir()
+        feather.write_feather(pa.table({"text": pa.array(TEXTS, pa.string_view())}), path)
     elif form == "parquet":
         path = tmp_path / "x" / "a.parquet"
         datasets.Dataset.from_dict({"text": TEXTS}).to_parquet(path)
@@ -112,7 +117,9 @@ def test_random_damage_gives_text_or_an_error_with_the_path(tmp_path, form):
         samples = [{"text": text.encode()} for text in TEXTS]
         path = write_mds(tmp_path / "x", samples, {"text": "str"}) / "shard.00000.mds"
     content, generator = path.read_bytes(), random.Random(form)
-    flag = "from_mds" if form == "mds" else "from_hf"
+    flag, spec = ("from_mds" if form == "mds" else "from_hf"), f"{tmp_path}/x"
+    if form == "arrow-file":
+        flag, spec = "input", str(path)
     num_read = num_errors = 0
     for _ in range(300):
         damaged = bytearray(content)
@@ -120,7 +127,7 @@ def test_random_damage_gives_text_or_an_error_with_the_path(tmp_path, form):
             damaged[generator.randrange(len(content))] = generator.choice((0, 1, 127, 255))
         path.write_bytes(damaged)
         try:
-            with open_sources(Inputs(**{flag: f"{tmp_path}/x"}), tmp_path) as (source,):
+            with open_sources(Inputs(**{flag: spec}), tmp_path) as (source,):
                 sum(len(chunk) for chunk, _ in read_chunks(source))
             num_read += 1
         except ValueError as error:
