@@ -114,7 +114,8 @@ def shard(
     names and the order of the files.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.json with a mask and a pad token.
+        tokenizer: A Hugging Face tokenizer.json with a mask and a pad token, or a directory that has
+            one.
         out: The directory or URL to write. A finished output with the same options is kept.
         input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
             Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow (also

@@ -28,6 +28,15 @@ from bertds.data.special_tokens import (
 from bertds.data.word_starts import word_starts
 
 MAX_BYTES = 256 << 20  # 50,000 merges take 4 MiB
+_FILE_NAME = "tokenizer.json"
+_SLOW_NAMES = (  # of tokenizers that are written in Python
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 # Names of the five roles in the common tokenizer families, in order of preference.
@@ -62,11 +71,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a `tokenizer.json`, and the special tokens that a file of settings beside it names.
+        """Read a `tokenizer.json`, or the one in a directory that `save_pretrained` wrote.
+
+        Special tokens that only a file of settings beside it names count as well.
 
         Raises:
             ValueError: It is missing, too large, not a tokenizer, or has no mask or pad token.
         """
+        if path.is_dir():
+            path = _file_in(path)
         if not path.is_file():
             raise ValueError(f"{path} does not exist: expected a tokenizer.json file")
         size = path.stat().st_size
@@ -267,6 +280,19 @@ def _backend(content: bytes | Description) -> tokenizers.Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _file_in(directory: Path) -> Path:
+    """The tokenizer.json of a model's or tokenizer's directory."""
+    path = directory / _FILE_NAME
+    if path.is_file():
+        return path
+    others = [name for name in _SLOW_NAMES if (directory / name).is_file()]
+    found = f", only {' and '.join(others)}" if others else ""
+    raise ValueError(
+        f"{directory} has no {_FILE_NAME}{found}: save it with transformers, "
+        f"AutoTokenizer.from_pretrained({str(directory)!r}).save_pretrained(...), which writes one"
+    )
 
 
 def _special_ids(backend: tokenizers.Tokenizer, model: dict[str, Any]) -> dict[str, int]:

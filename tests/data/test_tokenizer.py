@@ -62,6 +62,17 @@ def test_identity_and_size(tmp_path):
     assert tokenizer.vocab_size == 10
 
 
+def test_a_directory_with_a_tokenizer(tmp_path):
+    file = metaspace(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path).fingerprint == file.fingerprint
+    (tmp_path / "slow").mkdir()
+    with pytest.raises(ValueError, match=r"slow has no tokenizer\.json: save it with transformers"):
+        Tokenizer.load(tmp_path / "slow")
+    (tmp_path / "slow/vocab.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"slow has no tokenizer\.json, only vocab\.txt: save it"):
+        Tokenizer.load(tmp_path / "slow")
+
+
 def test_added_special_tokens_count(tmp_path):
     backend = tokenizers.Tokenizer(models.BPE({"[UNK]": 0, "a": 1}, [], unk_token="[UNK]"))
     backend.add_special_tokens(["[PAD]", "[MASK]", "[EXTRA]"])
@@ -251,8 +262,6 @@ def test_other_files_are_rejected(tmp_path, content, message):
 def test_missing_and_huge_files_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         Tokenizer.load(tmp_path / "gone.json")
-    with pytest.raises(ValueError, match="does not exist"):
-        Tokenizer.load(tmp_path)
     huge = tmp_path / "huge.json"
     with huge.open("wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -61,6 +61,13 @@ def test_flags_of_shard_take_effect(tmp_path, text, tokenizer_path):
     assert command("verify", out) == 0
 
 
+def test_the_tokenizer_may_be_a_directory(tmp_path, text, tokenizer_path):
+    (tmp_path / "model").mkdir()
+    tokenizer_path.rename(tmp_path / "model" / "tokenizer.json")
+    assert command("shard", f"--input={text}", "--tokenizer", tmp_path / "model",
+                   "--out", tmp_path / "out", "--workers", 1) == 0  # fmt: skip
+
+
 def test_standard_input_gives_the_same_shards(tmp_path, text, tokenizer_path):
     arguments = [
         sys.executable, "-m", "data_prep", "shard", "--input", "-", "--out", tmp_path / "piped",
