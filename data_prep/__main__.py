@@ -92,7 +92,8 @@ def shard(
     from_mds: str = "",
     column: str = DEFAULT_COLUMN,
     encoding: str = UTF8,
-    valid_fraction: float = 0.1,
+    valid: str = "",
+    valid_fraction: float | None = None,
     seq_len: int = 256,
     special_tokens: bool = True,
     join: Literal["none", "documents"] = "none",
@@ -127,8 +128,10 @@ def shard(
         column: Name of the text field in every format but plain text.
         encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
             or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
+        valid: Comma-separated files of the validation text, as for --input. They become OUT/valid,
+            and training lines that equal one of their lines are dropped. Excludes --valid_fraction.
         valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0
-            there is no OUT/valid.
+            there is no OUT/valid. The default is 0.1, or 0 with --valid.
         seq_len: Maximum length of a sequence in tokens, special tokens included, from 4 to 65,536.
             Longer lines are cut into several sequences.
         special_tokens: Whether a sequence starts with [CLS] and ends with [SEP].
@@ -152,7 +155,7 @@ def shard(
         seed: Seed of the shuffle.
     """
     options = ShardOptions(
-        valid_fraction=valid_fraction,
+        valid_fraction=_valid_fraction(valid, valid_fraction),
         seq_len=seq_len,
         special_tokens=special_tokens,
         join=join,
@@ -171,6 +174,7 @@ def shard(
         out,
         options,
         default_workers() if workers is None else workers,
+        valid=Inputs(input=valid, column=column, encoding=encoding),
         scheduler=scheduler,
         scratch=scratch,
     )
@@ -185,6 +189,15 @@ def shard(
         if index.masking is not None and masked.get(split):
             ratio = MaskedRatio.of(index.masking, **masked[split])
             print(f"{'warning: ' if ratio.is_off else ''}{out}/{split}: {ratio}")
+
+
+def _valid_fraction(valid: str, fraction: float | None) -> float:
+    """The fraction of the lines for validation."""
+    if valid and fraction:
+        raise ValueError(
+            f"--valid {valid} and --valid_fraction {fraction} exclude each other: set only one"
+        )
+    return (0.0 if valid else 0.1) if fraction is None else fraction
 
 
 def record(

@@ -16,6 +16,7 @@ NO_TEXT = "records without a text"
 WRONG_FIELDS = "rows with another number of fields"
 DUPLICATE = "duplicate lines"
 INVALID = "lines with invalid UTF-8"
+HELD_OUT = "lines of the validation text"
 UNMASKABLE_LINES = "lines dropped whole"
 # Reasons to drop a line, as the counts name them, with their explanation.
 _DROPPED = {
@@ -24,6 +25,7 @@ _DROPPED = {
     "lines that are no JSON with a text": NO_TEXT,  # the name in older manifests
     WRONG_FIELDS: "rows with another number of fields than the first",
     DUPLICATE: DUPLICATE,
+    HELD_OUT: "training lines that the validation text has",
     UNMASKABLE_LINES: "lines without a maskable token",
 }
 _REMEDIES = {

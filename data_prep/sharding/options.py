@@ -126,18 +126,24 @@ def parse_masking(
 
 
 def shard_recipe(
-    tokenizer: Tokenizer, options: ShardOptions, sources: Sequence[Source]
+    tokenizer: Tokenizer,
+    options: ShardOptions,
+    sources: Sequence[Source],
+    valid_sources: Sequence[Source] = (),
 ) -> dict[str, Any]:
     """Everything that the bytes of the shards depend on: equal recipes give equal shards."""
     recipe_options = dataclasses.asdict(options)
     if options.masking is not None and options.masking.version == 1:
         del recipe_options["masking"]["version"]  # as it was before there was a second version
-    return {
+    recipe = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
         "options": recipe_options,
         "sources": [source.identity for source in sources],
     }
+    if valid_sources:
+        recipe["valid_sources"] = [source.identity for source in valid_sources]
+    return recipe
 
 
 def compute_set_key(

@@ -21,6 +21,7 @@ buckets, so with more than 32 GiB of rows (about 10 billion tokens) a group grow
 80 MiB + 10 / 1,024 of all rows, which is 10 GiB for 1 TiB. All copies of a line are in one group.
 """
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from data_prep.output.manifest import MANIFEST_NAME, write_manifest
 from data_prep.output.storage import Output, parse_output
 from data_prep.readers.counts import (
     DUPLICATE,
+    HELD_OUT,
     KEPT,
     add_reader_counts,
     check_is_utf8,
@@ -86,6 +88,7 @@ def make_shards(
     options: ShardOptions,
     workers: int,
     *,
+    valid: Inputs | str = "",
     scheduler: str = "",
     scratch: Path | None = None,
 ) -> dict[Split, Index]:
@@ -99,6 +102,7 @@ def make_shards(
         out: Directory or URL of the output.
         options: The options that the bytes depend on.
         workers: Number of local processes; ignored with a scheduler.
+        valid: The validation text. None is then split off `inputs`.
         scheduler: Address of a Dask cluster that runs the tasks, or empty.
         scratch: Directory for the unfinished work, `out/.work` if None. All workers must see it.
 
@@ -112,7 +116,7 @@ def make_shards(
     sequence_format = options.sequence_format(tokenizer)
     if options.masking is not None:
         build_masker(options.masking, tokenizer)  # rejects invalid options before the work starts
-    splits = SPLITS if options.valid_fraction else SPLITS[:1]
+    splits = SPLITS if options.valid_fraction or str(valid) else SPLITS[:1]
     output = parse_output(out)
     work_dir = work_dir_path(output, scratch)
     executor = cluster_executor(scheduler, work_dir) if scheduler else local_executor(workers)
@@ -120,11 +124,15 @@ def make_shards(
         lock_work_dir(output, work_dir),
         executor as (pool, num_parallel),
         open_sources(inputs, work_dir, pool.map if scheduler else map) as sources,
+        _open_valid(valid, work_dir) as valid_sources,
     ):
-        recipe = shard_recipe(tokenizer, options, sources)
+        recipe = shard_recipe(tokenizer, options, sources, valid_sources)
         if start_or_resume(output, work_dir, recipe, splits):
             run = _Run(output, work_dir, tokenizer, options, pool, num_parallel)
-            run.tokenize(sources, sequence_format.max_row_tokens)
+            max_tokens = sequence_format.max_row_tokens
+            run.tokenize(sources, max_tokens, options.valid_fraction)
+            run.num_split_parts = len(run.parts)
+            run.tokenize(valid_sources, max_tokens, valid_fraction=1)
             run.shuffle_and_split(sequence_format)
             metadata = {split: run.set_metadata(split) for split in splits}
             masked = {split: run.write_shards(split, metadata[split]) for split in splits}
@@ -142,9 +150,19 @@ def make_shards(
     return indexes
 
 
+def _open_valid(
+    valid: Inputs | str, spool_dir: Path
+) -> contextlib.AbstractContextManager[list[Source]]:
+    """The sources of the validation text, if there is one."""
+    return open_sources(valid, spool_dir) if str(valid) else contextlib.nullcontext([])
+
+
 @dataclass
 class _Run:
-    """The stages of one run, in order; `parts` and `groups` are the files between them."""
+    """The stages of one run, in order; `parts` and `groups` are the files between them.
+
+    The first `num_split_parts` parts are split by hash, the others are the validation text.
+    """
 
     output: Output
     work_dir: Path
@@ -154,7 +172,7 @@ class _Run:
     num_parallel: int
     tokenizer_path: Path = field(init=False)
     parts: list[Path] = field(default_factory=list)
-    first_parts: list[int] = field(default_factory=list)  # of each source
+    num_split_parts: int = 0
     groups: list[Path] = field(default_factory=list)
     column: str = ""
     by_readers: Counter[str] = field(default_factory=Counter)
@@ -169,28 +187,34 @@ class _Run:
     def dtype(self) -> str:
         return id_dtype(self.tokenizer.vocab_size)
 
-    def tokenize(self, sources: list[Source], max_tokens: int) -> None:
+    def tokenize(self, sources: list[Source], max_tokens: int, valid_fraction: float) -> None:
         """Stage 1: turn the chunks of all sources into parts."""
-        self.column = sources[0].column
         (self.work_dir / "parts").mkdir(exist_ok=True)
         total = sum(source.size for source in sources)
         title = f"{self.output}: text"
+        starts: list[int] = []
         with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
-            tasks = self._tokenize_tasks(sources, max_tokens, bar)
+            tasks = self._tokenize_tasks(sources, max_tokens, valid_fraction, starts, bar)
             for _ in run_tasks(self.pool, self.num_parallel, tokenize_chunk, tasks):
                 pass
             bar.update(total - bar.n)
-        ends = [*self.first_parts[1:], len(self.parts)]
-        for source, start, end in zip(sources, self.first_parts, ends, strict=True):
+        ends = [*starts, len(self.parts)][1:]
+        for source, start, end in zip(sources, starts, ends, strict=True):
             check_is_utf8(source.path, _read_counts(self.parts[start:end]))
 
     def _tokenize_tasks(
-        self, sources: list[Source], max_tokens: int, bar: "tqdm[Any]"
+        self,
+        sources: list[Source],
+        max_tokens: int,
+        valid_fraction: float,
+        starts: list[int],
+        bar: "tqdm[Any]",
     ) -> Iterator[TokenizeTask]:
-        """A task for each chunk whose part is missing."""
+        """A task for each chunk whose part is missing; adds the first part of each source."""
         before = 0
         for source in sources:
-            self.first_parts.append(len(self.parts))
+            self.column = source.column
+            starts.append(len(self.parts))
             for chunk, position in cut_chunks(source, self.by_readers):
                 part = self.work_dir / "parts" / f"{len(self.parts):08d}.bin"
                 self.parts.append(part)
@@ -202,7 +226,7 @@ class _Run:
                         column=source.column,
                         tokenizer=self.tokenizer_path,
                         max_tokens=max_tokens,
-                        valid_fraction=self.options.valid_fraction,
+                        valid_fraction=valid_fraction,
                     )
                 bar.update(before + position - bar.n)
             before += source.size
@@ -219,7 +243,8 @@ class _Run:
             ShuffleTask(
                 group=group,
                 buckets=(number * width, (number + 1) * width),
-                parts=tuple(self.parts),
+                parts=tuple(self.parts[: self.num_split_parts]),
+                valid_parts=tuple(self.parts[self.num_split_parts :]),
                 dtype=self.dtype,
                 valid_fraction=self.options.valid_fraction,
                 dedup=self.options.dedup,
@@ -243,10 +268,11 @@ class _Run:
             raise ValueError(
                 explain_nothing_kept(text_counts, self.column)
                 or f"the text is too small: {self.output}/{split} gets no sequence; give more "
-                "text, or another --valid_fraction (0 for no validation set)"
+                "text, or another --valid or --valid_fraction (0 for no validation set)"
             )
         dropped = {
             DUPLICATE: sum(summary.duplicates for summary in summaries),
+            HELD_OUT: sum(summary.held_out for summary in summaries),
             UNMASKABLE: text_counts[f"{split} {UNMASKABLE}"],
         }
         hash_sum = sum(summary.hash_sum for summary in summaries) % 2**64
@@ -303,6 +329,7 @@ class _Run:
         for split in splits:
             summaries = self._summaries(split)
             counts[DUPLICATE] += sum(summary.duplicates for summary in summaries)
+            counts[HELD_OUT] += sum(summary.held_out for summary in summaries)
             counts[KEPT] += sum(summary.lines for summary in summaries)
         return {name: count for name, count in sorted(counts.items()) if count}
 

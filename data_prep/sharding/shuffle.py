@@ -2,7 +2,8 @@
 
 1. Read the rows of the group from all parts and sort them by (hash, tie, piece). The result does
    not depend on the order of the input.
-2. Drop duplicates: lines that equal an earlier line, ignoring case.
+2. Drop duplicates: lines that equal an earlier line, ignoring case. With a validation text, drop the
+   training lines that equal one of its lines.
 3. Split the rows by hash, and shuffle each split inside each bucket with the seed.
 4. Join rows into sequences and add the special tokens.
 
@@ -12,7 +13,7 @@ One group is one task. It needs six to ten times the memory of its rows.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,15 @@ class ShuffleTask:
     Attributes:
         group: Path of the group's files, without their suffixes `.json`, `.train` and `.valid`.
         buckets: The first bucket, and the one after the last.
-        parts: All part files.
+        parts: All part files of the text that is split by hash.
+        valid_parts: The part files of the validation text, if the user gave one.
         dtype: Type of the ids.
     """
 
     group: Path
     buckets: tuple[int, int]
     parts: tuple[Path, ...]
+    valid_parts: tuple[Path, ...]
     dtype: str
     valid_fraction: float
     dedup: bool
@@ -57,7 +60,12 @@ class ShuffleTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSummary:
-    """Counts of one split of a group; `hash_sum` adds the hashes of its lines, modulo 2**64."""
+    """Counts of one split of a group.
+
+    Attributes:
+        hash_sum: Sum of the hashes of its lines, modulo 2**64.
+        held_out: Number of lines dropped because the validation text has them.
+    """
 
     sequences: int
     tokens: int
@@ -65,24 +73,40 @@ class GroupSummary:
     characters: int
     duplicates: int
     hash_sum: int
+    held_out: int = 0
 
 
 def shuffle_and_split(task: ShuffleTask) -> None:
     """Write the sequences of each split of a group, then the summary of the group."""
-    buckets = range(*task.buckets)
-    rows = TokenizedRows.concatenate([read_part(part, buckets, task.dtype) for part in task.parts])
-    order = np.lexsort((rows.table["piece"], rows.table["tie"], rows.table["hash"]))
-    kept = _not_duplicates(rows.table[order]) if task.dedup else np.ones(len(order), dtype=bool)
+    rows, is_valid = _read_rows(task)
+    table = rows.table
+    # Lines of the validation text come first among equal lines. A split by hash keeps these together.
+    order = np.lexsort((table["piece"], table["tie"], ~is_valid, table["hash"]))
+    table, is_valid = table[order], is_valid[order]
+    is_held_out = ~is_valid & is_valid[_first_of_hash(table)]
+    kept = ~is_held_out & (_not_duplicates(table) if task.dedup else True)
+    is_line = table["piece"] == 0
     summaries = {}
     for split in SPLITS:
-        hashes = rows.table["hash"][order]
-        in_split = is_validation(hashes, task.valid_fraction) == (split == "valid")
-        dropped = rows.table[order[in_split & ~kept]]
-        num_duplicates = int((dropped["piece"] == 0).sum())
-        split_rows = rows.take(order[in_split & kept])
-        summaries[split] = asdict(_write_split(task, split, split_rows, num_duplicates))
+        in_split = is_valid == (split == "valid")
+        summary = _write_split(task, split, rows.take(order[in_split & kept]))
+        held_out = int((in_split & is_held_out & is_line).sum())
+        dropped = int((in_split & ~kept & is_line).sum())
+        summary = replace(summary, duplicates=dropped - held_out, held_out=held_out)
+        summaries[split] = asdict(summary)
     with atomic_write(summary_path(task.group), concurrent_writers=True) as file:
         file.write(json.dumps(summaries).encode())
+
+
+def _read_rows(task: ShuffleTask) -> tuple[TokenizedRows, npt.NDArray[np.bool_]]:
+    """The rows of the group, and which of them belong to the validation split."""
+    buckets = range(*task.buckets)
+    paths = (*task.parts, *task.valid_parts)
+    parts = [read_part(path, buckets, task.dtype) for path in paths]
+    rows = TokenizedRows.concatenate(parts)
+    is_valid = is_validation(rows.table["hash"], task.valid_fraction)
+    is_valid[sum(len(part.table) for part in parts[: len(task.parts)]) :] = True
+    return rows, is_valid
 
 
 def summary_path(group: Path) -> Path:
@@ -139,18 +163,23 @@ def format_sequences(
 
 def _not_duplicates(table: Table) -> npt.NDArray[np.bool_]:
     """Which rows of a sorted table to keep: for each hash, the rows of the first line with it."""
-    hashes, ties, pieces = table["hash"], table["tie"], table["piece"]
-    is_first = np.append(True, hashes[1:] != hashes[:-1])[: len(table)]
-    first = np.maximum.accumulate(np.where(is_first, np.arange(len(table)), 0))
+    ties, pieces = table["tie"], table["piece"]
+    first = _first_of_hash(table)
+    is_first = first == np.arange(len(table))
     # The rows of equal lines are adjacent and ordered by piece.
     is_repeated = np.append(False, pieces[1:] == pieces[:-1])[: len(table)] & ~is_first
     kept: npt.NDArray[np.bool_] = (ties == ties[first]) & ~is_repeated
     return kept
 
 
-def _write_split(
-    task: ShuffleTask, split: Split, rows: TokenizedRows, num_duplicates: int
-) -> GroupSummary:
+def _first_of_hash(table: Table) -> Int64s:
+    """For each row of a sorted table, the number of the first row with the same hash."""
+    hashes = table["hash"]
+    is_first = np.append(True, hashes[1:] != hashes[:-1])[: len(table)]
+    return np.maximum.accumulate(np.where(is_first, np.arange(len(table)), 0))
+
+
+def _write_split(task: ShuffleTask, split: Split, rows: TokenizedRows) -> GroupSummary:
     """Shuffle the sorted rows of a split, make sequences of them and write these."""
     shuffled = rows.take(_shuffled_order(rows.table, task.seed))
     row_lengths = shuffled.table["length"].astype(np.int64)
@@ -164,7 +193,7 @@ def _write_split(
         tokens=len(tokens),
         lines=len(lines),
         characters=int(lines["characters"].sum(dtype=np.int64)),
-        duplicates=num_duplicates,
+        duplicates=0,
         hash_sum=int(lines["hash"].sum(dtype=np.uint64)),
     )
 
