@@ -28,6 +28,7 @@ def invalid_combinations(
         )
     yield from _sizes(file)
     yield from _division(file)
+    yield from _quantized_gradients(file)
     yield from _precision(file)
     yield from _reduced_states(file)
     yield from _optimizer_and_stage(file)
@@ -56,6 +57,16 @@ def _division(file: CaseFile) -> Iterator[str]:
         yield (
             "prescale_gradients and gradient_predivide_factor need zero_optimization.stage 0 or "
             "1, or zero_optimization.reduce_scatter false: leave them out or change one"
+        )
+
+
+def _quantized_gradients(file: CaseFile) -> Iterator[str]:
+    zero = file.zero_optimization
+    is_on = zero.stage == 3 and getattr(zero, "zero_quantized_gradients", None)
+    if is_on and not zero.reduce_scatter:
+        yield (
+            "zero_optimization.zero_quantized_gradients is true, which needs "
+            "zero_optimization.reduce_scatter true: change one of them"
         )
 
 
@@ -91,6 +102,11 @@ def _reduced_states(file: CaseFile) -> Iterator[str]:
 def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
     """fp16 needs a stage, Lamb needs none: one message where both are given."""
     stage, is_lamb = file.zero_optimization.stage, file.optimizer.type == "Lamb"
+    if is_lamb and file.fp16.loss_scale:
+        yield (
+            f"fp16.loss_scale is {file.fp16.loss_scale:g}, but optimizer.type is Lamb, which "
+            "DeepSpeed accepts only without a fixed loss scale: leave it out"
+        )
     if file.fp16.enabled and is_lamb:
         yield (
             "fp16.enabled is true and optimizer.type is Lamb: fp16 needs zero_optimization.stage 1 "

@@ -1,10 +1,12 @@
 """The configuration that DeepSpeed gets, and checks of the device, before a process group exists."""
 
+import logging
 import socket
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
@@ -19,24 +21,52 @@ from bertds.optim.lr_schedules import (
     lr_lambda,
 )
 
+logger = logging.getLogger("bertds")
+
 MONITORS = ("tensorboard", "csv_monitor", "wandb", "comet")
 
 
 def check_device(case: Case, world: World) -> None:
-    """Reject a case that this machine cannot run.
+    """Reject a case that this machine, or this number of processes, cannot run.
 
     Raises:
         DeviceError: There are fewer GPUs than processes. Or there is no GPU, and the case needs one
-            for `run.device`, fp16 or its optimizer.
+            for `run.device`, fp16, its optimizer or a key of DeepSpeed. Or the host lacks what
+            offloading to NVMe needs.
+        ConfigError: DeepSpeed cannot group the processes as the case asks.
     """
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        if 1 < count < world.local_size:  # a single one may be a different one for each process
-            raise DeviceError(
-                f"{world.local_size} processes on {socket.gethostname()} see {count} GPUs: start one "
-                "process per GPU, or check CUDA_VISIBLE_DEVICES there"
-            )
-        return
+    has_gpu = torch.cuda.is_available()
+    count = torch.cuda.device_count()
+    if has_gpu and 1 < count < world.local_size:  # one may be a different one for each process
+        raise DeviceError(
+            f"{world.local_size} processes on {socket.gethostname()} see {count} GPUs: start one "
+            "process per GPU, or check CUDA_VISIBLE_DEVICES there"
+        )
+    if not has_gpu:
+        _check_cpu(case)
+    zero = case.deepspeed.get("zero_optimization", {})
+    _check_nvme(zero)
+    group = min(zero.get("zero_hpz_partition_size", 1) or 1, world.world_size)
+    if zero.get("stage") == 3 and world.world_size % group:
+        raise ConfigError(
+            f"zero_optimization.zero_hpz_partition_size is {group}, which does not divide the "
+            f"{world.world_size} processes: choose a divisor, such as the GPUs of a host"
+        )
+
+
+def warn_of_one_host(case: Case, world: World) -> None:
+    """Warn of a key that has an effect between hosts only."""
+    zero = case.deepspeed.get("zero_optimization", {})
+    is_used = zero.get("stage") == 3 and zero.get("zero_quantized_gradients")
+    if is_used and world.world_size == world.local_size:
+        logger.warning(
+            "zero_optimization.zero_quantized_gradients is true, which has no effect on one host: "
+            "delete it"
+        )
+
+
+def _check_cpu(case: Case) -> None:
+    """Reject what DeepSpeed has for GPUs only; it would fail deep inside, or after the start."""
     if case.bertds.run.device == "cuda":
         raise DeviceError(
             f'run.device is "cuda", but torch finds no GPU on {socket.gethostname()}: check '
@@ -50,6 +80,29 @@ def check_device(case: Case, world: World) -> None:
     if kind not in ("Adam", "AdamW"):
         raise DeviceError(
             f"optimizer.type is '{kind}', which DeepSpeed supports on GPU only: use Adam or AdamW here"
+        )
+    zero = case.deepspeed.get("zero_optimization", {})
+    on_gpu_only = {
+        "zero_optimization.zero_quantized_weights": (
+            zero.get("stage") == 3 and zero.get("zero_quantized_weights")
+        ),
+        "aio.use_gds": case.deepspeed.get("aio", {}).get("use_gds"),
+    }
+    for key in (key for key, is_on in on_gpu_only.items() if is_on):
+        raise DeviceError(f"{key} is true, which DeepSpeed supports on GPU only: delete it here")
+
+
+def _check_nvme(zero: Mapping[str, Any]) -> None:
+    """Reject offloading to NVMe where DeepSpeed's module for it cannot be built."""
+    offload = zero.get("offload_param") or {}
+    if offload.get("device") != "nvme":
+        return
+    builder = get_accelerator().create_op_builder("AsyncIOBuilder")
+    if builder is None or not builder.is_compatible(verbose=False):
+        raise DeviceError(
+            'zero_optimization.offload_param.device is "nvme", which needs the library libaio with '
+            f"its headers on {socket.gethostname()}: install it (libaio-dev), or set the device to "
+            '"cpu"'
         )
 
 

@@ -26,7 +26,12 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.data.validation import masked_valid, open_valid
 from bertds.data.vocabulary import Vocabulary
 from bertds.distributed.world import World
-from bertds.engine.deepspeed_config import check_device, custom_lr_lambda, deepspeed_config
+from bertds.engine.deepspeed_config import (
+    check_device,
+    custom_lr_lambda,
+    deepspeed_config,
+    warn_of_one_host,
+)
 from bertds.engine.deepspeed_keys import check_deepspeed_keys
 from bertds.errors import ConfigError
 from bertds.huggingface.pretrained import Pretrained, open_pretrained
@@ -100,6 +105,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     """
     check_deepspeed_keys(case)
     check_device(case, world)
+    warn_of_one_host(case, world)
     check_packages(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)

@@ -27,7 +27,7 @@ from bertds.config.batch import split_batch
 from bertds.config.case import list_arms, read_case
 from bertds.config.messages import block_of
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS
-from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
+from bertds.config.unsupported_keys import UNSUPPORTED_KEYS, remedy
 from bertds.engine.deepspeed_config import deepspeed_config
 from bertds.engine.deepspeed_keys import MODELS, check_deepspeed_keys
 from bertds.errors import ConfigError
@@ -133,6 +133,14 @@ NOT_OFFERED = {
         "zero_quantized_nontrainable_weights",
     },
 }
+
+
+def test_a_key_that_is_not_offered_has_a_remedy():
+    removed = deepspeed_config_module._REMOVED_ZERO_CONFIG_KEYS
+    for name in NOT_OFFERED[keys.Zero] | removed.keys():
+        assert remedy(f"zero_optimization.{name}"), name
+    for name in removed:
+        assert remedy(f"zero_optimization.{name}") == "DeepSpeed 0.19 has removed it, delete it"
 
 
 def defaults(block: Any) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from deepspeed.accelerator import get_accelerator
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case, read_case
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
 from bertds.distributed.world import World
-from bertds.engine.deepspeed_config import check_device
+from bertds.engine.deepspeed_config import check_device, warn_of_one_host
 from bertds.engine.engine import Engine
 from bertds.errors import ConfigError
 from bertds.model.batch import DeviceBatch
@@ -248,6 +249,11 @@ def test_evaluation_does_not_depend_on_batching(device: torch.device, tmp_path: 
         ({"fp16": {"enabled": True}, "zero_optimization": {"stage": 1}}, "fp16"),
         ({"optimizer": {"type": "Lion", "params": {"lr": 1, "weight_decay": 0}}}, "Lion"),
         ({"bertds": BASE["bertds"] | {"run": {"max_steps": 1, "device": "cuda"}}}, "no GPU on"),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            "zero_optimization.zero_quantized_weights is true, .* on GPU only: delete it here",
+        ),
+        ({"aio": {"use_gds": True}}, "aio.use_gds is true, which .* on GPU only"),
     ],
 )
 def test_what_a_cpu_cannot_run_is_rejected(
@@ -255,6 +261,32 @@ def test_what_a_cpu_cannot_run_is_rejected(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         check_device(case_of(tmp_path, **changes), World())
+
+
+def test_nvme_needs_a_module_that_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvme = {"device": "nvme", "nvme_path": "/scratch"}
+    case = case_of(tmp_path, zero_optimization={"stage": 3, "offload_param": nvme})
+    builder = get_accelerator().create_op_builder("AsyncIOBuilder")
+    monkeypatch.setattr(type(builder), "is_compatible", lambda *_, **__: True)
+    check_device(case, World())
+    monkeypatch.setattr(type(builder), "is_compatible", lambda *_, **__: False)
+    with pytest.raises(ConfigError, match=r'offload_param.device is "nvme", .* .libaio-dev'):
+        check_device(case, World())
+
+
+def test_groups_of_processes_and_hosts(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
+    zero = {"stage": 3, "zero_hpz_partition_size": 4, "zero_quantized_gradients": True}
+    case = case_of(tmp_path, zero_optimization=zero)
+    for size in (1, 2, 4, 8):  # a group is at most all processes
+        check_device(case, World(world_size=size, local_size=1))
+    with pytest.raises(ConfigError, match="hpz_partition_size is 4, .* the 6 processes"):
+        check_device(case, World(world_size=6, local_size=1))
+    warn_of_one_host(case, World(world_size=8, local_size=4))
+    assert "zero_quantized_gradients" not in told.text
+    warn_of_one_host(case, World(world_size=4, local_size=4))
+    assert "zero_quantized_gradients is true, which has no effect on one host" in told.text
 
 
 def test_fewer_gpus_than_processes_are_rejected(
