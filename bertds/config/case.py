@@ -6,6 +6,7 @@ This needs neither torch nor DeepSpeed, so a mistake is reported before a proces
 `bertds/engine/deepspeed_keys.py` checks the values that only DeepSpeed knows.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ Settings = str | Mapping[str, Any]
 """Changes to a case file: the text of `--set`, or a mapping."""
 
 _MAX_BYTES = 4 << 20
+_NEAR_NAME = 0.75
+"""Least similarity of two file names, without their ending, for a suggestion."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -193,8 +196,7 @@ def _checked_case(path: Path, arm: str, content: Json, checked: CheckedContent) 
 
 def _load(path: Path) -> Json:
     if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.json")])
-        raise ConfigError(f"--ds_config {path} is not a file{near}")
+        raise ConfigError(f"--ds_config {path} {_why_not_a_file(path)}")
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path} is larger than {_MAX_BYTES} bytes: this is not a case file")
     try:
@@ -209,6 +211,17 @@ def _load(path: Path) -> Json:
             f"configuration with python -m bertds import-config {path} --out CASE"
         )
     return content
+
+
+def _why_not_a_file(path: Path) -> str:
+    """Say what is wrong with a path; names a file only if its name is much alike."""
+    if path.is_dir():
+        return "is a directory, and not a file: name a case file in it"
+    if not path.parent.is_dir():
+        return f"is not a file: the directory {path.parent} does not exist"
+    names = {file.stem: file.name for file in path.parent.glob("*.json")}
+    near = difflib.get_close_matches(path.stem, names, n=1, cutoff=_NEAR_NAME)
+    return f"is not a file: did you mean '{names[near[0]]}'?" if near else "is not a file"
 
 
 def _patches(path: Path, content: Json) -> dict[str, Json]:

@@ -173,8 +173,12 @@ def test_an_unknown_arm(base):
 def test_a_missing_file(tmp_path, write):
     write(BASE)
     assert "did you mean 'case1.json'?" in rejection(tmp_path / "case1.jsn")
-    assert "is not a file" in rejection(tmp_path)
-    assert "is not a file" in rejection(tmp_path / "no" / "such.json")
+    assert rejection(tmp_path).endswith("is a directory, and not a file: name a case file in it")
+    assert f"the directory {tmp_path / 'no'} does not exist" in rejection(
+        tmp_path / "no" / "a.json"
+    )
+    for unlike in ("dapt.json", "plan.json", "ds.json"):
+        assert rejection(tmp_path / unlike).endswith(f"{unlike} is not a file")
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,20 @@ def read_index(directory: Path) -> Index:
     """
     path = directory / INDEX_NAME
     if not path.is_file():
-        raise ShardError(f"{path} does not exist: {directory} is not a finished shard set")
+        raise ShardError(
+            f"{path} does not exist: {directory} is not a finished shard set{_advice(directory)}"
+        )
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise ShardError(f"{path} has more than {MAX_INDEX_BYTES:,} bytes: it is not a shard index")
     return parse_index(path.read_bytes(), str(path))
+
+
+def _advice(directory: Path) -> str:
+    """Name the shard sets inside a directory, or the command that makes one."""
+    inside = sorted(index.parent.name for index in directory.glob(f"*/{INDEX_NAME}"))
+    if inside:
+        return f", but holds some: name one of them, such as {directory / inside[0]}"
+    return "; make one with python -m data_prep shard, or check --data and the name of the set"
 
 
 def parse_index(content: bytes, name: str) -> Index:

@@ -148,8 +148,15 @@ def test_a_file_that_is_not_an_index_is_rejected(plain, content):
 def test_a_directory_without_index_is_rejected(plain, tmp_path):
     (plain / "index.json").unlink()
     assert "is not a finished shard set" in error_of(plain)
-    with pytest.raises(ShardError, match="is not a finished shard set"):
+    with pytest.raises(
+        ShardError, match="make one with python -m data_prep shard, or check --data"
+    ):
         ShardSet.open(tmp_path / "nowhere")
+
+
+def test_a_directory_of_shard_sets_is_answered_with_one_of_them(plain):
+    with pytest.raises(ShardError, match=f"name one of them, such as {plain}"):
+        ShardSet.open(plain.parent)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", object_array()])
