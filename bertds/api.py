@@ -40,11 +40,14 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
         The run directory. Its `status.json` tells whether training is done or was preempted.
 
     Raises:
+        TypeError: `case` is not a `Case`.
         ConfigError: The case does not fit the machine, the number of ranks or the data.
         ValueError: A shard set is missing or damaged.
         NonFiniteError: Losses, gradients or weights are NaN or infinite.
         CheckpointError: A checkpoint cannot be read, or the final one cannot be written.
     """
+    if not isinstance(case, Case):
+        raise TypeError(f"case is {case!r}, expected the result of Case.read('CASE.json')")
     world = World.detect()
     run = prepare_run(case, data, Path(out) / case.name / case.arm, world)
     if run.is_finished():

@@ -269,7 +269,8 @@ def presets() -> str:
 def rejected_keys() -> str:
     """The keys of DeepSpeed that a case file may not set, grouped by reason."""
     keys_by_reason: dict[str, list[str]] = {}
-    for key, reason in unsupported_keys.UNSUPPORTED_KEYS.items():
+    unsupported = unsupported_keys.UNSUPPORTED_KEYS | unsupported_keys.NESTED_AND_LEGACY_KEYS
+    for key, reason in unsupported.items():
         keys_by_reason.setdefault(reason, []).append(f"`{key}`")
     rows = [[", ".join(keys), reason] for reason, keys in keys_by_reason.items()]
     return table(["Key", "Reason and remedy"], rows)

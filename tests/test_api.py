@@ -75,6 +75,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_training_something_else_than_a_case_gets_one_message():
+    for wrong in ("ds_configs/sample.json", None, {}):
+        with pytest.raises(TypeError, match="expected the result of Case.read"):
+            train(wrong)
+
+
 def test_examples_of_the_documentation_run(repository: Path) -> None:
     assert len(EXAMPLES) >= 3
     for run, steps in (("sample/main", 150), ("continued/sample/main", 120)):

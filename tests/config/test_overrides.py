@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config.case import read_case
+from bertds.config.case import Case, read_case
 from bertds.config.overrides import merge_patch, parse_settings, patch_arm
 from bertds.errors import ConfigError
 from tests.helpers.launching import ROOT
@@ -196,3 +196,79 @@ def test_a_setting_may_create_a_block():
 )
 def test_a_setting_that_no_case_has(text, part):
     assert part in rejection(text)
+
+
+NESTED = {
+    "train_batch_size": 64,
+    "run": {"max_steps": 5, "log_every": "1 epoch", "num_epochs": None},
+    "optimizer": {"params": {"lr": 1e-3, "betas": (0.8, 0.9)}},
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        NESTED,
+        {"bertds": {"run": NESTED["run"]}, **{k: NESTED[k] for k in NESTED if k != "run"}},
+        {
+            "train_batch_size": 64,
+            "run.max_steps": 5,
+            "bertds.run.log_every": "1 epoch",
+            "run.num_epochs": None,
+            "optimizer.params": {"lr": 1e-3},
+            "optimizer.params.betas": [0.8, 0.9],
+        },
+    ],
+)
+def test_settings_of_a_program_equal_the_text_of_set(given):
+    text = (
+        "train_batch_size=64,run.max_steps=5,run.log_every=1 epoch,run.num_epochs=null,"
+        "optimizer.params.lr=1e-3,optimizer.params.betas=[0.8,0.9]"
+    )
+    path, arm = CASE10
+    assert Case.read(path, arm, given) == Case.read(path, arm, text)
+    assert Case.read(path, arm, {}) == Case.read(path, arm)
+
+
+def test_a_block_in_a_mapping_is_merged_as_that_of_an_arm():
+    """Nothing that is not named changes; a new type has no parameters of the old one."""
+    path, arm = CASE10
+    before = Case.read(path, arm).resolved
+    after = Case.read(path, arm, {"optimizer": {"params": {"lr": 1.0}}}).resolved
+    assert after["optimizer"]["params"] == {**before["optimizer"]["params"], "lr": 1.0}
+    cosine = {"type": "CosineAnnealingWarmRestarts", "params": {"T_0": 5}}
+    assert Case.read(path, arm, {"scheduler": cosine}).resolved["scheduler"] == cosine
+    assert "scheduler" not in Case.read(path, arm, {"scheduler": None}).resolved
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "part"),
+    [
+        (5, TypeError, "settings is 5, expected a mapping such as {'run.max_steps': 100}"),
+        (None, TypeError, "settings is None, expected a mapping"),
+        (["run.seed=1"], TypeError, "expected a mapping"),
+        ({"max_steps": 5}, ConfigError, "max_steps: unknown path: did you mean 'run.max_steps'?"),
+        ({1: 5}, ConfigError, "the key 1 is not a string"),
+        ({"run": {"seed": object()}}, ConfigError, "give values as in JSON"),
+        ({"run.max_hours": float("nan")}, ConfigError, "give values as in JSON"),
+        ({"run": {"sed": 1}}, ConfigError, "unknown key 'bertds.run.sed': did you mean 'seed'?"),
+        ({"run": 3}, ConfigError, "bertds.run is 3, expected a block"),
+    ],
+)
+def test_wrong_settings_of_a_program_get_one_message(given, error, part):
+    with pytest.raises(error) as rejected:
+        Case.read(*CASE10, given)
+    assert part in str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("max_steps", "'run.max_steps'"),
+        ("lr", "'optimizer.params.lr'"),
+        ("arms", "'arms'"),
+        ("run.maxsteps", "'max_steps'"),
+    ],
+)
+def test_an_unknown_path_is_answered_with_its_place(path, place):
+    assert rejection(f"{path}=1").endswith(f"--set {path}: unknown path: did you mean {place}?")
