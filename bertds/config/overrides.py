@@ -52,8 +52,11 @@ def parse_settings(text: str) -> list[tuple[str, Any]]:
     Commas in brackets and quotes do not separate settings. A value is JSON, otherwise a string.
 
     Raises:
-        ConfigError: A setting without `=`, an open bracket or quote, or a number out of range.
+        ConfigError: A setting without `=`, an open bracket or quote, a number out of range, or
+            bytes that are not UTF-8.
     """
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ConfigError(f"--set is {text!r}, which is not UTF-8: write it in UTF-8")
     pairs = []
     for setting in _split(text):
         key, equals, value = (part.strip() for part in setting.partition("="))

@@ -14,7 +14,7 @@ from typing import Any
 
 from bertds.data.tokenizer import Tokenizer
 
-# The same as in `data_prep.readers.cleaning`: white space is what Python's `str.split` splits at.
+# The same as in `bertds.data.text`: white space is what Python's `str.split` splits at.
 _CONTROL = "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]"
 _WHITE_SPACE = r"[\s\x1c-\x1f]+"
 

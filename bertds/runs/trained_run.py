@@ -20,6 +20,7 @@ from bertds.checkpoint.directory import (
 from bertds.checkpoint.tensor_files import read_weights
 from bertds.config.case import Case, resolved_case
 from bertds.data.shards.format import TOKENIZER_NAME
+from bertds.data.text import clean_text
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import CheckpointError, ConfigError
 from bertds.huggingface.tokenizer import standalone_tokenizer
@@ -89,7 +90,7 @@ class TrainedRun:
         return world_size
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, tokenized as in training; [MASK] in the text is the mask token.
+        """The ids of a text, cleaned and tokenized as in training; [MASK] is the mask token.
 
         Raises:
             ConfigError: The text is too long for the model.
@@ -98,7 +99,7 @@ class TrainedRun:
         tokenizer = standalone_tokenizer(
             self.tokenizer, add_special_tokens=self.metadata["special_tokens"]
         )
-        ids = tokenizer.encode_marked(text)
+        ids = tokenizer.encode_marked(clean_text(text))
         if len(ids) > max_length:
             raise ConfigError(
                 f"the text has {len(ids)} tokens, the model takes {max_length} "

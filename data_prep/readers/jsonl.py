@@ -1,13 +1,13 @@
 """The text field of a JSON object: a line of a `.jsonl` file, or a member of a tar."""
 
 import json
-import re
+
+from bertds.data.text import replace_surrogates
 
 DEFAULT_COLUMN = "text"
 """Name of the text field unless `--column` names another one."""
 MAX_JSON_BYTES = 64 << 20
 """Maximum size of an object, which is parsed in memory."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_text_field(content: str, column: str) -> str | None:
@@ -16,4 +16,4 @@ def parse_text_field(content: str, column: str) -> str | None:
         text = json.loads(content.removeprefix("\ufeff"))[column]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return _SURROGATE.sub("\ufffd", text) if isinstance(text, str) else None
+    return replace_surrogates(text) if isinstance(text, str) else None

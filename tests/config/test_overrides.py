@@ -93,6 +93,7 @@ def test_settings_split_at_commas_outside_brackets_and_quotes(text, expected):
     [
         ("run.seed", "--set 'run.seed' is not path=value, such as run.seed=1"),
         ("=1", "--set '=1' is not path=value"),
+        ("title=a\udcff", "which is not UTF-8"),
         ("a=1,b", "--set 'b' is not path=value"),
         ("a=[1,b=2", "has an open bracket or quote: close it"),
         ('a="1,b=2', "has an open bracket or quote: close it"),

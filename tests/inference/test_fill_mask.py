@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bertds.inference.embed import embed
 from bertds.inference.fill_mask import fill
 from bertds.model.batch import DeviceBatch
 from bertds.runs.trained_run import TrainedRun
@@ -73,3 +74,17 @@ def test_invalid_input_is_a_one_line_error(run_dirs, capsys, text, flags, words)
     )
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert words in stderr
+
+
+def test_any_text_is_cleaned_like_a_line_of_the_shards(run_dirs, capsys):
+    """What is no UTF-8 on the command line, line breaks, control characters: never a traceback."""
+    trained = TrainedRun.open(run_dirs["bert"], "latest")
+    model = trained.model()
+    plain = fill(trained, model, "가나 [MASK] 달래", 2)
+    assert fill(trained, model, " 가\0나\n [MASK]\t\u3000달래\ufeff ", 2) == plain
+    assert torch.equal(*embed(trained, model, ["가나 달래", "\r가나\x1b \u2028달래\n"]))
+    code, stdout, _ = bertds_command(capsys, "fill", run_dirs["bert"], "\udcea가 [MASK] \ud800")
+    assert code == 0
+    stdout.encode()
+    (hidden,) = embed(trained, model, ["\udcff"])
+    assert torch.equal(hidden, *embed(trained, model, ["\ufffd"]))

@@ -1,5 +1,6 @@
 """Cleaning: what is replaced, cut or dropped is counted, and no input fails."""
 
+import os
 import unicodedata
 from collections import Counter
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.readers.cleaning import MAX_WORD_CHARACTERS, clean_lines
+from bertds.data.text import MAX_WORD_CHARACTERS, clean_text
+from data_prep.readers.cleaning import clean_lines
 
 
 def clean(content, kind="lines"):
@@ -66,6 +68,27 @@ def test_cleaning_is_idempotent(lines):
     twice, counts = clean("\n".join(once).encode())
     assert twice == once
     assert set(counts) <= {"lines"}
+
+
+@given(st.binary(max_size=300) | st.text().map(str.encode))
+def test_a_text_is_cleaned_like_a_line_of_a_file(content):
+    """Also bytes that are not UTF-8, which Python keeps as surrogates on a command line."""
+    line = content.replace(b"\n", b" ")
+    lines, _ = clean(line)
+    assert clean_text(os.fsdecode(line)) == "".join(lines)
+
+
+@given(st.text(st.characters()))
+def test_any_text_of_python_is_cleaned(text):
+    """Also lone surrogates, which a program or JSON may give: one replacement character each."""
+    cleaned = clean_text(text)
+    assert clean_text(cleaned) == cleaned
+    cleaned.encode()
+
+
+def test_a_surrogate_is_one_replacement_character():
+    assert clean_text("a\ud800b\udfff") == "a\ufffdb\ufffd"
+    assert clean_text("\udced\udc95\udc9c") == "한"  # the bytes of a Korean syllable
 
 
 def test_very_long_words_are_cut_by_spaces():
