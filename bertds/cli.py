@@ -9,6 +9,7 @@ with the functions below, by annotation, and calls the command. It also writes h
 A user's error is one line on standard error and an exit code: 2, or the `code` of the exception.
 """
 
+import codecs
 import contextlib
 import difflib
 import functools
@@ -34,6 +35,7 @@ Command = Callable[..., int | None]
 _MERGED_FLAGS = ("set",)
 """Flags that may be repeated; their values are joined with commas."""
 _BOOLEANS = {"true": True, "false": False}
+_ERRORS = "bertds.escape"
 
 
 def run(
@@ -59,6 +61,8 @@ def run(
         after a user's error; 130 after an interrupt.
     """
     arguments = _without_local_rank(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ERRORS)
     try:
         if callable(commands):
             return _run_command(name, commands, [], arguments, ignored_flags or {})
@@ -80,12 +84,46 @@ def run(
         return ExitCode.INTERRUPTED
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
-        lines = str(error).splitlines() if isinstance(error, ProblemsError) else [str(error)]
-        message = "\n  ".join(" ".join(line.split()) for line in lines) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            message = f"{error.filename}: {error.strerror}"
-        print(f"{name}: {message}", file=sys.stderr)  # noqa: T201
+        print(f"{name}: {_message(error)}", file=sys.stderr)  # noqa: T201
         return exit_code_of(error)
+
+
+def _message(error: ValueError | OSError) -> str:
+    """One line for the user; one for each problem if there are several."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        text = error.object[error.start : error.end]
+        return (
+            f"{text!a} cannot be written in the encoding {error.encoding}: name files and "
+            "write flags in UTF-8, and set the environment variable PYTHONUTF8=1"
+        )
+    lines = str(error).splitlines() if isinstance(error, ProblemsError) else [str(error)]
+    return "\n  ".join(" ".join(line.split()) for line in lines) or type(error).__name__
+
+
+def _escape(error: UnicodeError) -> tuple[bytes, int]:
+    """Encode what standard output lacks: the bytes of a path as they are, letters as escapes."""
+    assert isinstance(error, UnicodeEncodeError)
+    parts = [
+        letter.encode(
+            "ascii", "surrogateescape" if "\udc80" <= letter <= "\udcff" else "backslashreplace"
+        )
+        for letter in error.object[error.start : error.end]
+    ]
+    return b"".join(parts), error.end
+
+
+codecs.register_error(_ERRORS, _escape)
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has these characters; others are printed as escapes."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from bertds import cli
 from bertds.data.masked_ratio import MaskedRatio
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.shards.reader import ShardSet
+from bertds.data.text import decode_arguments
 from bertds.data.tokenizer import Tokenizer
 
 HISTOGRAM_NAME = "lengths.png"
@@ -36,7 +38,7 @@ def describe(shards: ShardSet) -> str:
             counts["maskable"] += len(block.positions) * int(np.count_nonzero(~is_unmaskable))
             counts["masked"] += sum(len(positions) for positions in block.positions)
     picture = shards.directory / HISTOGRAM_NAME
-    _plot_histogram(picture, length_counts, str(shards.directory))
+    _plot_histogram(picture, length_counts, decode_arguments(str(shards.directory)))
     parts = [
         _format_counts(shards, counts),
         f"sequence lengths ({picture}):",
@@ -78,9 +80,10 @@ def _format_histogram(length_counts: npt.NDArray[np.int64]) -> str:
     width = -(-longest // _NUM_BARS)
     starts = range(1, longest + 1, width)
     sums = [int(length_counts[start : start + width].sum()) for start in starts]
+    bar = "█" if cli.can_print("█") else "#"
     return "\n".join(
         f"{start:>9} to {min(start + width - 1, longest):<5} {count:>12,}  "
-        + "█" * round(_BAR_WIDTH * count / max(sums))
+        + bar * round(_BAR_WIDTH * count / max(sums))
         for start, count in zip(starts, sums, strict=True)
     )
 

@@ -1,6 +1,9 @@
 """Command lines: values arrive verbatim; a mistake runs nothing and gives a one-line message."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -256,3 +259,42 @@ def test_the_exit_code_of_an_exception(error, code, capsys):
     if code != 1:
         assert run("program", failing, []) == code
     capsys.readouterr()
+
+
+PRINTS = """
+from bertds.cli import can_print, run
+
+def show(text: str) -> None:
+    print(text, can_print("█"), can_print("한글"))
+
+raise SystemExit(run("program", show, ["--text=한글 ▁ \\udcff"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("utf-8", "한글 ▁ ".encode() + b"\xff True True\n"),
+        ("euc-kr", "한글 ".encode("euc-kr") + b"\\u2581 \xff False True\n"),
+        ("ascii", b"\\ud55c\\uae00 \\u2581 \xff False False\n"),
+    ],
+)
+def test_every_text_can_be_printed_in_every_locale(encoding: str, expected: bytes) -> None:
+    """What the encoding lacks is an escape; the bytes of a path stay as they are."""
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", PRINTS]
+    done = subprocess.run(command, capture_output=True, check=True, env=variables)
+    assert done.stdout == expected
+
+
+def test_a_name_that_is_no_utf_8_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it must be written into a file."""
+
+    def write(text: str) -> None:
+        text.encode()
+
+    assert run("program", write, ["--text=a\udcffb"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(r"program: '\udcff' cannot be written in the encoding utf-8")
+    assert "PYTHONUTF8=1" in message
+    assert message.count("\n") == 1

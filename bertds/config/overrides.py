@@ -55,8 +55,10 @@ def parse_settings(text: str) -> list[tuple[str, Any]]:
         ConfigError: A setting without `=`, an open bracket or quote, a number out of range, or
             bytes that are not UTF-8.
     """
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ConfigError(f"--set is {text!r}, which is not UTF-8: write it in UTF-8")
+    try:  # Python keeps bytes that do not fit the locale as surrogates
+        text = text.encode(errors="surrogateescape").decode()
+    except UnicodeError as error:
+        raise ConfigError(f"--set is {text!r}, which is not UTF-8: write it in UTF-8") from error
     pairs = []
     for setting in _split(text):
         key, equals, value = (part.strip() for part in setting.partition("="))

@@ -20,12 +20,17 @@ def clean_text(text: str) -> str:
 
     Bytes of a command line that are not UTF-8 become replacement characters, as in a file.
     """
-    if _SURROGATE.search(text):
-        # Python keeps such bytes as surrogates from U+DC80 on; others come from JSON.
-        content = _NO_BYTE.sub("\ufffd", text).encode(errors="surrogateescape")
-        text = content.decode(errors="replace")
-    text = unicodedata.normalize("NFC", CONTROL.sub("", text))
+    text = unicodedata.normalize("NFC", CONTROL.sub("", decode_arguments(text)))
     return cut_long_words(collapse_white_space(text))
+
+
+def decode_arguments(text: str) -> str:
+    """Decode bytes of a command line or a path that Python could not, as UTF-8 where they are."""
+    if not _SURROGATE.search(text):
+        return text
+    # Python keeps such bytes as surrogates from U+DC80 on; others come from JSON.
+    content = _NO_BYTE.sub("\ufffd", text).encode(errors="surrogateescape")
+    return content.decode(errors="replace")
 
 
 def replace_surrogates(text: str) -> str:

@@ -1,5 +1,6 @@
 """The commands as a user runs them: flags, output, exit codes and error messages."""
 
+import os
 import re
 import subprocess
 import sys
@@ -100,6 +101,18 @@ def test_show_prints_counts_and_writes_a_histogram(shard_dir, capsys):
     assert command("verify", shard_dir) == 0  # the histogram is not a fault
     assert command("show", shard_dir) == 0
     assert capsys.readouterr().out.count("set key") == 2
+
+
+def test_show_works_in_a_locale_without_the_letters_of_the_text(shard_dir, tmp_path):
+    """Also in a directory whose name the locale cannot read."""
+    directory = shard_dir.rename(tmp_path / "말뭉치") / "train"
+    variables = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command_line = [sys.executable, "-m", "data_prep", "show", str(directory)]
+    done = subprocess.run(command_line, capture_output=True, env={**os.environ, **variables})
+    assert done.returncode == 0, done.stderr.decode()
+    assert b" #####" in done.stdout
+    assert f"({directory}/lengths.png)".encode() in done.stdout
+    assert (directory / "lengths.png").stat().st_size > 1000
 
 
 def test_verify_names_the_shard_and_exits_3(shard_dir, capsys):
