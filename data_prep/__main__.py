@@ -49,6 +49,7 @@ def tokenizer(
     min_count: int = 5,
     byte_fallback: bool = False,
     byte_level: bool = False,
+    keep_white_space: bool = False,
 ) -> None:
     """Train a BPE tokenizer and write it as a Hugging Face tokenizer.json.
 
@@ -76,11 +77,15 @@ def tokenizer(
             add 256 ids. No text then becomes [UNK].
         byte_level: Whether the vocabulary is byte-level as in GPT-2, RoBERTa and ModernBERT: 256
             bytes instead of characters. Excludes --byte_fallback.
+        keep_white_space: Whether line breaks, tabs and runs of blanks count, as in code. Needs
+            --byte_level. The tokenizer.json records it, for shard, fill and export.
     """
     inputs = Inputs(
         input=input, from_hf=from_hf, from_mds=from_mds, column=column, encoding=encoding
     )
-    options = ByteOptions(byte_fallback=byte_fallback, byte_level=byte_level)
+    options = ByteOptions(
+        byte_fallback=byte_fallback, byte_level=byte_level, keep_white_space=keep_white_space
+    )
     train_tokenizer.make_tokenizer(inputs, merges, out, lowercase, min_count, options)
 
 
@@ -107,6 +112,7 @@ def shard(
     scheduler: str = "",
     scratch: Path | None = None,
     seed: int = 0,
+    keep_white_space: bool = False,
 ) -> None:
     """Tokenize, shuffle and split text into the shard sets OUT/train and OUT/valid.
 
@@ -153,6 +159,9 @@ def shard(
         scratch: Directory for the unfinished work, with room for three times the size of the
             shards. The default is OUT/.work. All workers must see it. Required if OUT is a URL.
         seed: Seed of the shuffle.
+        keep_white_space: Whether to keep line breaks, tabs and runs of blanks, as code needs it. A
+            tokenizer trained with --keep_white_space always does. Any other is changed: its copy
+            beside the shards keeps white space as well.
     """
     options = ShardOptions(
         valid_fraction=_valid_fraction(valid, valid_fraction),
@@ -177,6 +186,7 @@ def shard(
         valid=Inputs(input=valid, column=column, encoding=encoding),
         scheduler=scheduler,
         scratch=scratch,
+        keep_white_space=keep_white_space,
     )
     manifest = parse_output(out).joinpath(MANIFEST_NAME)
     counts, masked = read_counts(manifest), read_counts(manifest, "masked")

@@ -16,6 +16,7 @@ from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.shards.reader import ShardSet
 from bertds.data.text import decode_arguments
 from bertds.data.tokenizer import Tokenizer
+from bertds.data.white_space import on_one_line
 
 HISTOGRAM_NAME = "lengths.png"
 _NUM_SAMPLES = 5
@@ -112,7 +113,7 @@ def _format_samples(shards: ShardSet) -> str:
     ends = np.cumsum(block.lengths.astype(np.int64))
     sequences = [ids.tolist() for ids in np.split(block.tokens, ends[:-1])]
     lines = [
-        f"  {number}  {tokenizer.decode(ids)}"
+        f"  {number}  {on_one_line(tokenizer.decode(ids))}"
         for number, ids in enumerate(sequences[:_NUM_SAMPLES])
     ]
     lines.append("  0  as tokens: " + " ".join(tokenizer.tokens(sequences[0])))

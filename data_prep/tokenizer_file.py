@@ -5,6 +5,7 @@ With byte fallback, a character outside the vocabulary becomes the tokens of its
 RoBERTa and ModernBERT do. With either, no text yields `[UNK]`.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from bertds.data.white_space import keeping_white_space
 from bertds.io.atomic import atomic_write
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -28,16 +30,24 @@ class ByteOptions:
         byte_fallback: Whether a character outside the vocabulary becomes its UTF-8 bytes, instead
             of `[UNK]`.
         byte_level: Whether all text is bytes, and merges of bytes.
+        keep_white_space: Whether line breaks, tabs and runs of blanks count, as in code.
     """
 
     byte_fallback: bool = False
     byte_level: bool = False
+    keep_white_space: bool = False
 
     def __post_init__(self) -> None:
         if self.byte_fallback and self.byte_level:
             raise ValueError(
                 "--byte_level and --byte_fallback exclude each other: a byte-level vocabulary has "
                 "every byte already; set only one of them"
+            )
+
+        if self.keep_white_space and not self.byte_level:
+            raise ValueError(
+                "--keep_white_space needs --byte_level: other vocabularies split text at white "
+                "space and have no tokens for it; set both"
             )
 
     @property
@@ -107,6 +117,9 @@ def build(
         [tokenizers.AddedToken(name, lstrip=name == "[MASK]", special=True) for name in SPECIALS]
     )
     content: str = backend.to_str(pretty=True)
+    if options.keep_white_space:
+        description = keeping_white_space(json.loads(content), mask="[MASK]")
+        content = json.dumps(description, ensure_ascii=False, indent=2)
     return (content + "\n").encode()
 
 

@@ -136,7 +136,7 @@ def learn(
     if options.byte_level:
         backend.normalizer = normalizer(lowercase)
         backend.pre_tokenizer = pre_tokenizer(options)
-        words = _lines_without_special_tokens(sources, counts)
+        words = _lines_without_special_tokens(sources, options, counts)
     else:
         characters = _frequent_characters(sources, lowercase, min_count, counts)
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -160,7 +160,9 @@ def learn(
     )
 
 
-def _line_batches(sources: list[Source], title: str, counts: Counter[str]) -> Iterator[list[str]]:
+def _line_batches(
+    sources: list[Source], title: str, counts: Counter[str], *, keep_white_space: bool = False
+) -> Iterator[list[str]]:
     """The clean lines of the text, one chunk at a time."""
     total = sum(source.size for source in sources)
     before = 0
@@ -169,7 +171,13 @@ def _line_batches(sources: list[Source], title: str, counts: Counter[str]) -> It
             of_source: Counter[str] = Counter()
             by_reader: Counter[str] = Counter()
             for chunk, position in read_chunks(source, by_reader):
-                yield clean_lines(chunk, source.line_kind, of_source, source.column)
+                yield clean_lines(
+                    chunk,
+                    source.line_kind,
+                    of_source,
+                    source.column,
+                    keep_white_space=keep_white_space,
+                )
                 bar.update(before + position - bar.n)
             check_is_utf8(source.path, of_source)
             counts.update(of_source)
@@ -223,7 +231,9 @@ def _marked_words(
         yield from unknown.sub(" ", special.sub(" ", marked)).split("\n")
 
 
-def _lines_without_special_tokens(sources: list[Source], counts: Counter[str]) -> Iterator[str]:
+def _lines_without_special_tokens(
+    sources: list[Source], options: ByteOptions, counts: Counter[str]
+) -> Iterator[str]:
     """Lines in which special tokens became spaces.
 
     Adds what became of the lines to `counts`.
@@ -232,7 +242,8 @@ def _lines_without_special_tokens(sources: list[Source], counts: Counter[str]) -
         ValueError: There is no line.
     """
     is_empty = True
-    for lines in _line_batches(sources, "merges", counts):
+    keeps = options.keep_white_space
+    for lines in _line_batches(sources, "merges", counts, keep_white_space=keeps):
         is_empty = is_empty and not lines
         yield from (_SPECIAL.sub(" ", line) for line in lines)
     if is_empty:

@@ -25,6 +25,7 @@ from bertds.data.special_tokens import (
     with_special,
     with_unspellable,
 )
+from bertds.data.white_space import keeping_white_space, keeps_white_space, normalizer_steps
 from bertds.data.word_starts import word_starts
 
 MAX_BYTES = 256 << 20  # 50,000 merges take 4 MiB
@@ -182,6 +183,33 @@ class Tokenizer:
         return starts
 
     @cached_property
+    def keeps_white_space(self) -> bool:
+        """Whether the tokenizer is for text whose white space counts, such as code."""
+        return keeps_white_space(self._description)
+
+    def keeping_white_space(self) -> Self:
+        """This tokenizer for text whose white space counts.
+
+        Raises:
+            ValueError: It does not tell kinds of white space apart.
+        """
+        if self.keeps_white_space:
+            return self
+        (mask,) = self.tokens([self.special_ids["mask"]])
+        description = keeping_white_space(self._description, mask)
+        content = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
+        kept = self.of(content.encode(), "the tokenizer for kept white space")
+        sequences = kept.encode_batch(["a b", "a  b", "a\tb", "a\nb"])
+        has_unknown = any(self.special_ids.get("unk") in ids for ids in sequences)
+        if has_unknown or len(set(map(tuple, sequences))) < len(sequences):
+            raise ValueError(
+                "--keep_white_space needs a tokenizer with tokens for blanks, tabs and line "
+                "breaks, such as a byte-level one, and this one does not tell them apart: use "
+                "another tokenizer, or leave out the flag"
+            )
+        return kept
+
+    @cached_property
     def words_are_independent(self) -> bool:
         """Whether a line can be encoded word by word: the ids of its words, concatenated.
 
@@ -215,8 +243,7 @@ class Tokenizer:
     @cached_property
     def _normalizes_single_characters(self) -> bool:
         """Whether the normalizer works on single characters, and only special tokens are added."""
-        steps = self._description.get("normalizer") or {"type": "Sequence", "normalizers": []}
-        steps = steps["normalizers"] if steps["type"] == "Sequence" else [steps]
+        steps = normalizer_steps(self._description)
         added = self._description.get("added_tokens", [])
         return all(step["type"] in ("NFC", "Lowercase") for step in steps) and all(
             token["special"] for token in added

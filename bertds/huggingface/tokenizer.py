@@ -4,7 +4,7 @@ r"""Builds a tokenizer for transformers that gives a text the same ids as in tra
 
 - It adds [CLS] and [SEP] around a sequence, if the shards have them.
 - It cleans each line: it removes control characters, normalizes to NFC, replaces white space by
-  single blanks, and strips both ends. The exported tokenizer strips only if it splits words at
+  single blanks (unless the tokenizer keeps white space), and strips both ends. The exported tokenizer strips only if it splits words at
   blanks. Other tokenizers may need the blank beside [MASK], where transformers splits a text before
   cleaning it.
 """
@@ -13,10 +13,12 @@ import json
 from typing import Any
 
 from bertds.data.tokenizer import Tokenizer
+from bertds.data.white_space import normalizer_steps
 
 # The same as in `bertds.data.text`: white space is what Python's `str.split` splits at.
 _CONTROL = "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]"
 _WHITE_SPACE = r"[\s\x1c-\x1f]+"
+_LINE_END = "\x1e"  # in documents of containers
 
 
 def standalone_tokenizer(tokenizer: Tokenizer, *, add_special_tokens: bool) -> Tokenizer:
@@ -31,20 +33,24 @@ def standalone_tokenizer(tokenizer: Tokenizer, *, add_special_tokens: bool) -> T
     if content["model"].get("dropout"):  # BPE dropout, which sharding ignores
         content["model"]["dropout"] = None
     content["post_processor"] = _post_processor(tokenizer) if add_special_tokens else None
-    normalizer = content.get("normalizer")
-    steps = [] if normalizer is None else [normalizer]
-    if normalizer is not None and normalizer["type"] == "Sequence":
-        steps = normalizer["normalizers"]
-    cleaning: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"Regex": _CONTROL}, "content": ""},
-        {"type": "NFC"},
-        {"type": "Replace", "pattern": {"Regex": _WHITE_SPACE}, "content": " "},
-    ]
-    if tokenizer.words_are_independent:
-        cleaning.append({"type": "Strip", "strip_left": True, "strip_right": True})
-    content["normalizer"] = {"type": "Sequence", "normalizers": [*cleaning, *steps]}
+    steps = [*_cleaning(tokenizer), *normalizer_steps(content)]
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     return Tokenizer.of(text.encode(), "the run's tokenizer")
+
+
+def _cleaning(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """What text cleaning does to a line, as steps of a normalizer."""
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"Regex": _CONTROL}, "content": ""},
+        {"type": "NFC"},
+    ]
+    if tokenizer.keeps_white_space:
+        return [*steps, {"type": "Replace", "pattern": {"String": _LINE_END}, "content": "\n"}]
+    steps.append({"type": "Replace", "pattern": {"Regex": _WHITE_SPACE}, "content": " "})
+    if tokenizer.words_are_independent:
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    return steps
 
 
 def tokenizer_config(tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:

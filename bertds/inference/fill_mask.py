@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from bertds.data.packing import MaskedSequences, pack
+from bertds.data.white_space import on_one_line
 from bertds.errors import ConfigError
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
@@ -77,7 +78,7 @@ def fill(
 
 def table(predictions: list[MaskPrediction]) -> str:
     """Format predictions in columns, with a heading per [MASK] if there are several."""
-    width = max(_columns(prediction.token) for prediction in predictions)
+    width = max(_columns(on_one_line(prediction.token)) for prediction in predictions)
     has_headings = predictions[-1].mask > 0
     lines = []
     previous_mask = -1
@@ -85,10 +86,9 @@ def table(predictions: list[MaskPrediction]) -> str:
         if has_headings and prediction.mask != previous_mask:
             lines.append(f"[MASK] {prediction.mask + 1}")
         previous_mask = prediction.mask
-        padding = " " * (width - _columns(prediction.token))
-        lines.append(
-            f"{prediction.probability:6.1%}  {prediction.token}{padding}  {prediction.text}"
-        )
+        token, text = on_one_line(prediction.token), on_one_line(prediction.text)
+        padding = " " * (width - _columns(token))
+        lines.append(f"{prediction.probability:6.1%}  {token}{padding}  {text}")
     return "\n".join(lines)
 
 

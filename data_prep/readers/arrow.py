@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from bertds.errors import RemoteError
 from data_prep.readers.counts import NO_TEXT
+from data_prep.readers.streams import LINE_END
 
 _BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 20, 1024  # approximate bytes of a batch, and its most rows
 _PAGE_BYTES = 1 << 20  # read at once from a parquet file
@@ -84,7 +85,10 @@ def arrow_lines(
             for start in range(0, len(array), step):
                 rows = _to_bytes(pa, array.slice(start, step))
                 counts[NO_TEXT] += rows.count(None)
-                yield b"".join((row or b"").replace(b"\n", b" ") + b"\n" for row in rows), position
+                yield (
+                    b"".join((row or b"").replace(b"\n", LINE_END) + b"\n" for row in rows),
+                    position,
+                )
 
 
 def _is_arrow_file(file: io.BufferedReader) -> bool:

@@ -1,8 +1,12 @@
 """Cleans raw text. What cannot be kept is replaced, cut or dropped, and counted: no input fails.
 
 `bertds.data.text` says what a clean line is. Cleaning processes about 50 MB/s.
+
+White space may also be kept, with `LF` for every line end. A "line" is then a document that may have
+several lines: the text of a JSON object, or a document of a container.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from typing import Literal
@@ -15,9 +19,11 @@ from bertds.data.text import (
 )
 from data_prep.readers.counts import BLANK, INVALID, NO_TEXT, READ
 from data_prep.readers.jsonl import DEFAULT_COLUMN, parse_text_field
+from data_prep.readers.streams import LINE_END
 
 CHUNK_BYTES = 4 << 20  # longer lines are cut into several lines
 LONG = "long lines cut"
+_LINE_ENDS = re.compile(f"\r[\n{LINE_END.decode()}]?|{LINE_END.decode()}")
 
 
 def clean_lines(
@@ -25,8 +31,18 @@ def clean_lines(
     kind: Literal["lines", "jsonl"],
     counts: Counter[str],
     column: str = DEFAULT_COLUMN,
+    *,
+    keep_white_space: bool = False,
 ) -> list[str]:
-    """Clean the lines of a chunk and drop empty ones; adds what was changed to `counts`."""
+    """Clean the lines of a chunk and drop empty ones; adds what was changed to `counts`.
+
+    Args:
+        chunk: Whole lines.
+        kind: What a line is: text, or a JSON object with a text.
+        counts: Gets what was read, changed and dropped.
+        column: The field of the text in a JSON object.
+        keep_white_space: Whether to change only line ends, instead of all white space.
+    """
     lines = _decode(chunk, counts).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -38,7 +54,12 @@ def clean_lines(
     counts["carriage returns"] += chunk.count(b"\r")
     if kind == "jsonl":
         lines = _extract_texts(lines, counts, column)
-    lines = _collapse_white_space(_normalize(lines, counts), counts)
+    lines = _normalize(lines, counts)
+    if keep_white_space:
+        lines = ["" if line.isspace() else _LINE_ENDS.sub("\n", line) for line in lines]
+    else:
+        lines = [collapse_white_space(line) for line in lines]
+    lines = _cut_long_words(lines, counts)
     kept = [line for line in lines if line]
     counts[BLANK] += len(lines) - len(kept)
     return kept
@@ -84,7 +105,7 @@ def _split_long_text(text: str) -> list[str]:
     """Cut a long text exactly as if it were a line of a text file."""
     if len(text) <= CHUNK_BYTES // 4:
         return [text]
-    data, pieces = text.replace("\n", " ").encode(), []
+    data, pieces = text.encode(), []
     while len(data) > CHUNK_BYTES:
         end = character_end(data, CHUNK_BYTES)
         pieces.append(data[:end].decode())
@@ -106,13 +127,12 @@ def _normalize(lines: list[str], counts: Counter[str]) -> list[str]:
     return lines
 
 
-def _collapse_white_space(lines: list[str], counts: Counter[str]) -> list[str]:
-    """Replace white space of any kind by single spaces, strip lines and cut very long words."""
-    collapsed = [collapse_white_space(line) for line in lines]
-    if max(map(len, collapsed), default=0) <= MAX_WORD_CHARACTERS:
-        return collapsed
-    cut = [cut_long_words(line) for line in collapsed]
-    changed = sum(ours != theirs for ours, theirs in zip(cut, collapsed, strict=True))
+def _cut_long_words(lines: list[str], counts: Counter[str]) -> list[str]:
+    """Cut very long words by spaces."""
+    if max(map(len, lines), default=0) <= MAX_WORD_CHARACTERS:
+        return lines
+    cut = [cut_long_words(line) for line in lines]
+    changed = sum(ours != theirs for ours, theirs in zip(cut, lines, strict=True))
     if changed:
         counts["lines with words cut"] += changed
     return cut

@@ -9,6 +9,8 @@ from typing import IO, Any, Literal, Protocol, cast
 
 Compression = Literal["none", "gz", "zst"]
 PIECE_BYTES = 1 << 20
+LINE_END = b"\x1e"
+"""Stands for a line end inside a document. Cleaning makes it a blank, or a line end again."""
 _COMPRESSED_BYTES = 4096  # decompressed at once, to 128 MiB at most
 
 
@@ -149,7 +151,7 @@ def _decompress_zstd(file: io.BufferedReader, name: str) -> Iterator[IO[bytes]]:
 
 
 def as_line(document: Iterator[bytes]) -> Iterator[bytes]:
-    """Turn the pieces of a document into one line: line ends in it become spaces."""
+    """Turn the pieces of a document into one line: line ends in it become `LINE_END`."""
     for piece in document:
-        yield piece.replace(b"\n", b" ")
+        yield piece.replace(b"\n", LINE_END)
     yield b"\n"

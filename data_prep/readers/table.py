@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 
 from data_prep.readers.counts import WRONG_FIELDS
 from data_prep.readers.jsonl import MAX_JSON_BYTES
+from data_prep.readers.streams import LINE_END
 
 TableKind = Literal["csv", "tsv"]
 _DELIMITERS: dict[TableKind, str] = {"csv": ",;\t|", "tsv": "\t"}  # the first is the usual one
@@ -76,7 +77,7 @@ def table_lines(
             is_valid = len(row) == len(header)
             counts[WRONG_FIELDS] += bool(row) and not is_valid
             text = row[place] if is_valid else ""
-            yield text.replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
+            yield text.encode("utf-8", "surrogateescape").replace(b"\n", LINE_END) + b"\n"
     except csv.Error as error:
         raise ValueError(
             f"{path} is not a valid .{kind} file, line {rows.line_num:,} ({error}): is a quotation "

@@ -3,7 +3,7 @@ r"""Reads a source as chunks of whole lines: open, decompress, extract the docum
     source --open, decompress, extract--> lines --read_chunks--> chunks of whole lines --> cleaning
 
 Only `\n` ends a line. Each document of a container (tar, Arrow, parquet, MDS) becomes one line, in
-which line ends become spaces, as in JSON lines. Where chunks are cut depends only on the content
+which `LINE_END` stands for line ends. Where chunks are cut depends only on the content
 of the source. A few chunks of 4 MiB are in memory, whatever the size of a file or a line.
 """
 

@@ -91,6 +91,7 @@ def make_shards(
     valid: Inputs | str = "",
     scheduler: str = "",
     scratch: Path | None = None,
+    keep_white_space: bool = False,
 ) -> dict[Split, Index]:
     """Write `out/train` and, unless the validation fraction is 0, `out/valid`; return the indexes.
 
@@ -105,6 +106,7 @@ def make_shards(
         valid: The validation text. None is then split off `inputs`.
         scheduler: Address of a Dask cluster that runs the tasks, or empty.
         scratch: Directory for the unfinished work, `out/.work` if None. All workers must see it.
+        keep_white_space: Whether to keep white space, also if the tokenizer is not made for it.
 
     Raises:
         ValueError: An option or a file is invalid, or the text leaves a split empty.
@@ -113,6 +115,8 @@ def make_shards(
         LostWorkersError: Workers were lost; the same command resumes.
     """
     tokenizer = Tokenizer.load(tokenizer_path)
+    if keep_white_space:
+        tokenizer = tokenizer.keeping_white_space()
     sequence_format = options.sequence_format(tokenizer)
     if options.masking is not None:
         build_masker(options.masking, tokenizer)  # rejects invalid options before the work starts

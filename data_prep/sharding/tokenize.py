@@ -54,12 +54,15 @@ def tokenize_chunk(task: TokenizeTask) -> None:
     """Clean, encode and cut the lines of a chunk; write the counts, then the part."""
     counts: Counter[str] = Counter()
     chunk = task.chunk if isinstance(task.chunk, bytes) else task.chunk.read()
-    lines = clean_lines(chunk, task.kind, counts, task.column)
     encoder = _thread_encoder(task.tokenizer)
+    keeps = encoder.tokenizer.keeps_white_space
+    lines = clean_lines(chunk, task.kind, counts, task.column, keep_white_space=keeps)
     counts[SPELLED] += encoder.tokenizer.count_spelled(lines)
     tokens, lengths = encoder.encode(lines)
     table = np.zeros(len(lines), dtype=ROW)
-    table["hash"] = _hash_lines([line.lower() for line in lines])
+    # White space does not count, so lines are split and deduplicated alike if it is kept.
+    words = [" ".join(line.split()) for line in lines] if keeps else lines
+    table["hash"] = _hash_lines([line.lower() for line in words])
     table["tie"] = _hash_lines(lines)
     table["characters"] = [len(line) for line in lines]
     table["length"] = lengths

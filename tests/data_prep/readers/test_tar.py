@@ -31,12 +31,12 @@ def as_json(**fields):
 @pytest.mark.parametrize(
     ("members", "texts"),
     [
-        ({"a.txt": b"one\ntwo\n", "b.txt": b""}, ["one two ", ""]),
+        ({"a.txt": b"one\ntwo\n", "b.txt": b""}, ["one\x1etwo\x1e", ""]),
         ({"./a.txt": b"one", "./b/c.TXT": b"two"}, ["one", "two"]),
         ({"a.json": as_json(text="no"), "a.txt": b"one"}, ["one"]),
         ({"a.txt": b"one", "a.json": as_json(text="no"), "a.jpg": b"\xff"}, ["one"]),
         ({"a.en.txt": b"one", "a.ko.txt": b"two"}, ["one", "two"]),
-        ({"a.json": as_json(text="one\n1"), "b.txt": b"two"}, ["one 1", "two"]),
+        ({"a.json": as_json(text="one\n1"), "b.txt": b"two"}, ["one\x1e1", "two"]),
         ({"a/x.json": as_json(text="one"), "b/x.txt": b"two"}, ["one", "two"]),
         ({"a.json": b"\xef\xbb\xbf" + as_json(text="\ud800")}, ["\ufffd"]),
         ({"a.txt": b"one", "b.json": b"{", "c.json": as_json(text=3)}, ["one", "", ""]),
