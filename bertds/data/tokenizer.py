@@ -25,7 +25,8 @@ from bertds.data.special_tokens import (
     with_special,
     with_unspellable,
 )
-from bertds.data.white_space import keeping_white_space, keeps_white_space, normalizer_steps
+from bertds.data.white_space import keeping_white_space, keeps_white_space
+from bertds.data.word_splits import words_are_independent, words_have_their_blank
 from bertds.data.word_starts import word_starts
 
 MAX_BYTES = 256 << 20  # 50,000 merges take 4 MiB
@@ -131,8 +132,17 @@ class Tokenizer:
 
         A text that spells a special token is encoded from the other tokens. The result is checked:
         if the library still returns a special token, the unknown token takes its place.
+
+        Raises:
+            ValueError: A text needs an unknown token, and the tokenizer has none.
         """
-        encodings = self._text_backend.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self._text_backend.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(
+                f"the tokenizer cannot encode the text ({error}): add a token for unknown words to "
+                "its vocabulary, named as in its unk_token"
+            ) from error
         sequences = [encoding.ids for encoding in encodings]
         if all(map(self._forbidden_ids.isdisjoint, sequences)):
             return sequences
@@ -213,41 +223,17 @@ class Tokenizer:
     def words_are_independent(self) -> bool:
         """Whether a line can be encoded word by word: the ids of its words, concatenated.
 
-        This holds if a Metaspace pre-tokenizer splits at each blank and the normalizer works on
-        single characters. A text that contains `▁` is an exception.
+        A text that contains `▁` is an exception.
         """
-        split = self._description.get("pre_tokenizer") or {}
-        return (
-            split.get("type") == "Metaspace"
-            and split.get("split", True)
-            and split.get("replacement") == "▁"
-            and split.get("prepend_scheme") == "always"
-            and self._normalizes_single_characters
-        )
+        return words_are_independent(self._description)
 
     @cached_property
     def words_have_their_blank(self) -> bool:
         """Whether a line can be encoded word by word, each word with the blank before it.
 
-        This holds for a byte-level pre-tokenizer without a prefix, if blanks are single and the
-        normalizer works on single characters.
+        This holds if the blanks between the words are single.
         """
-        split = self._description.get("pre_tokenizer") or {}
-        return (
-            split.get("type") == "ByteLevel"
-            and split.get("use_regex", True)
-            and not split.get("add_prefix_space", True)
-            and self._normalizes_single_characters
-        )
-
-    @cached_property
-    def _normalizes_single_characters(self) -> bool:
-        """Whether the normalizer works on single characters, and only special tokens are added."""
-        steps = normalizer_steps(self._description)
-        added = self._description.get("added_tokens", [])
-        return all(step["type"] in ("NFC", "Lowercase") for step in steps) and all(
-            token["special"] for token in added
-        )
+        return words_have_their_blank(self._description)
 
     def _with_special(self, names: list[str], path: str) -> Self:
         """This tokenizer, with further tokens of its vocabulary declared as special."""

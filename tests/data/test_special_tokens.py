@@ -134,3 +134,13 @@ def test_a_token_that_only_the_settings_name_is_special_in_every_copy(tmp_path):
     (tmp_path / "special_tokens_map.json").write_text("[")
     with pytest.raises(ValueError, match=r"special_tokens_map.json is not JSON.*restore it"):
         Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_text_that_needs_a_missing_unknown_token_is_an_error(tmp_path):
+    vocabulary = {"[PAD]": 0, "[MASK]": 1, "a": 2}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert tokenizer.encode_batch(["a"]) == [[2]]
+    with pytest.raises(ValueError, match="cannot encode the text .*: add a token for unknown"):
+        tokenizer.encode_batch(["[MASK]"])
