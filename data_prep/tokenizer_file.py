@@ -15,10 +15,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bertds.data.white_space import keeping_white_space
+from bertds.data.word_starts import WORD_MARK
 from bertds.io.atomic import atomic_write
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORD_MARK = "▁"
 _BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 

@@ -29,6 +29,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 from tqdm import tqdm
 
+from bertds.data.word_starts import WORD_MARK
 from data_prep.output.manifest import is_up_to_date, write_manifest
 from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.counts import (
@@ -44,7 +45,6 @@ from data_prep.readers.text import read_chunks
 from data_prep.tokenizer_file import (
     NO_BYTES,
     SPECIALS,
-    WORD_MARK,
     ByteOptions,
     Vocabulary,
     build,

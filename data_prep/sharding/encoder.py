@@ -13,9 +13,9 @@ import numpy as np
 
 from bertds.data.shards.format import Ids, id_dtype
 from bertds.data.tokenizer import Tokenizer
+from bertds.data.word_starts import WORD_MARK
 from data_prep.sharding.rows import Int64s, take_ragged
 
-WORD_MARK = "▁"
 _BLANK_BYTE = "Ġ"  # a blank in byte-level vocabularies
 _BATCH_CHARACTERS = 1 << 20  # per call of the library, whose results take 100 bytes per token
 _WORDS_PER_LINE = 32  # new words that are encoded as one line

@@ -73,7 +73,7 @@ def verify_shard(shards: ShardSet, number: int, *, may_be_joined: bool = True) -
     if num_spoiled:
         faults.append(
             f"{path}: special tokens inside sequences, in {num_spoiled:,} of {shard.sequences:,}; "
-            f"the first is {first_spoiled}: shard the text again"
+            f"the first is {first_spoiled}: delete the set and shard the text again"
         )
     if (tokens, max_id, max_length) != (shard.tokens, shard.max_id, shard.max_length):
         faults.append(f"{path}: its tokens, largest id or length differ from the index")

@@ -66,7 +66,7 @@ def test_verify_names_a_sequence_with_a_special_token(make_spoiled):
     (fault,) = verify_shard_set(make_spoiled() / "train")
     assert "shard-000000.tar: special tokens inside sequences, in 2 of 4; the first is" in fault
     assert any(line in fault for line in LINES[:2])
-    assert fault.endswith("shard the text again")
+    assert fault.endswith("delete the set and shard the text again")
 
 
 def test_verify_tells_a_separator_from_one_in_the_text(make_spoiled, monkeypatch):
