@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_skipped_or_rejected(run_dirs, data_root, tmp_path
 
 POSITION = {"step", "epoch", "sequences", "tokens", "seconds"}
 TRAINING = {"lr", "loss/train", "acc/train", "grad_norm", "tokens_per_s", "mfu", "padding"}
-TRAINING |= {"peak_memory", "data_wait", "forward", "backward", "update"}
+TRAINING |= {"masked_ratio", "peak_memory", "data_wait", "forward", "backward", "update"}
 VALIDATION = {
     f"{metric}/valid{name}" for metric in ("loss", "acc") for name in ("", "/some", "/en")
 }

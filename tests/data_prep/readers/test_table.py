@@ -27,7 +27,7 @@ def test_each_row_is_one_line(rows, delimiter):
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
     writer.writerows([("label", "text"), *rows])
-    assert read(file.getvalue().encode()) == [text.replace("\n", " ") for _, text in rows]
+    assert read(file.getvalue().encode()) == [text.replace("\n", "\x1e") for _, text in rows]
 
 
 def test_quotation_marks_that_quote_nothing():
