@@ -14,7 +14,6 @@ from bertds import cli
 from bertds.data.masked_ratio import MaskedRatio
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.shards.reader import ShardSet
-from bertds.data.text import decode_arguments
 from bertds.data.tokenizer import Tokenizer
 from bertds.data.white_space import on_one_line
 
@@ -39,7 +38,9 @@ def describe(shards: ShardSet) -> str:
             counts["maskable"] += len(block.positions) * int(np.count_nonzero(~is_unmaskable))
             counts["masked"] += sum(len(positions) for positions in block.positions)
     picture = shards.directory / HISTOGRAM_NAME
-    _plot_histogram(picture, length_counts, decode_arguments(str(shards.directory)))
+    name = str(shards.directory)
+    # matplotlib's font has few other letters, and warns of each.
+    _plot_histogram(picture, length_counts, title=name if name.isascii() else "")
     parts = [
         _format_counts(shards, counts),
         f"sequence lengths ({picture}):",

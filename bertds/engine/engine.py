@@ -73,7 +73,7 @@ class Engine:
     device: torch.device
     split: BatchSplit
     seed: int
-    monitors: Mapping[str, Any]
+    monitors: Mapping[str, Any] = field(default_factory=dict)
     """DeepSpeed's monitors by name, on rank 0 only."""
     learning_rate: float | None = field(default=None, init=False)
     """The learning rate of the last step; None before this engine's first step."""

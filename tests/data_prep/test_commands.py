@@ -108,11 +108,10 @@ def test_show_works_in_a_locale_without_the_letters_of_the_text(shard_dir, tmp_p
     directory = shard_dir.rename(tmp_path / "말뭉치") / "train"
     variables = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command_line = [sys.executable, "-m", "data_prep", "show", str(directory)]
-    done = subprocess.run(
-        command_line, capture_output=True, check=False, env={**os.environ, **variables}
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    variables = {**os.environ, **variables}
+    done = subprocess.run(command_line, check=True, capture_output=True, env=variables)
     assert b" #####" in done.stdout
+    assert done.stderr == b""
     assert f"({directory}/lengths.png)".encode() in done.stdout
     assert (directory / "lengths.png").stat().st_size > 1000
 
