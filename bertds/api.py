@@ -83,6 +83,13 @@ class Model:
     module: MaskedLanguageModel
     """The weights, as a torch module."""
 
+    def __repr__(self) -> str:
+        run, parameters = self.trained, sum(each.numel() for each in self.module.parameters())
+        return (
+            f"Model({str(run.run_dir)!r}, {run.checkpoint.path.name}, {parameters:,} parameters, "
+            f"{run.tokenizer.vocab_size:,} tokens)"
+        )
+
     def fill(self, text: str, top: int = 5) -> list[MaskPrediction]:
         """Predict the `top` most likely tokens for each [MASK] of a text.
 

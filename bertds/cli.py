@@ -12,6 +12,7 @@ A user's error is one line on standard error and an exit code: 2, or the `code` 
 import codecs
 import contextlib
 import difflib
+import errno
 import functools
 import inspect
 import io
@@ -91,7 +92,9 @@ def run(
 def _message(error: ValueError | OSError) -> str:
     """One line for the user; one for each problem if there are several."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = ": free space there, or choose another directory" if is_full else ""
+        return f"{error.filename}: {error.strerror}{remedy}"
     if isinstance(error, UnicodeEncodeError):
         text = error.object[error.start : error.end]
         return (

@@ -16,6 +16,7 @@ from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
 from bertds.data.white_space import on_one_line
+from bertds.io.atomic import atomic_write
 
 HISTOGRAM_NAME = "lengths.png"
 _NUM_SAMPLES = 5
@@ -104,7 +105,8 @@ def _plot_histogram(path: Path, length_counts: npt.NDArray[np.int64], title: str
         axes.margins(x=0.01)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 
 
 def _format_samples(shards: ShardSet) -> str:

@@ -18,7 +18,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Checkpoint:
     """A checkpoint whose files match its manifest."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: dict[str, Any] = field(repr=False)
     skipped: tuple[str, ...] = ()
     """A message for each newer checkpoint that is damaged."""
 

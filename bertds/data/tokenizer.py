@@ -71,6 +71,9 @@ class Tokenizer:
     content: bytes
     _backend: tokenizers.Tokenizer
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size:,} tokens, {self.fingerprint[:12]})"
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a `tokenizer.json`, or the one in a directory that `save_pretrained` wrote.

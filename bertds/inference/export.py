@@ -6,9 +6,13 @@ of the fp32 model.
 """
 
 import json
+import os
+import re
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from bertds.huggingface.architectures import architecture_of
 from bertds.huggingface.config import config_json
@@ -29,6 +33,7 @@ def export(trained: TrainedRun, out: Path) -> None:
     Raises:
         ConfigError: No Hugging Face class computes the same function as the run's model.
         FileExistsError: `out` exists and is not empty.
+        OSError: The disk is full; then nothing is left of the directory.
         CheckpointError: The checkpoint holds the weights of another model.
     """
     config, tokenizer = trained.case.bertds.model, trained.tokenizer
@@ -38,7 +43,7 @@ def export(trained: TrainedRun, out: Path) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
         _write_json(draft / "config.json", content)
         file = draft / "model.safetensors"
-        save_file(tensors, file, metadata={"format": "pt"})
+        _save(tensors, file)
         # safetensors makes it readable by its owner only.
         file.chmod((draft / "config.json").stat().st_mode)
         standalone = standalone_tokenizer(
@@ -48,6 +53,17 @@ def export(trained: TrainedRun, out: Path) -> None:
         settings = tokenizer_config(tokenizer, config.max_position_embeddings)
         _write_json(draft / "tokenizer_config.json", settings)
         (draft / "README.md").write_text(model_card(trained), encoding="utf-8")
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; the library has its own error for a full disk."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

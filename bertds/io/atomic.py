@@ -1,12 +1,26 @@
 """Atomic writes: a file or directory gets its name only when it is complete and on disk."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def room_errors_named(path: Path) -> Iterator[None]:
+    """Give the error of a full disk, which has no file name, the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -22,7 +36,7 @@ def atomic_write(path: Path, *, concurrent_writers: bool = False) -> Iterator[IO
     suffix = f"-{uuid.uuid4().hex}" if concurrent_writers else ""
     temporary = path.with_name(f".tmp-{path.name}{suffix}")
     try:
-        with temporary.open("wb") as file:
+        with room_errors_named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,14 +58,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not empty: remove it or choose another name")
     draft = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
-    draft.mkdir(parents=True)
     try:
-        yield draft
-        for file in draft.iterdir():
-            sync(file)
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
+        with room_errors_named(path):
+            draft.mkdir(parents=True)
+            yield draft
+            for file in draft.iterdir():
+                sync(file)
+            sync(draft)
+            draft.replace(path)
+            sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -43,6 +43,9 @@ class TrainedRun:
     tokenizer: Tokenizer
     checkpoint: Checkpoint
 
+    def __repr__(self) -> str:
+        return f"TrainedRun({str(self.run_dir)!r}, {self.checkpoint.path.name})"
+
     @classmethod
     def open(cls, run_dir: Path, checkpoint: str) -> "TrainedRun":
         """Read a run directory; nothing in it is changed.

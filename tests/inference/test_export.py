@@ -1,6 +1,7 @@
 """`python -m bertds export` writes a directory that transformers loads, with equal logits."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_nothing_is_overwritten_or_left_incomplete(run_dirs, tmp_path, capsys):
         bertds_command(capsys, "export", run_dir, "--out", out)[0] == 0
     )  # into an empty directory
     assert len([*out.iterdir()]) == 5
+
+
+def test_a_full_disk_is_a_one_line_error_and_nothing_is_left(run_dirs, tmp_path, capsys):
+    """The weights are written by a library with an exception of its own; smaller files fail too."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 4096):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            code, _, error = bertds_command(capsys, "export", run_dirs["bert"], tmp_path / "out")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"{tmp_path / 'out'}: File too large: free space there, or choose another" in error
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_neither_deepspeed_nor_transformers_is_needed(run_dirs, tmp_path):

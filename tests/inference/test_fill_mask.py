@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bertds import load_model
 from bertds.inference.embed import embed
 from bertds.inference.fill_mask import fill
 from bertds.model.batch import DeviceBatch
@@ -88,3 +89,15 @@ def test_any_text_is_cleaned_like_a_line_of_the_shards(run_dirs, capsys):
     stdout.encode()
     (hidden,) = embed(trained, model, ["\udcff"])
     assert torch.equal(hidden, *embed(trained, model, ["\ufffd"]))
+
+
+def test_a_model_is_shown_in_one_short_line(run_dirs):
+    """Neither tokenizer nor weights, which have hundreds of thousands of characters."""
+    model = load_model(run_dirs["bert"])
+    assert repr(model) == (
+        f"Model({str(run_dirs['bert'])!r}, step_0000000006, "
+        f"{sum(each.numel() for each in model.module.parameters()):,} parameters, "
+        f"{model.trained.tokenizer.vocab_size:,} tokens)"
+    )
+    for part in (model.trained, model.trained.tokenizer, model.trained.checkpoint):
+        assert len(repr(part)) < 300
