@@ -12,12 +12,12 @@ A user's error is one line on standard error and an exit code: 2, or the `code` 
 import codecs
 import contextlib
 import difflib
-import errno
 import functools
 import inspect
 import io
 import logging
 import math
+import os
 import re
 import sys
 import types
@@ -31,6 +31,7 @@ from fire.core import FireExit
 from fire.decorators import SetParseFns
 
 from bertds.errors import ExitCode, ProblemsError, exit_code_of
+from bertds.io.atomic import NO_ROOM
 
 Command = Callable[..., int | None]
 _MERGED_FLAGS = ("set",)
@@ -92,7 +93,8 @@ def run(
 def _message(error: ValueError | OSError) -> str:
     """One line for the user; one for each problem if there are several."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # A command may have a better remedy, which it adds to the message.
+        is_full = error.errno in NO_ROOM and error.strerror == os.strerror(error.errno)
         remedy = ": free space there, or choose another directory" if is_full else ""
         return f"{error.filename}: {error.strerror}{remedy}"
     if isinstance(error, UnicodeEncodeError):

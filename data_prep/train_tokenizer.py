@@ -30,6 +30,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from bertds.data.word_starts import WORD_MARK
+from data_prep.output.full_disk import explain_full_disk
 from data_prep.output.manifest import is_up_to_date, write_manifest
 from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.counts import (
@@ -75,7 +76,10 @@ def make_tokenizer(
     """
     manifest = path.with_name(f"{path.stem}.made.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_sources(inputs, path.parent) as sources:
+    with (
+        explain_full_disk("free some space, then run the same command again"),
+        open_sources(inputs, path.parent) as sources,
+    ):
         recipe = tokenizer_recipe(sources, num_merges, lowercase, min_count, options)
         if is_up_to_date(manifest, [path], recipe):
             print(f"{path}: already finished, nothing to do")
@@ -84,7 +88,11 @@ def make_tokenizer(
         print(f"{path}:\n{format_counts(vocabulary.counts)}")
         content = build(vocabulary, num_merges, lowercase, options)
         write_manifest(manifest, recipe, {"characters": len(vocabulary.characters)})
-        write(path, content)
+        try:
+            write(path, content)
+        except OSError:
+            manifest.unlink(missing_ok=True)  # or it would claim the place of another tokenizer
+            raise
     parts = {
         "special tokens": len(SPECIALS),
         "bytes": len(vocabulary.byte_tokens),

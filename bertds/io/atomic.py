@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a full quota, and a file that is larger than allowed."""
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def room_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             error.filename = str(path)
         raise
 
@@ -32,6 +33,9 @@ def atomic_write(path: Path, *, concurrent_writers: bool = False) -> Iterator[IO
         concurrent_writers: Whether others, perhaps on other hosts, may write the same content at
             the same time. Then each writes a temporary file with a unique name, which stays behind
             if the process is killed.
+
+    Raises:
+        OSError: The file cannot be written, for example since the disk is full; it names `path`.
     """
     suffix = f"-{uuid.uuid4().hex}" if concurrent_writers else ""
     temporary = path.with_name(f".tmp-{path.name}{suffix}")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bertds.io.atomic import room_errors_named
+from bertds.io.atomic import atomic_write
 from bertds.io.remote import RemoteFile, file_system, is_url, retried
 from data_prep.readers.arrow import check_column, check_end_of_stream
 from data_prep.readers.encodings import UTF8, parse_encoding
@@ -153,7 +153,7 @@ def _expand(name: str, spool: Path) -> list[Path | str]:
     if is_url(name):
         return _expand_url(name)
     if name == "-":
-        with room_errors_named(spool), spool.open("wb") as file:
+        with atomic_write(spool) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         return [spool]
     path = Path(name).expanduser().absolute()

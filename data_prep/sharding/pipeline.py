@@ -38,6 +38,7 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 from data_prep.executors.dask import cluster_executor
 from data_prep.executors.local import local_executor, run_tasks
+from data_prep.output.full_disk import explain_full_disk
 from data_prep.output.manifest import MANIFEST_NAME, write_manifest
 from data_prep.output.storage import Output, parse_output
 from data_prep.readers.counts import (
@@ -78,6 +79,10 @@ from data_prep.sharding.write import (
 )
 
 GROUP_BYTES = 32 << 20
+_FULL_DISK = (
+    "free some space, then run the same command again to resume. The unfinished work takes about "
+    "three times the size of the shards; --scratch DIR puts it elsewhere"
+)
 Task = TypeVar("Task")
 
 
@@ -125,6 +130,7 @@ def make_shards(
     work_dir = work_dir_path(output, scratch)
     executor = cluster_executor(scheduler, work_dir) if scheduler else local_executor(workers)
     with (
+        explain_full_disk(_FULL_DISK),
         lock_work_dir(output, work_dir),
         executor as (pool, num_parallel),
         open_sources(inputs, work_dir, pool.map if scheduler else map) as sources,

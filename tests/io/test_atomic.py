@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,22 @@ def test_other_errors_are_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing, atomic_write(tmp_path / "out"):
         (tmp_path / "gone").read_bytes()
     assert missing.value.filename == str(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("concurrent_writers", [False, True])
+def test_a_real_error_of_writing_names_the_file_and_leaves_nothing(
+    tmp_path: Path, concurrent_writers: bool
+) -> None:
+    path = tmp_path / "a.bin"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with (
+            pytest.raises(OSError, match="File too large") as caught,
+            atomic_write(path, concurrent_writers=concurrent_writers) as file,
+        ):
+            file.write(bytes(30_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert list(tmp_path.iterdir()) == []
