@@ -51,6 +51,14 @@ class Inputs:
     column: str = DEFAULT_COLUMN
     encoding: str = UTF8
 
+    def __post_init__(self) -> None:
+        # Python keeps bytes of the command line that are no text as surrogates.
+        if any("\ud800" <= character <= "\udfff" for character in self.column):
+            raise ValueError(
+                f"--column is {self.column!r}, which is not valid text: type the name in the "
+                "encoding of the terminal, or rename the field"
+            )
+
     def __str__(self) -> str:
         flags = (("input", self.input), ("from_hf", self.from_hf), ("from_mds", self.from_mds))
         return " ".join(f"--{flag}={spec}" for flag, spec in flags if spec)

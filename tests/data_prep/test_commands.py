@@ -13,6 +13,7 @@ from bertds.data.shards.reader import ShardSet
 from data_prep.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8:surrogateescape"}
 
 
 def command(*arguments: object) -> int:
@@ -131,6 +132,24 @@ def test_verify_names_the_shard_and_exits_3(shard_dir, capsys):
     assert command("verify", shard_dir / "nowhere") == 3
     assert "nowhere has no shard set" in capsys.readouterr().err
     assert command("show", shard_dir / "valid") == 3
+
+
+def test_names_that_are_not_utf8(tmp_path, text, shard_dir, capfd):
+    """Python keeps such bytes of the command line and of file names as surrogates."""
+    name = os.fsdecode(b"\xb0\xa1")
+    shard_dir.rename(tmp_path / name)
+    text.rename(tmp_path / f"{name}.txt")
+    run_here = [sys.executable, "-m", "data_prep"]
+    for arguments in (
+        ["show", f"{name}/train"],
+        ["shard", f"--input={name}.txt", f"--tokenizer={name}/train", "--out=new", "--workers=1"],
+    ):
+        done = subprocess.run([*run_here, *arguments], cwd=tmp_path, env=ENVIRONMENT, check=False)
+        assert done.returncode == 0
+    capfd.readouterr()
+    assert command("tokenizer", f"--input={tmp_path}/{name}.txt", "--merges=9",
+                   f"--column={name}", f"--out={tmp_path}/new.json") == 2  # fmt: skip
+    assert "--column is '\\udcb0\\udca1', which is not valid text" in capfd.readouterr().err
 
 
 INPUT = "--input={0}/text.txt"
