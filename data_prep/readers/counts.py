@@ -23,7 +23,7 @@ _DROPPED = {
     BLANK: BLANK,
     NO_TEXT: NO_TEXT,
     "lines that are no JSON with a text": NO_TEXT,  # the name in older manifests
-    WRONG_FIELDS: "rows with another number of fields than the first",
+    WRONG_FIELDS: "another number of fields than the first row",
     DUPLICATE: DUPLICATE,
     HELD_OUT: "training lines that the validation text has",
     UNMASKABLE_LINES: "lines without a maskable token",
@@ -100,10 +100,16 @@ def _warn(title: str, count: int, total: int, what: str) -> None:
 
 
 def explain_nothing_kept(counts: Mapping[str, int], column: str) -> str:
-    """An error message if cleaning kept no line because no record has a text; else empty."""
+    """An error message if cleaning kept no line, though not all are blank; else empty."""
     records = counts.get(READ, 0) - counts.get(BLANK, 0)
-    if not counts.get(NO_TEXT) or counts[NO_TEXT] < records:
+    no_text, wrong_fields = counts.get(NO_TEXT, 0), counts.get(WRONG_FIELDS, 0)
+    if not records or no_text + wrong_fields < records:
         return ""
+    if wrong_fields:
+        return (
+            f"none of the {records:,} rows is kept: {wrong_fields:,} have {_DROPPED[WRONG_FIELDS]}, "
+            f"{no_text:,} have no text; {_REMEDIES[WRONG_FIELDS]}"
+        )
     return (
         f"none of the {records:,} records has a text in the field {column!r}: expected JSON "
         "objects, or rows of a table, with text there; name the field of the text with --column"

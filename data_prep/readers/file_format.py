@@ -109,10 +109,9 @@ def _check_not_compressed(path: Path | str, kind: Kind, compression: Compression
 def _detect_compression(
     path: Path | str, file: io.BufferedReader, named: Compression
 ) -> Compression:
-    """The compression by name, or else by content."""
-    if named != "none":
-        return named
-    return compression_of(_read_head(path, file, "none"))
+    """The compression by content, or else by name."""
+    found = compression_of(_read_head(path, file, "none"))
+    return named if found == "none" else found
 
 
 def _read_head(path: Path | str, file: io.BufferedReader, compression: Compression) -> bytes:

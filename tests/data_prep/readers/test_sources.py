@@ -29,6 +29,7 @@ def gz(content: bytes) -> bytes:
         ("a.txt.gz", gz(TEXT.encode())),
         ("b.gz", gz(TEXT.encode()[:10]) + gz(TEXT.encode()[10:])),
         ("a.txt.zst", zstandard.compress(TEXT.encode())),
+        ("a.txt.gz", zstandard.compress(TEXT.encode())),
         ("b.zst", zstandard.compress(TEXT.encode()[:10]) + zstandard.compress(TEXT.encode()[10:])),
         ("a.jsonl", json_lines(TEXT).encode()),
         ("a.b.jsonl.gz", gz(json_lines(TEXT).encode())),

@@ -68,6 +68,12 @@ def test_a_table_without_the_column_is_an_error(tmp_path, capsys, content, messa
     assert message in error
 
 
+def test_a_table_without_a_full_row_is_an_error(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,label\na\nb\n\n")
+    error = error_message(tmp_path, capsys, f"--input={tmp_path}/a.csv")
+    assert "none of the 2 rows is kept: 2 have another number of fields than the first row" in error
+
+
 def test_a_quotation_mark_that_is_never_closed_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(table, "_MAX_ROW_CHARACTERS", 1000)
     rows = 'a,"b, b"\n' * 600 + 'a,"b\n' + "a,b\n" * 600
