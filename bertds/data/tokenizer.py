@@ -232,10 +232,7 @@ class Tokenizer:
 
     @cached_property
     def words_have_their_blank(self) -> bool:
-        """Whether a line can be encoded word by word, each word with the blank before it.
-
-        This holds if the blanks between the words are single.
-        """
+        """Whether a line can be encoded word by word, each with the white space before it."""
         return words_have_their_blank(self._description)
 
     def _with_special(self, names: list[str], path: str) -> Self:

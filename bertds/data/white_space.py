@@ -10,8 +10,9 @@ from typing import Any
 
 from bertds.data.special_tokens import Description
 
+# The steps of the normalizer that keep white space in one form.
 # A text before [MASK] ends without the blank that the masked token has, as in training.
-_STEPS: list[dict[str, Any]] = [
+STEPS: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"Regex": r"\r\n?"}, "content": "\n"},
     {"type": "Replace", "pattern": {"Regex": r" \z"}, "content": ""},
 ]
@@ -35,7 +36,7 @@ def keeping_white_space(description: Description, mask: str) -> Description:
         {**token, "lstrip": False, "rstrip": False} if token["content"] == mask else token
         for token in description.get("added_tokens") or []
     ]
-    steps = [*_STEPS, *normalizer_steps(description)]
+    steps = [*STEPS, *normalizer_steps(description)]
     return {
         **description,
         "added_tokens": added,

@@ -19,10 +19,13 @@ from data_prep.sharding.encoder import LineEncoder
 from data_prep.tokenizer_file import ByteOptions
 
 
-@pytest.fixture(scope="module", params=["characters", "byte_fallback", "byte_level"])
+@pytest.fixture(
+    scope="module",
+    params=[(), ("byte_fallback",), ("byte_level",), ("byte_level", "keep_white_space")],
+)
 def tokenizer(request, lines, tmp_path_factory):
     """A lower-casing tokenizer of `data_prep`, which splits text at spaces."""
-    options = ByteOptions(**({} if request.param == "characters" else {request.param: True}))
+    options = ByteOptions(**dict.fromkeys(request.param, True))
     directory = tmp_path_factory.mktemp("encode")
     text = [*lines["ko"], *lines["en"], "the WORDS of ▁ a line, 단어와 말"] * 6
     (directory / "text").write_text("\n".join(text))
@@ -61,6 +64,16 @@ def test_difficult_characters(tokenizer, texts):
 def test_any_text(tokenizer, lines):
     text = "\n".join(" ".join(line) for line in lines)
     check(LineEncoder(tokenizer), clean_lines(text.encode(), "lines", Counter()))
+
+
+white_space = "".join(chr(point) for point in range(0x3001) if chr(point).isspace())
+
+
+@given(st.lists(st.text(st.sampled_from(white_space * 2 + "ab1.'▁가\u0301"), max_size=12)))
+def test_any_white_space(tokenizer, documents):
+    if tokenizer.keeps_white_space:
+        lines = "".join(json.dumps({"text": each}) + "\n" for each in documents).encode()
+        check(LineEncoder(tokenizer), clean_lines(lines, "jsonl", Counter(), keep_white_space=True))
 
 
 def test_cached_words_are_right_in_later_batches(tokenizer, lines):
