@@ -87,7 +87,9 @@ def test_byte_fallback_adds_the_bytes_before_the_characters(tmp_path):
 
 
 def test_the_name_of_a_byte_in_the_text_is_not_the_byte(tmp_path):
-    content = make(tmp_path, "x<0x41>y <0x41> ab\n" * 9, 2, lowercase=False, byte_fallback=True)
+    content = make(
+        tmp_path, "x<0x41>y <0x41> abcdefghij\n" * 9, 8, lowercase=False, byte_fallback=True
+    )
     tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
     (ids,) = tokenizer.encode_batch(["x<0x41>y"])
     assert content["model"]["vocab"]["<0x41>"] not in ids

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -28,6 +28,7 @@ def tokenizer(request, lines, tmp_path_factory):
     options = ByteOptions(**dict.fromkeys(request.param, True))
     directory = tmp_path_factory.mktemp("encode")
     text = [*lines["ko"], *lines["en"], "the WORDS of ▁ a line, 단어와 말"] * 6
+    text.append("a.\x1c " * 9000)  # white space in Python, but not in the library
     (directory / "text").write_text("\n".join(text))
     with open_sources(str(directory / "text"), directory) as sources:
         vocabulary = train_tokenizer.learn(
@@ -69,6 +70,7 @@ def test_any_text(tokenizer, lines):
 white_space = "".join(chr(point) for point in range(0x3001) if chr(point).isspace())
 
 
+@example(["a.\x1cb", "a.\x1f\n"])
 @given(st.lists(st.text(st.sampled_from(white_space * 2 + "ab1.'▁가\u0301"), max_size=12)))
 def test_any_white_space(tokenizer, documents):
     if tokenizer.keeps_white_space:
