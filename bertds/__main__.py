@@ -106,7 +106,7 @@ def plan(
         gpu: v100, a100, h100, h200, b200, l4 or 4090.
         arm: One of its arms; the first if not given.
         data: Directory or URL that the names of datasets are relative to.
-        set: Changes to the case, as 'a.b=value,…'.
+        set: Changes to the case, as 'a.b=value,…'; may be repeated.
         gpus_per_node: Number of GPUs of a host.
         mfu: Assumed model FLOPs utilization (MFU), a fraction of the GPU's peak.
         vocab_size: Size of the vocabulary, if the shards do not exist yet.

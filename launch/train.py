@@ -42,7 +42,8 @@ def main(
         arm: One of its arms; all of them if not given.
         data: Directory or URL that the names of shard sets are relative to.
         out: Directory for <case>/<arm>/.
-        set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes.
+        set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes. May be
+            repeated.
         profile: Write a Chrome trace of a few steps to each run's directory, trace.json.
 
     Returns:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.checks import CheckedContent, check_content
+from bertds.config.deepspeed_schema import DeepSpeedKeys
 from bertds.config.messages import did_you_mean, problems_error, shown
 from bertds.config.overrides import (
     Json,
@@ -25,12 +26,14 @@ from bertds.config.overrides import (
 )
 from bertds.config.schema import BertdsConfig
 from bertds.config.strict_json import parse_json
+from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
 from bertds.errors import ConfigError
 
 Settings = str | Mapping[str, Any]
 """Changes to a case file: the text of `--set`, or a mapping."""
 
 _MAX_BYTES = 4 << 20
+_DEEPSPEED_KEYS = DeepSpeedKeys.model_fields.keys() | UNSUPPORTED_KEYS.keys()
 _NEAR_NAME = 0.75
 """Least similarity of two file names, without their ending, for a suggestion."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -206,9 +209,10 @@ def _load(path: Path) -> Json:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("bertds"), dict):
+        is_deepspeed = isinstance(content, dict) and _DEEPSPEED_KEYS & content.keys()
         raise ConfigError(
-            f'{path} has no block "bertds": add one (model, data, run), or convert a DeepSpeed '
-            f"configuration with python -m bertds import-config {path} --out CASE"
+            f'{path} has no block "bertds": add one (model, data, run)'
+            + (f", or use python -m bertds import-config {path} --out CASE" if is_deepspeed else "")
         )
     return content
 

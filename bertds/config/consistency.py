@@ -125,7 +125,7 @@ def _loss_scale(file: CaseFile) -> Iterator[str]:
 
 def _without_effect(file: CaseFile) -> Iterator[str]:
     """Keys that DeepSpeed ignores next to the others."""
-    zero = file.zero_optimization
+    zero, profiler = file.zero_optimization, file.flops_profiler
     partitioned = {
         "zero_quantized_weights": getattr(zero, "zero_quantized_weights", None),
         "zero_quantized_gradients": getattr(zero, "zero_quantized_gradients", None),
@@ -145,6 +145,12 @@ def _without_effect(file: CaseFile) -> Iterator[str]:
         yield (
             f"gradient_predivide_factor {file.gradient_predivide_factor:g} has no effect with "
             "prescale_gradients true: delete one of them"
+        )
+    factor, is_recomputed = profiler.recompute_fwd_factor, file.bertds.model.gradient_checkpointing
+    if profiler.enabled and factor != is_recomputed:
+        yield (
+            f"flops_profiler.recompute_fwd_factor is {factor:g}, but model.gradient_checkpointing is "
+            f"{str(is_recomputed).lower()}: set the former to {int(is_recomputed)}"
         )
     for key, dtype in (
         ("communication_data_type", file.communication_data_type),

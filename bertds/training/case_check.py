@@ -47,7 +47,7 @@ def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
             mistakes[path, arm], warnings[path, arm] = findings.errors, findings.warnings
     if any(mistakes.values()):
         raise _error(mistakes)
-    return [line for _, line in _lines(warnings)]
+    return _lines(warnings)
 
 
 def _mistakes(path: Path, arm: str, settings: Settings) -> list[str]:
@@ -62,25 +62,32 @@ def _mistakes(path: Path, arm: str, settings: Settings) -> list[str]:
 
 def _error(mistakes: dict[ArmPath, list[str]]) -> ConfigError:
     lines = _lines(mistakes)
-    files = ", ".join(dict.fromkeys(str(path) for path, _ in lines))
-    texts = [line for _, line in lines]
-    if len(texts) > 1:
-        return ProblemsError(files, texts)
-    return ConfigError(f"{files}{' ' if texts[0].startswith('(arm ') else ': '}{texts[0]}")
+    files = ", ".join(dict.fromkeys(str(path) for path, arm in mistakes if mistakes[path, arm]))
+    if len(lines) > 1:
+        return ProblemsError(files, lines)
+    if lines[0].startswith(f"{files} (arm "):
+        return ConfigError(lines[0])
+    return ConfigError(f"{files}{' ' if lines[0].startswith('(arm ') else ': '}{lines[0]}")
 
 
-def _lines(found: dict[ArmPath, list[str]]) -> list[tuple[Path, str]]:
+def _lines(found: dict[ArmPath, list[str]]) -> list[str]:
     """Write a line for each message; one that several arms share is written once."""
-    arms_of: dict[tuple[Path, str], list[str]] = {}
-    for (path, arm), texts in found.items():
+    arms_of: dict[str, list[ArmPath]] = {}
+    for arm, texts in found.items():
         for text in texts:
-            arms_of.setdefault((path, text), []).append(arm)
-    num_files = len({path for path, _ in arms_of})
+            arms_of.setdefault(text, []).append(arm)
+    num_files = len({path for path, _ in found})
     return [
-        (path, f"{f'{path} ' if num_files > 1 else ''}{_arms(arms, len(found))}{text}")
-        for (path, text), arms in arms_of.items()
+        text if 1 < len(arms) == len(found) else f"{_where(arms, num_files)}: {text}"
+        for text, arms in arms_of.items()
     ]
 
 
-def _arms(arms: Sequence[str], num_arms: int) -> str:
-    return "" if 1 < len(arms) == num_arms else f"(arm {', '.join(arms)}): "
+def _where(arms: Sequence[ArmPath], num_files: int) -> str:
+    """Name arms, with their files if several are checked."""
+    names: dict[Path, list[str]] = {}
+    for path, arm in arms:
+        names.setdefault(path, []).append(arm)
+    return ", ".join(
+        f"{f'{path} ' if num_files > 1 else ''}(arm {', '.join(names[path])})" for path in names
+    )

@@ -190,6 +190,7 @@ def test_a_missing_file(tmp_path, write):
         ("[]", 'has no block "bertds"'),
         ("{}", 'has no block "bertds"'),
         ('{"bertds": []}', 'has no block "bertds"'),
+        ('{"fp16": {}}', "or use python -m bertds import-config"),
         ('{"bertds": {"run": {"seed": 1, "seed": 2}}}', "the key 'seed' occurs twice"),
         ('{"bertds": {}, "x": NaN}', "NaN is not allowed: give a finite number"),
         ('{"bertds": {}, "x": -Infinity}', "-Infinity is not allowed: give a finite number"),

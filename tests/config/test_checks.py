@@ -163,6 +163,25 @@ def test_a_mistake_of_all_arms_is_named_once(case_file):
     ]
 
 
+def test_a_mistake_in_several_files_names_them(tmp_path):
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, size in zip(paths, (0, 1), strict=True):
+        path.write_text(json.dumps(with_mistakes(("train_batch_size", size, ""))))
+    one, two = ((path, "main") for path in paths)
+    with pytest.raises(ConfigError) as rejected:
+        read_cases([one, two], "run.seed=x")
+    assert str(rejected.value).splitlines() == [
+        f"{paths[0]}, {paths[1]}: 2 problems",
+        f"  {paths[0]} (arm main): train_batch_size is 0, expected more than 0",
+        '  bertds.run.seed is "x", expected a whole number',
+    ]
+    with pytest.raises(ConfigError) as rejected:
+        read_cases([two, one])
+    assert str(rejected.value) == (
+        f"{paths[0]} (arm main): train_batch_size is 0, expected more than 0"
+    )
+
+
 def test_the_command_checks_a_file_without_data(case_file, capsys):
     path = case_file(BASE)
     arguments = ["check", str(path), "--set=run.max_steps=11"]

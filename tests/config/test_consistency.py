@@ -90,6 +90,7 @@ def test_keys_without_effect_are_warned_of(tmp_path):
         None,
         zero_optimization=zero,
         communication_data_type="fp16",
+        flops_profiler={"enabled": True, "recompute_fwd_factor": 1.0},
         prescale_gradients=True,
         gradient_predivide_factor=8,
     )
@@ -101,6 +102,7 @@ def test_keys_without_effect_are_warned_of(tmp_path):
         "zero_optimization.zero_hpz_partition_size",
         "zero_optimization.stage3_gather_16bit_weights_on_model_save",
         "gradient_predivide_factor",
+        "flops_profiler.recompute_fwd_factor",
         "communication_data_type",
     ]
 
