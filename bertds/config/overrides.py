@@ -134,6 +134,8 @@ def _check_path(key: str, parts: list[str]) -> None:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     """Name the paths of a key that belongs elsewhere, otherwise the nearest known key."""
+    if name == "arms":
+        return ": an arm is chosen with --arm, and changed in the file"
     places = [repr(place.removeprefix("bertds.")) for place in places_of(name)]
     return f": did you mean {' or '.join(places)}?" if places else did_you_mean(name, known)
 

@@ -267,9 +267,11 @@ def test_wrong_settings_of_a_program_get_one_message(given, error, part):
     [
         ("max_steps", "'run.max_steps'"),
         ("lr", "'optimizer.params.lr'"),
-        ("arms", "'arms'"),
         ("run.maxsteps", "'max_steps'"),
     ],
 )
 def test_an_unknown_path_is_answered_with_its_place(path, place):
     assert rejection(f"{path}=1").endswith(f"--set {path}: unknown path: did you mean {place}?")
+    assert rejection("arms={}").endswith(
+        "unknown path: an arm is chosen with --arm, and changed in the file"
+    )
