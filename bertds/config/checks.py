@@ -18,7 +18,7 @@ from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.messages import AnyBlock, Problem, did_you_mean, problems_of, shown
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS, Chosen
 from bertds.config.overrides import Json
-from bertds.config.places import places_of
+from bertds.config.places import places_near, places_of
 from bertds.config.unsupported_keys import remedy
 
 # Stands in for required keys that are missing or wrong, so that the others can be checked together.
@@ -131,8 +131,13 @@ def _parse(
 
 def _with_place(problem: Problem) -> Problem:
     """Name the block where an unknown key belongs, if there is one."""
-    places = [place for place in places_of(problem.key.rpartition(".")[2]) if place != problem.key]
-    if not problem.text.startswith("unknown key") or not places:
+    if not problem.text.startswith("unknown key"):
+        return problem
+    name = problem.key.rpartition(".")[2]
+    has_hint = "did you mean" in problem.text
+    found = places_of(name) or ([] if has_hint else places_near(name))
+    places = [place for place in found if place != problem.key]
+    if not places:
         return problem
     return Problem(
         problem.key, f"unknown key {problem.key!r}: did you mean {' or '.join(map(repr, places))}?"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.messages import block_of, did_you_mean
-from bertds.config.places import places_of
+from bertds.config.places import places_near, places_of
 from bertds.config.schema import BertdsConfig
 from bertds.config.strict_json import parse_json
 from bertds.config.unsupported_keys import remedy
@@ -136,8 +136,10 @@ def _hint(name: str, known: Iterable[str]) -> str:
     """Name the paths of a key that belongs elsewhere, otherwise the nearest known key."""
     if name == "arms":
         return ": an arm is chosen with --arm, and changed in the file"
-    places = [repr(place.removeprefix("bertds.")) for place in places_of(name)]
-    return f": did you mean {' or '.join(places)}?" if places else did_you_mean(name, known)
+    hint = did_you_mean(name, known)
+    places = places_of(name) or ([] if "did you mean" in hint else places_near(name))
+    names = [repr(place.removeprefix("bertds.")) for place in places]
+    return f": did you mean {' or '.join(names)}?" if names else hint
 
 
 def settings_patch(settings: Mapping[str, Any]) -> Json:

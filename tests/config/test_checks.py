@@ -135,6 +135,7 @@ def test_a_legacy_key_is_answered_with_its_successor(key):
         ("max_steps", "'bertds.run.max_steps'"),
         ("seed", "'bertds.masking.seed' or 'bertds.run.seed'"),
         ("stage", "'zero_optimization.stage'"),
+        ("warmup_steps", "'scheduler.params.warmup_num_steps'"),
         ("bertds.optimizer", "'optimizer'"),
         ("optimizer.params.warmup_num_steps", "'scheduler.params.warmup_num_steps'"),
         ("bertds.model.seq_len", "'bertds.data.seq_len'"),

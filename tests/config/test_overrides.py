@@ -266,6 +266,7 @@ def test_wrong_settings_of_a_program_get_one_message(given, error, part):
     ("path", "place"),
     [
         ("max_steps", "'run.max_steps'"),
+        ("max_stps", "'run.max_steps'"),
         ("lr", "'optimizer.params.lr'"),
         ("run.maxsteps", "'max_steps'"),
     ],
