@@ -30,8 +30,7 @@ import fire
 from fire.core import FireExit
 from fire.decorators import SetParseFns
 
-from bertds.errors import ExitCode, ProblemsError, exit_code_of
-from bertds.io.atomic import NO_ROOM
+from bertds.errors import NO_ROOM, ExitCode, ProblemsError, exit_code_of
 
 Command = Callable[..., int | None]
 _MERGED_FLAGS = ("set",)

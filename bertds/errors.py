@@ -3,8 +3,12 @@
 An exception whose class has a `code` is reported to the user as one message, without a traceback.
 """
 
+import errno
 from collections.abc import Sequence
 from enum import IntEnum
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system for a full disk, a full quota, and a file that is larger than allowed."""
 
 
 class ExitCode(IntEnum):

@@ -1,7 +1,6 @@
 """Atomic writes: a file or directory gets its name only when it is complete and on disk."""
 
 import contextlib
-import errno
 import os
 import shutil
 import uuid
@@ -9,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk, a full quota, and a file that is larger than allowed."""
+from bertds.errors import NO_ROOM
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from bertds.io.atomic import NO_ROOM
+from bertds.errors import NO_ROOM
 
 
 @contextlib.contextmanager
