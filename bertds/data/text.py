@@ -15,13 +15,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
-def clean_text(text: str) -> str:
+def clean_text(text: str, *, keep_white_space: bool = False) -> str:
     """Clean a text of any source, as if it were a line of a text file.
 
     Bytes of a command line that are not UTF-8 become replacement characters, as in a file.
+
+    Args:
+        text: The text.
+        keep_white_space: Whether line ends, tabs and runs of blanks stay, for a tokenizer that keeps
+            white space.
     """
     text = unicodedata.normalize("NFC", CONTROL.sub("", decode_arguments(text)))
-    return cut_long_words(collapse_white_space(text))
+    return cut_long_words(text if keep_white_space else collapse_white_space(text))
 
 
 def decode_arguments(text: str) -> str:

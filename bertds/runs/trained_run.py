@@ -102,7 +102,8 @@ class TrainedRun:
         tokenizer = standalone_tokenizer(
             self.tokenizer, add_special_tokens=self.metadata["special_tokens"]
         )
-        ids = tokenizer.encode_marked(clean_text(text))
+        clean = clean_text(text, keep_white_space=tokenizer.keeps_white_space)
+        ids = tokenizer.encode_marked(clean)
         if len(ids) > max_length:
             raise ConfigError(
                 f"the text has {len(ids)} tokens, the model takes {max_length} "

@@ -1,5 +1,6 @@
 """Kept white space: documents come back from the shards and the exported tokenizer as they were."""
 
+import csv
 import json
 import tarfile
 from collections import Counter
@@ -53,6 +54,13 @@ def write_tar(path: Path, documents: list[str]) -> Path:
     return path
 
 
+def write_csv(path: Path, documents: list[str]) -> Path:
+    path = path.with_suffix(".csv")
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((each, 1) for each in documents)])
+    return path
+
+
 def train(directory: Path, name: str, options: ByteOptions) -> Path:
     source = write_jsonl(directory / f"{name}-text", DOCUMENTS * 3)
     make_tokenizer(str(source), 20, directory / f"{name}.json", False, 1, options)
@@ -74,7 +82,7 @@ def collapsing(directory):
     return train(directory, "collapsing", ByteOptions(byte_level=True))
 
 
-@pytest.mark.parametrize("write", [write_jsonl, write_parquet, write_tar])
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet, write_tar, write_csv])
 @pytest.mark.parametrize("asked", ["by the tokenizer", "by the flag"])
 def test_documents_come_back_from_the_shards(tmp_path, keeping, collapsing, write, asked):
     by_flag = asked == "by the flag"
@@ -90,7 +98,7 @@ def test_documents_come_back_from_the_shards(tmp_path, keeping, collapsing, writ
     assert Tokenizer.load(tmp_path / "out" / "train" / "tokenizer.json").keeps_white_space
 
 
-@pytest.mark.parametrize("write", [write_jsonl, write_parquet, write_tar])
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet, write_tar, write_csv])
 def test_white_space_collapses_by_default(tmp_path, collapsing, write):
     source = str(write(tmp_path / "text", DOCUMENTS))
     options = ShardOptions(valid_fraction=0, special_tokens=False)

@@ -86,6 +86,11 @@ def test_any_text_of_python_is_cleaned(text):
     cleaned.encode()
 
 
+def test_white_space_of_a_text_is_kept_for_a_tokenizer_that_keeps_it():
+    text = "if x:\n\t\treturn  1\x00\r\n"
+    assert clean_text(text, keep_white_space=True) == "if x:\n\t\treturn  1\r\n"
+
+
 def test_a_surrogate_is_one_replacement_character():
     assert clean_text("a\ud800b\udfff") == "a\ufffdb\ufffd"
     assert clean_text("\udced\udc95\udc9c") == "한"  # the bytes of a Korean syllable
