@@ -18,7 +18,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from bertds.io.atomic import atomic_write
@@ -188,6 +188,7 @@ def _expand_url(name: str) -> list[Path | str]:
     matches = retried(name, lambda: system.glob(path))
     if not matches:
         raise ValueError(f"--input names {name}, which matches nothing: expected a file or a glob")
+    warn_of_splits(name, [PurePosixPath(match) for match in matches])
     return [system.unstrip_protocol(match) for match in sorted(matches)]
 
 

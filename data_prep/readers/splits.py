@@ -65,16 +65,16 @@ def by_split(files: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def warn_of_splits(pattern: str, files: Sequence[Path]) -> None:
+def warn_of_splits(pattern: str, files: Sequence[PurePath]) -> None:
     """Warn if a glob matches files for training and, by their names, others for evaluation."""
-    splits: dict[str, list[Path]] = {}
+    names: dict[str, list[str]] = {}
     for file in files:
-        splits.setdefault(split_of(PurePath(file.name)), []).append(file)
-    held_out = [file for split in _SYNONYMS.keys() - {TRAIN} for file in splits.get(split, [])]
-    if TRAIN in splits and held_out:
-        names = ", ".join(sorted(file.name for file in held_out)[:3])
+        names.setdefault(split_of(PurePath(file.name)), []).append(file.name)
+    held_out = [name for split in ("validation", "test") for name in names.get(split, [])]
+    if TRAIN in names and held_out:
         print(
             f"warning: {pattern} also matches {len(held_out):,} files that are not meant for "
-            f"training by their names ({names}): name the files for training only",
+            f"training by their names ({', '.join(sorted(held_out)[:3])}): name the files for "
+            "training only",
             file=sys.stderr,
         )

@@ -1,8 +1,9 @@
 """Reads the text column of `.csv` and `.tsv` files, whose first row names the columns.
 
 Files differ in their delimiter and in whether they quote. Of the usual forms, the one is taken that
-names the column and gives the most rows with as many fields as the first row. A table is read in
-order, with a row in memory.
+names the column and fits most rows: these have as many fields as the first one. Quotation marks of
+a `.tsv` quote only if its first rows say so, since many such files use them as letters. A table is
+read in order, with a row in memory.
 """
 
 import csv
@@ -20,7 +21,7 @@ from data_prep.readers.streams import LINE_END
 
 TableKind = Literal["csv", "tsv"]
 _DELIMITERS: dict[TableKind, str] = {"csv": ",;\t|", "tsv": "\t"}  # the first is the usual one
-_SAMPLE_LINES = 500
+_SAMPLE_LINES, _SAMPLE_CHARACTERS = 10_000, 4 << 20
 _MAX_ROW_CHARACTERS = MAX_JSON_BYTES
 
 
@@ -51,7 +52,7 @@ def check_table_column(path: Path | str, text: str, kind: TableKind, column: str
     Raises:
         ValueError: It does not.
     """
-    _choose_form(path, text.splitlines(keepends=True)[:_SAMPLE_LINES], kind, column)
+    _choose_form(path, text.splitlines(keepends=True), kind, column)
 
 
 def table_lines(
@@ -67,7 +68,7 @@ def table_lines(
     # Invalid bytes stay as they are: cleaning replaces and counts them.
     wrapper = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
     lines = _checked_lines(path, wrapper)
-    sample = list(itertools.islice(lines, _SAMPLE_LINES))
+    sample = _take_sample(lines)
     form = _choose_form(path, sample, kind, column)
     rows = form.rows(itertools.chain(sample, lines))
     try:
@@ -93,8 +94,27 @@ def _checked_lines(path: Path | str, file: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
+def _take_sample(lines: Iterator[str]) -> list[str]:
+    """The first lines, from which the form is guessed."""
+    sample: list[str] = []
+    size = 0
+    for line in itertools.islice(lines, _SAMPLE_LINES):
+        sample.append(line)
+        size += len(line)
+        if size > _SAMPLE_CHARACTERS:
+            break
+    return sample
+
+
+def _is_quoted(lines: list[str]) -> bool:
+    """Whether some fields begin with a quotation mark, and all of these end with one."""
+    rows = _Form(delimiter="\t", is_quoted=False).rows(lines)
+    fields = [field for row in rows for field in row if field.startswith('"')]
+    return bool(fields) and all(len(field) > 1 and field.endswith('"') for field in fields)
+
+
 def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: str) -> _Form:
-    """The form that names the column and gives the most rows of full length."""
+    """The form that names the column and fits most rows."""
     forms = [
         _Form(delimiter=delimiter, is_quoted=is_quoted)
         for is_quoted in (True, False)
@@ -108,16 +128,18 @@ def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: st
             f"{path} has no column {column!r}, or several, it has {names}: name the text column "
             "with --column; a file without a row of names needs another ending, such as .txt"
         )
-    return max(named, key=lambda form: _num_full_rows(form, lines))
+    has_quotes = kind == "csv" or _is_quoted(lines)
+    return max(named, key=lambda form: (_score(form, lines), form.is_quoted == has_quotes))
 
 
-def _num_full_rows(form: _Form, lines: list[str]) -> int:
+def _score(form: _Form, lines: list[str]) -> int:
+    """Number of rows with as many fields as the first, minus the number of other rows."""
     rows = form.rows(lines)
-    num_full = 0
+    score = 0
     try:
         length = len(next(rows, []))
         for row in rows:
-            num_full += len(row) == length
+            score += 1 if len(row) == length else -bool(row)
     except csv.Error:
         pass  # a field that is not closed; the rows before count
-    return num_full
+    return score

@@ -35,6 +35,15 @@ def test_quotation_marks_that_quote_nothing():
     assert read(content.encode(), "tsv") == ['"great" film', '"not closed', 'good"']
 
 
+def test_a_tsv_quotes_only_if_its_first_rows_do():
+    """A lone quotation mark after the sample must not join rows."""
+    rows = "".join(f"{number}\ttext {number}\t0\n" for number in range(table._SAMPLE_LINES))
+    content = f'id\ttext\tlabel\n{rows}a\t"never closed\t0\nb\tsay "hi"\t0\n'
+    assert read(content.encode(), "tsv")[-2:] == ['"never closed', 'say "hi"']
+    content = 'id\ttext\n1\t"say ""hi"" "\n2\tplain\n3\t"two\tfields"\n'
+    assert read(content.encode(), "tsv") == ['say "hi" ', "plain", "two\tfields"]
+
+
 def test_a_single_column_may_hold_commas():
     assert read(b"text\nfirst, second\nthird\n") == ["first, second", "third"]
 
