@@ -61,9 +61,9 @@ def tokenizer(
         merges: Number of BPE merges. If the text has fewer, the command fails and reports how many.
         out: The tokenizer.json to write. A finished file with the same options is kept.
         input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
-            Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow (also
-            named .feather), and plain text with one document per line. All but .parquet and .arrow
-            may be compressed (.gz, .zst).
+            Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow
+            (also named .feather), and plain text with one document per line. All but .parquet and
+            .arrow may be compressed (.gz, .zst).
         from_hf: Comma-separated directories of Hugging Face datasets, written by save_to_disk or
             with .parquet files.
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
@@ -121,13 +121,13 @@ def shard(
     names and the order of the files.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.json with a mask and a pad token, or a directory that has
+        tokenizer: A Hugging Face tokenizer.json with a mask and a pad token, or a directory with
             one.
         out: The directory or URL to write. A finished output with the same options is kept.
         input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
-            Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow (also
-            named .feather), and plain text with one document per line. All but .parquet and .arrow
-            may be compressed (.gz, .zst).
+            Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow
+            (also named .feather), and plain text with one document per line. All but .parquet and
+            .arrow may be compressed (.gz, .zst).
         from_hf: Comma-separated directories of Hugging Face datasets, written by save_to_disk or
             with .parquet files.
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.

@@ -107,8 +107,8 @@ def explain_nothing_kept(counts: Mapping[str, int], column: str) -> str:
         return ""
     if wrong_fields:
         return (
-            f"none of the {records:,} rows is kept: {wrong_fields:,} have {_DROPPED[WRONG_FIELDS]}, "
-            f"{no_text:,} have no text; {_REMEDIES[WRONG_FIELDS]}"
+            f"none of the {records:,} rows is kept: {wrong_fields:,} have "
+            f"{_DROPPED[WRONG_FIELDS]}, {no_text:,} have no text; {_REMEDIES[WRONG_FIELDS]}"
         )
     return (
         f"none of the {records:,} records has a text in the field {column!r}: expected JSON "

@@ -41,6 +41,8 @@ _NAMES: dict[Kind, str] = {
     "tar": "a tar",
     "arrow": "Arrow",
     "parquet": "parquet",
+    "csv": "a table",
+    "tsv": "a table",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
 _UNSUPPORTED = {".xz", ".bz2", ".zip", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z"}
@@ -78,27 +80,39 @@ def detect_format(
     Raises:
         ValueError: Such files cannot be read, or not by --input.
     """
-    named_kind, compression = _parse_file_name(path)
-    _check_not_compressed(path, named_kind, compression)
-    compression = _detect_compression(path, file, compression)
+    named_kind, named_compression = _parse_file_name(path)
+    _check_not_compressed(path, named_kind, named_compression)
+    compression = _detect_compression(path, file, named_compression)
     head = _read_head(path, file, compression)
     kind = _detect_binary_kind(path, head, compression) or named_kind
+    chosen = encoding
     if kind in ("arrow", "parquet"):
         _check_not_compressed(path, kind, compression)
-        encoding = UTF8  # by definition
+        chosen = encoding = UTF8  # by definition
     elif kind != "tar":
         chosen = choose_encoding(head, encoding)
-        if reason := explain_wrong_encoding(head, chosen):
-            raise ValueError(f"{path} {reason}")
-        text = _decode(head, chosen)
-        if text and (kind == "csv" or kind == "tsv"):
-            check_table_column(path, text, kind, column)
-        kind = _kind_of_text(text, kind)
-        if chosen != encoding:
-            note = f"read as {chosen}, which its first bytes prove, not as {encoding}"
-            return FileFormat(kind=kind, compression=compression, encoding=chosen, note=note)
-    note = f"read as {_NAMES[kind]}, by its content" if kind != named_kind else ""
-    return FileFormat(kind=kind, compression=compression, encoding=encoding, note=note)
+        kind = _check_text(path, head, kind, column, chosen)
+    notes = []
+    if (kind, compression) != (named_kind, named_compression):
+        wrapped = f" compressed with {compression}" if compression != named_compression else ""
+        notes.append(f"read as {_NAMES[kind]}{wrapped}, by its content")
+    if chosen != encoding:
+        notes.append(f"read as {chosen}, which its first bytes prove, not as {encoding}")
+    return FileFormat(kind=kind, compression=compression, encoding=chosen, note="; ".join(notes))
+
+
+def _check_text(path: Path | str, head: bytes, kind: Kind, column: str, encoding: str) -> Kind:
+    """The kind of a file with text in this encoding, by its first bytes.
+
+    Raises:
+        ValueError: It is no such text, or a table without the column.
+    """
+    if reason := explain_wrong_encoding(head, encoding):
+        raise ValueError(f"{path} {reason}")
+    text = _decode(head, encoding)
+    if text and (kind == "csv" or kind == "tsv"):
+        check_table_column(path, text, kind, column)
+    return _kind_of_text(text, kind)
 
 
 def _check_not_compressed(path: Path | str, kind: Kind, compression: Compression) -> None:

@@ -2,8 +2,8 @@
 
 1. Read the rows of the group from all parts and sort them by (hash, tie, piece). The result does
    not depend on the order of the input.
-2. Drop duplicates: lines that equal an earlier line, ignoring case. With a validation text, drop the
-   training lines that equal one of its lines.
+2. Drop duplicates: lines that equal an earlier line, ignoring case. With a validation text, drop
+   the training lines that equal one of its lines.
 3. Split the rows by hash, and shuffle each split inside each bucket with the seed.
 4. Join rows into sequences and add the special tokens.
 
@@ -80,7 +80,7 @@ def shuffle_and_split(task: ShuffleTask) -> None:
     """Write the sequences of each split of a group, then the summary of the group."""
     rows, is_valid = _read_rows(task)
     table = rows.table
-    # Lines of the validation text come first among equal lines. A split by hash keeps these together.
+    # Among equal lines, those of the validation text come first. A split by hash does not part them.
     order = np.lexsort((table["piece"], table["tie"], ~is_valid, table["hash"]))
     table, is_valid = table[order], is_valid[order]
     is_held_out = ~is_valid & is_valid[_first_of_hash(table)]

@@ -80,4 +80,6 @@ def test_json_lines_and_compression_without_an_ending(tmp_path, capsys, compress
         (tmp_path / name).write_bytes(compress(json_lines(f"line {number}\n더").encode()))
     assert sorted(read_lines(tmp_path / "wiki_*", tmp_path)) == ["line 0", "line 1", "더", "더"]
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.endswith(" and 1 more files: read as JSON lines, by its content")
+    wrapped = "" if compress is bytes else " compressed with "
+    assert f" and 1 more files: read as JSON lines{wrapped}" in note
+    assert note.endswith(", by its content")
