@@ -25,11 +25,11 @@ def clean_text(text: str, *, keep_white_space: bool = False) -> str:
         keep_white_space: Whether line ends, tabs and runs of blanks stay, for a tokenizer that keeps
             white space.
     """
-    text = unicodedata.normalize("NFC", CONTROL.sub("", decode_arguments(text)))
+    text = unicodedata.normalize("NFC", CONTROL.sub("", _decode_arguments(text)))
     return cut_long_words(text if keep_white_space else collapse_white_space(text))
 
 
-def decode_arguments(text: str) -> str:
+def _decode_arguments(text: str) -> str:
     """Decode bytes of a command line or a path that Python could not, as UTF-8 where they are."""
     if not _SURROGATE.search(text):
         return text
