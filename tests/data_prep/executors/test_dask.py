@@ -15,7 +15,7 @@ from bertds.errors import LostWorkersError
 from data_prep.executors.dask import cluster_executor
 from data_prep.executors.local import run_tasks
 from data_prep.readers import cleaning
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from data_prep.train_tokenizer import make_tokenizer
@@ -129,7 +129,7 @@ def test_the_tasks_of_a_dead_worker_are_run_by_another(
                 worker.wait()
             yield task, result
 
-    monkeypatch.setattr(pipeline, "run_tasks", kill_worker)
+    monkeypatch.setattr(stages, "run_tasks", kill_worker)
     make(directory, tmp_path / "out", scheduler=cluster.address)
     assert bytes_of(tmp_path / "out") == expected
     assert cluster.workers["a"].poll() == -signal.SIGKILL
@@ -162,7 +162,7 @@ def test_an_interrupted_run_is_resumed(cluster, directory, tmp_path, expected, m
 
     flags = {"scheduler": cluster.address, "scratch": tmp_path / "scratch"}
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(pipeline, "run_tasks", stop)
+        patch.setattr(stages, "run_tasks", stop)
         make(directory, tmp_path / "out", **flags)
     (work_dir,) = (tmp_path / "scratch").iterdir()
     assert len(list((work_dir / "parts").glob("*.bin"))) > 12
@@ -173,7 +173,7 @@ def test_an_interrupted_run_is_resumed(cluster, directory, tmp_path, expected, m
             done.append(function.__name__)
             yield each
 
-    monkeypatch.setattr(pipeline, "run_tasks", watch)
+    monkeypatch.setattr(stages, "run_tasks", watch)
     make(directory, tmp_path / "out", **flags)
     assert bytes_of(tmp_path / "out") == expected
     assert "tokenize_chunk" not in done

@@ -12,7 +12,7 @@ from data_prep.__main__ import COMMANDS
 from data_prep.executors.local import run_tasks
 from data_prep.output.storage import LocalOutput, parse_output
 from data_prep.readers import cleaning
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from data_prep.train_tokenizer import make_tokenizer
@@ -72,7 +72,7 @@ def test_a_run_is_resumed_after_a_server_failure(directory, tmp_path, monkeypatc
                 yield each
 
         with monkeypatch.context() as patch, pytest.raises(RemoteError) as raised:
-            patch.setattr(pipeline, "run_tasks", failing)
+            patch.setattr(stages, "run_tasks", failing)
             make_shards(spec, directory / "tokenizer.json", out, OPTIONS, 1)
         assert f"{server.url}/ko.txt" in str(raised.value)
         assert len(list((out / ".work/parts").glob("*.bin"))) >= 10
@@ -100,7 +100,7 @@ def test_shards_to_a_url(directory, tmp_path, monkeypatch, capsys):
             yield each
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(pipeline, "run_tasks", stop)
+        patch.setattr(stages, "run_tasks", stop)
         make_shards(*arguments, scratch=tmp_path / "scratch")
     partial = read_remote(url)
     assert partial

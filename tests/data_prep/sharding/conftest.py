@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.readers import cleaning
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from data_prep.train_tokenizer import make_tokenizer
@@ -59,4 +59,4 @@ def expected_splits(text, tokenizer_path, tmp_path_factory):
 def small_pieces(monkeypatch):
     """Makes many chunks and groups of a small text."""
     monkeypatch.setattr(cleaning, "CHUNK_BYTES", 4000)
-    monkeypatch.setattr(pipeline, "GROUP_BYTES", 2000)
+    monkeypatch.setattr(stages, "GROUP_BYTES", 2000)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bertds.data.shards.reader import ShardSet
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from tests.data_prep.sharding.conftest import SMALL_SHARDS
@@ -60,7 +60,7 @@ def test_joined_documents_do_not_depend_on_the_number_of_files(
     tmp_path, text, tokenizer_path, monkeypatch
 ):
     """The header of a part from a small file is as large as its rows, and must not count."""
-    monkeypatch.setattr(pipeline, "GROUP_BYTES", 16_000)
+    monkeypatch.setattr(stages, "GROUP_BYTES", 16_000)
     options = ShardOptions(join="documents", shard_bytes=1)
     (tmp_path / "one").write_text("\n".join(text))
     for number in range(0, len(text), 20):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.executors.local import run_tasks
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from tests.data_prep.sharding.conftest import SMALL_SHARDS, StoppedError
@@ -38,7 +38,7 @@ def test_interruptions_at_any_task_do_not_change_the_bytes(
             budget -= 1
             yield from run_tasks(pool, workers, function, [task])
 
-    monkeypatch.setattr(pipeline, "run_tasks", stop_when_used_up)
+    monkeypatch.setattr(stages, "run_tasks", stop_when_used_up)
     for runs in itertools.count(1):
         budget = 7
         with contextlib.suppress(StoppedError):
@@ -57,10 +57,10 @@ import sys
 from bertds.cli import run
 from data_prep import __main__
 from data_prep.readers import cleaning
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 
 cleaning.CHUNK_BYTES = 30_000
-pipeline.GROUP_BYTES = 15_000
+stages.GROUP_BYTES = 15_000
 if __name__ == "__main__":
     sys.exit(run("data_prep", __main__.COMMANDS))
 """

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from data_prep.output.storage import RemoteOutput, parse_output
-from data_prep.sharding import pipeline
+from data_prep.sharding import stages
 from data_prep.sharding.options import ShardOptions
 from data_prep.sharding.pipeline import make_shards
 from data_prep.sharding.work_dir import lock_work_dir, work_dir_path
@@ -55,7 +55,7 @@ def test_an_interrupted_run_is_not_resumed_with_other_text(make, text, monkeypat
         raise StoppedError
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(pipeline, "run_tasks", stop)
+        patch.setattr(stages, "run_tasks", stop)
         make(text)
     with pytest.raises(FileExistsError, match="holds an interrupted run on other text"):
         make(text[:-1])
@@ -105,7 +105,7 @@ def test_empty_directories_of_the_user_are_kept(
     options = ShardOptions(valid_fraction=1e-9 if fails else 0)
     if interrupted:
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
-            patch.setattr(pipeline, "run_tasks", stop)
+            patch.setattr(stages, "run_tasks", stop)
             make(options)
     with pytest.raises(ValueError) if fails else contextlib.nullcontext():
         make(options)
