@@ -234,11 +234,20 @@ class CosineAnnealingWarmRestarts(Block):
     """Length of each cycle as a multiple of the one before."""
     eta_min: Rate = 0.0
     """Learning rate at the end of a cycle."""
+    warmup_num_steps: Count | None = None
+    """Length of the warm-up of each cycle in optimizer steps, from eta_min to the cycle's peak; less
+    than the first cycle. Default: none."""
+    warmup_epochs: Positive | None = None
+    """Length of the warm-up of each cycle in epochs."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Peak of each cycle as a fraction of the peak of the one before."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.T_0 is None) == (self.T_0_epochs is None):
             raise ValueError("give one of T_0 and T_0_epochs")
+        if self.warmup_num_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("give one of warmup_num_steps and warmup_epochs, or neither")
         return self
 
 

@@ -73,10 +73,29 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
             )
         case CosineAnnealingWarmRestarts():
             first = lengths.steps(params.T_0, params.T_0_epochs)
-            floor = params.eta_min / peak_lr
-            return partial(cosine_restarts, first=first, multiplier=params.T_mult, minimum=floor)
+            return partial(
+                cosine_restarts,
+                first=first,
+                multiplier=params.T_mult,
+                minimum=params.eta_min / peak_lr,
+                warmup=_cycle_warmup(params, lengths, first),
+                gamma=params.gamma,
+            )
         case _:
             raise AssertionError(f"{scheduler.type} is implemented by DeepSpeed")
+
+
+def _cycle_warmup(params: CosineAnnealingWarmRestarts, lengths: ScheduleLengths, first: int) -> int:
+    """Return the steps of the warm-up of each cycle, which is part of the first one."""
+    if params.warmup_num_steps is None and params.warmup_epochs is None:
+        return 0
+    warmup = lengths.steps(params.warmup_num_steps, params.warmup_epochs)
+    if warmup >= first:
+        raise ConfigError(
+            f"scheduler.params: the warm-up of a cycle takes {warmup} steps, the first cycle only "
+            f"{first}: shorten the warm-up"
+        )
+    return warmup
 
 
 def _warmup_and_total(params: WarmupAndTotal, lengths: ScheduleLengths) -> tuple[int, int]:
@@ -129,17 +148,34 @@ def exponential(step: int, *, warmup: int, gamma: float, period: int, staircase:
     return float(gamma**periods)
 
 
-def cosine_restarts(step: int, *, first: int, multiplier: int, minimum: float) -> float:
-    """Cosine from 1 to `minimum` with warm restarts; each cycle is `multiplier` times as long.
+def cosine_restarts(
+    step: int,
+    *,
+    first: int,
+    multiplier: int,
+    minimum: float,
+    warmup: int = 0,
+    gamma: float = 1.0,
+) -> float:
+    """Cosine to `minimum` with warm restarts; each cycle is `multiplier` times as long.
 
-    Loshchilov and Hutter, "SGDR" (2017), equation 5, with the step within the cycle.
+    Loshchilov and Hutter, "SGDR" (2017), equation 5, with the step within the cycle. In step s of
+    cycle i, whose length is L and whose peak is p = max(gamma ** i, minimum), the factor is
+
+        minimum + (p - minimum) (s + 1) / warmup                                       if s < warmup
+        minimum + (p - minimum) (1 + cos(pi (s - warmup) / (L - warmup))) / 2          otherwise
     """
-    length, step_in_cycle = first, step
+    cycle, length, step_in_cycle = 0, first, step
     if multiplier == 1:
-        step_in_cycle = step % first
+        cycle, step_in_cycle = divmod(step, first)
     while step_in_cycle >= length:
         step_in_cycle, length = step_in_cycle - length, length * multiplier
-    return minimum + (1 - minimum) * (1 + math.cos(math.pi * step_in_cycle / length)) / 2
+        cycle += 1
+    height = max(gamma**cycle, minimum) - minimum
+    if step_in_cycle < warmup:
+        return minimum + height * (step_in_cycle + 1) / warmup
+    angle = math.pi * (step_in_cycle - warmup) / (length - warmup)
+    return minimum + height * (1 + math.cos(angle)) / 2
 
 
 def deepspeed_block(scheduler: Chosen, lengths: ScheduleLengths, peak_lr: float) -> dict[str, Any]:

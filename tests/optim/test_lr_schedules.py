@@ -144,6 +144,30 @@ def test_cosine_restarts_of_equal_length():
     )
 
 
+def test_each_cycle_warms_up_to_a_lower_peak():
+    params = {"T_0": 6, "T_mult": 2, "warmup_num_steps": 2, "gamma": 0.5, "eta_min": 0.1}
+    rate = factor("CosineAnnealingWarmRestarts", **params)
+    starts, peaks = (0, 6, 18, 42), (1, 0.5, 0.25, 0.125)
+    for start, end, peak in zip(starts, (6, 18, 42, 90), peaks, strict=True):
+        length = end - start
+        expected = [
+            0.1 + (peak - 0.1) * (1 + math.cos(math.pi * step / (length - 2))) / 2
+            for step in range(length - 2)
+        ]
+        warm_up = [0.1 + (peak - 0.1) / 2, peak]
+        assert [rate(step) for step in range(start, end)] == pytest.approx(warm_up + expected)
+    assert rate(90 + 1) == rate(90 + 50) == 0.1  # a peak is never below eta_min
+    epochs = {"T_0_epochs": 3, "warmup_epochs": 1, "gamma": 0.9}
+    rate = factor("CosineAnnealingWarmRestarts", **epochs)
+    assert [rate(step) for step in (0, 9, 10, 30, 39)] == pytest.approx([0.1, 1, 1, 0.09, 0.9])
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_num_steps": 30}, {"warmup_epochs": 3}])
+def test_a_warm_up_as_long_as_the_first_cycle_is_rejected(warmup):
+    with pytest.raises(ConfigError, match="a cycle takes 30 steps, the first cycle only 30"):
+        factor("CosineAnnealingWarmRestarts", T_0_epochs=3, **warmup)
+
+
 def test_eta_min_is_a_rate_and_not_a_factor():
     rate = factor("CosineAnnealingWarmRestarts", lr=5e-4, T_0=1000, eta_min=1e-5)
     assert rate(999) * 5e-4 == pytest.approx(1e-5, rel=1e-3)
