@@ -20,6 +20,7 @@ from bertds.report.curves import (
     axis_limits,
     collect_curves,
     extremes,
+    label_side,
     metric_panels,
     needs_log_axis,
     smoothed,
@@ -239,8 +240,10 @@ def _add_baselines(layout: dict[str, Any], panel: Panel, subplot: str) -> None:
         shape = {"type": "line", "x0": 0, "x1": 1, "y0": baseline.value, "y1": baseline.value}
         layout.setdefault("shapes", []).append({**place, **shape, "line": line})
         is_low = y < (low + high) / 2
-        note = {"text": html.escape(text), "font": {"size": 10, "color": colour}, "x": 1, "y": y}
-        note |= {"xanchor": "right", "yanchor": "bottom" if is_low else "top", "showarrow": False}
+        side = label_side(panel, baseline)
+        note = {"text": html.escape(text), "font": {"size": 10, "color": colour}, "y": y}
+        note |= {"x": 1 if side == "right" else 0, "xanchor": side, "showarrow": False}
+        note["yanchor"] = "bottom" if is_low else "top"
         note["yshift"] = shift if is_low else -shift
         layout["annotations"].append({**place, **note})
 

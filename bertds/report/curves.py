@@ -125,6 +125,19 @@ def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[
     return tuple(baselines)
 
 
+def label_side(panel: Panel, baseline: Baseline) -> Literal["left", "right"]:
+    """The end of a baseline that is farther from the curves, for its text."""
+    x = np.concatenate([curve.x for curve in panel.curves] or [np.zeros(0)])
+    y = np.concatenate([curve.y for curve in panel.curves] or [np.zeros(0)])
+    x, distance = x[np.isfinite(y)], np.abs(y[np.isfinite(y)] - baseline.value)
+    if not x.size:
+        return "right"
+    third = (x.max() - x.min()) / 3
+    left = distance[x <= x.min() + third].min()
+    right = distance[x >= x.max() - third].min()
+    return "left" if left > right else "right"
+
+
 def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve, ...]:
     """The curve of each arm that logged a finite value at a known progress."""
     curves = []

@@ -21,6 +21,7 @@ from bertds.report.curves import (
     Panel,
     axis_limits,
     extremes,
+    label_side,
     needs_log_axis,
     smoothed,
 )
@@ -194,16 +195,16 @@ def _draw_baselines(axes: Axes, panel: Panel) -> None:
         else:  # one below the other
             y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
             shift += 9.0 * number
-        is_low = y < (low + high) / 2
+        is_low, side = y < (low + high) / 2, label_side(panel, baseline)
         axes.annotate(
             text,
-            xy=(0.99, y),
+            xy=(0.99 if side == "right" else 0.01, y),
             xycoords=axes.get_yaxis_transform(),
             xytext=(0, shift if is_low else -shift),
             textcoords="offset points",
             color=colour,
             fontsize=7.5,
-            ha="right",
+            ha=side,
             va="bottom" if is_low else "top",
         )
 

@@ -13,6 +13,7 @@ from bertds.report.curves import (
     Panel,
     axis_limits,
     extremes,
+    label_side,
     metric_panels,
     running_mean,
     smoothing_window,
@@ -113,3 +114,12 @@ def test_both_baselines_of_the_training_text_are_lines(tmp_path):
     write_run(tmp_path, "case1", "old", lines_of(9))
     (panel,) = metric_panels(load_arms(tmp_path / "case1"), "loss", "step")[1:]
     assert [each.text for each in panel.baselines] == [texts[0], f"{texts[1]} (a and 1 more)"]
+
+
+def test_the_text_of_a_baseline_is_at_the_end_that_is_farther_from_the_curves():
+    x, y = np.arange(1.0, 101.0), np.linspace(7.0, 5.9, 100)
+    falling = Curve(label="arm", arm=0, colour=0, x=x, y=y, failed=False)
+    panel = Panel(key="loss/valid", title="", curves=(falling,))
+    lines = [Baseline(value=value, text="", colour=None) for value in (6.0, 6.9)]
+    assert [label_side(panel, line) for line in lines] == ["left", "right"]
+    assert label_side(Panel(key="loss/valid", title="", curves=()), lines[0]) == "right"
