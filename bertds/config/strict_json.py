@@ -1,12 +1,14 @@
-"""The JSON of case files: no duplicate keys, no NaN, no infinity."""
+"""The JSON of case files: no duplicate keys, no NaN, no infinity, no lone surrogates."""
 
 import json
 import math
+import re
 from typing import Any
 
 from bertds.errors import ConfigError
 
 _MAX_DIGITS = 19
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell it, and UTF-8 cannot
 
 
 def parse_json(text: str) -> Any:
@@ -17,15 +19,19 @@ def parse_json(text: str) -> Any:
         ConfigError: It is JSON, but not allowed in a case file.
     """
     try:
-        return json.loads(
+        content = json.loads(
             text,
             object_pairs_hook=_unique_keys,
             parse_constant=_reject_constant,
             parse_float=_finite_float,
             parse_int=_short_int,
         )
+        surrogate = _LONE_SURROGATE.search(json.dumps(content, ensure_ascii=False))
     except RecursionError as error:
         raise ConfigError("blocks are nested too deeply: remove some levels") from error
+    if surrogate is not None:
+        raise ConfigError(f"{surrogate[0]!a} is half of a character: give the whole character")
+    return content
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

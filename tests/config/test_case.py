@@ -192,6 +192,7 @@ def test_a_missing_file(tmp_path, write):
         ('{"bertds": []}', 'has no block "bertds"'),
         ('{"fp16": {}}', "or use python -m bertds import-config"),
         ('{"bertds": {"run": {"seed": 1, "seed": 2}}}', "the key 'seed' occurs twice"),
+        (r'{"bertds": {"title": "a\ud800"}}', "ud800' is half of a character"),
         ('{"bertds": {}, "x": NaN}', "NaN is not allowed: give a finite number"),
         ('{"bertds": {}, "x": -Infinity}', "-Infinity is not allowed: give a finite number"),
         ('{"bertds": {}, "x": 1e999}', "1e999 is larger than the largest float"),
