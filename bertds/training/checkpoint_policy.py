@@ -71,7 +71,7 @@ def rate_rise(run_dir: Path, step: int, rate: float) -> str:
     logged = [line for line in lines if "lr" in line and line["step"] <= step]
     rates = [line["lr"] for line in logged]
     is_warmup = len(rates) > 1 and rates[-2] < rates[-1]  # rises in any case
-    if not rates or is_warmup or rate < _RISE * rates[-1]:
+    if not rates or is_warmup or rate <= _RISE * rates[-1]:
         return ""
     return (
         f"the learning rate rises from {rates[-1]:.3g} at step {logged[-1]['step']} to {rate:.3g} "

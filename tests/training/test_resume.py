@@ -90,6 +90,8 @@ def test_a_rise_of_the_learning_rate_is_warned_of(
         ([5e-4], 6e-4, True),
         ([1e-4, 2e-4], 3e-4, False),  # warm-up
         ([5e-4, 4e-4], 3e-4, False),
+        ([1e-4, 0.0], 0.0, False),
+        ([1e-4, 0.0], 1e-6, True),
         ([], 3e-4, False),
     ],
 )
