@@ -69,7 +69,9 @@ def corpus_of(
         )
         stated = {"--sequences": sequences, "--mean_length": mean_length}
         _check_stated(corpus, {**stated, "--vocab_size": vocab_size})
-        _check_stated(corpus, {"model.vocab_size": case.bertds.model.vocab_size})
+        model = case.bertds.model
+        if model.vocab_size != model.padded_vocab_size(corpus.vocab_size):  # either may be stated
+            _check_stated(corpus, {"model.vocab_size": model.vocab_size})
         return corpus
     in_case = case.bertds.model.vocab_size
     if vocab_size is not None and in_case not in (None, vocab_size):

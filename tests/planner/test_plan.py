@@ -156,6 +156,19 @@ def test_the_length_of_the_run_is_read_from_the_shards(data_root: Path, tmp_path
     assert plan.steps == 2 * (found.sequences // 16)
 
 
+def test_a_padded_vocabulary_may_be_stated_with_its_padding(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """As a start accepts it."""
+    size = ShardSet.open(data_root / "ko").index.vocab_size
+    for stated in (size, -(-size // 7) * 7):
+        case, _ = case_of(tmp_path, {"pad_vocab_to_multiple_of": 7, "vocab_size": stated})
+        assert of_shards(case, data_root).vocab_size == size
+    case, _ = case_of(tmp_path, {"pad_vocab_to_multiple_of": 7, "vocab_size": size + 99})
+    with pytest.raises(ConfigError, match="model.vocab_size is"):
+        of_shards(case, data_root)
+
+
 def test_reading_counts_only_the_gpus_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["plan", str(ROOT / "ds_configs/bert_base.json"), "--gpus=1", "--vocab_size=30522"]
     reading = set()
