@@ -58,13 +58,17 @@ def check_is_utf8(path: Path | str, counts: Counter[str]) -> None:
 
 def add_kept(counts: Counter[str]) -> None:
     """Count the lines that cleaning kept, where no later stage drops any."""
-    counts[KEPT] = counts[READ] - sum(counts[name] for name in _DROPPED)
+    counts[KEPT] = _not_dropped(counts)
+
+
+def _not_dropped(counts: Mapping[str, int]) -> int:
+    return counts.get(READ, 0) - sum(counts.get(name, 0) for name in _DROPPED)
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
     """A table of what was read, kept, dropped and changed."""
-    read = counts.get(READ, 0)
-    rows = [(read, "lines read"), (counts.get(KEPT, 0), f"kept ({_share(counts, KEPT)})")]
+    counts = {KEPT: _not_dropped(counts), **counts}  # older manifests do not have it
+    rows = [(counts.get(READ, 0), "lines read"), (counts[KEPT], f"kept ({_share(counts, KEPT)})")]
     rows += [
         (counts[name], f"dropped: {reason} ({_share(counts, name)})")
         for name, reason in _DROPPED.items()

@@ -57,6 +57,19 @@ def test_each_line_is_kept_or_dropped_for_one_reason(run_both, lines):
     assert shard["lines read"] == read == shard["kept"] + sum(dropped.values())
 
 
+def test_an_output_of_an_earlier_version_is_counted_as_well(run_both, tmp_path, lines):
+    """Its manifest has no count of kept lines."""
+    records = [json.dumps({"text": text}) for text in [*lines["ko"], *lines["ko"][:9]]]
+    _, (before, _) = run_both(records)
+    path = tmp_path / "out" / "made.json"
+    manifest = json.loads(path.read_text())
+    del manifest["counts"]["lines kept"]
+    path.write_text(json.dumps(manifest))
+    _, (after, _) = run_both(records)
+    assert after == before
+    assert after["kept"] == len(lines["ko"])
+
+
 def test_more_than_a_tenth_dropped_is_a_warning_with_a_remedy(run_both, lines):
     records = [json.dumps({"text": text}) for text in lines["ko"]]
     for _, warnings in run_both([*records, *["{}"] * 60, *[""] * 999]):
