@@ -77,13 +77,17 @@ def _configurations(directory: Path, files: list[Path]) -> dict[str, Splits]:
         if isinstance(entry, dict):
             is_default = entry.get("default") or entry.get("config_name") == "default"
             name = "" if is_default else str(entry.get("config_name"))
-            if splits := _splits_of_entry(directory, entry.get("data_files"), set(files)):
+            if splits := _splits_of_entry(directory, entry, set(files)):
                 configurations[name] = splits
     return configurations
 
 
-def _splits_of_entry(directory: Path, data_files: Any, files: set[Path]) -> Splits:
-    """The splits that the `data_files` of a configuration name."""
+def _splits_of_entry(root: Path, entry: Mapping[str, Any], files: set[Path]) -> Splits:
+    """The splits that the `data_files` of a configuration name, or those of its `data_dir`."""
+    data_dir, data_files = entry.get("data_dir"), entry.get("data_files")
+    directory = root / data_dir.strip("/") if isinstance(data_dir, str) else root
+    if data_files is None and directory != root:
+        data_files = "**"
     splits: Splits = {}
     for item in data_files if isinstance(data_files, list) else [data_files]:
         patterns = item.get("path") if isinstance(item, dict) else item
@@ -101,7 +105,8 @@ def _matches(directory: Path, pattern: Any, files: set[Path]) -> list[Path]:
     """The parquet files that a pattern of the header matches."""
     if not isinstance(pattern, str) or not pattern.strip("/"):
         return []
-    return [path for path in sorted(directory.glob(pattern.lstrip("/"))) if path in files]
+    pattern = re.sub(r"(^|/)\*\*$", r"\1**/*", pattern.lstrip("/"))  # it means files, at any depth
+    return [path for path in sorted(set(directory.glob(pattern))) if path in files]
 
 
 def _glob(files: list[Path]) -> str:

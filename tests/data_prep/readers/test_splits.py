@@ -108,6 +108,21 @@ def test_the_only_configuration_is_read_with_its_splits(write, tmp_path, capsys)
     assert "reading the split train; not read: test" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "data", ["data_dir: en", "{data_dir: /en/, data_files: '*.parquet'}", "data_files: 'en/**'"]
+)
+def test_a_configuration_may_be_a_directory(write, tmp_path, capsys, data):
+    hub = write("en/x/train-0.parquet", "en/train-1.parquet", "en/test-0.parquet", "ko/0.parquet")
+    entry = data if data.startswith("{") else f"{{{data}}}"
+    entries = [entry[:-1] + ", config_name: default}", "{config_name: ko, data_dir: ko}"]
+    (hub / "README.md").write_text(f"---\nconfigs: [{', '.join(entries)}]\n---\n")
+    files = ["en/train-1.parquet", "en/x/train-0.parquet"]
+    assert texts(tmp_path, from_hf=str(hub)) == files[: 1 if "*.parquet" in data else 2]
+    assert "reading the default configuration; not read: ko" in capsys.readouterr().err
+    (hub / "README.md").write_text(f"---\nconfigs: [{entries[1]}, {entries[1]}]\n---\n")
+    assert texts(tmp_path, from_hf=str(hub)) == ["ko/0.parquet"]
+
+
 def test_an_invalid_card_is_an_error(write, tmp_path, capsys):
     hub = write("a.parquet")
     (hub / "README.md").write_text("---\nconfigs: [\n---\n")
