@@ -23,8 +23,11 @@ Description = dict[str, Any]
 def with_unspellable(description: Description, names: Collection[str]) -> Description:
     """A tokenizer with the same ids, in which no text spells the tokens `names`."""
     spelling = {name: _UNSPELLABLE + name for name in names}
+    # Not normalized: a normalizer that removes control characters would restore the name.
     added = [
-        {**token, "content": spelling.get(token["content"], token["content"])}
+        {**token, "content": spelling[token["content"]], "normalized": False}
+        if token["content"] in spelling
+        else token
         for token in description.get("added_tokens") or []
     ]
     return {

@@ -118,6 +118,18 @@ def test_a_spelled_token_is_text_and_is_counted(tmp_path):
     assert tokenizer.count_spelled(lines) == 2
 
 
+def test_a_normalizer_does_not_restore_the_name_of_a_token():
+    """Some files normalize their special tokens, and exports remove control characters."""
+    backend = tokenizers.Tokenizer(unigram())
+    backend.normalizer = normalizers.Replace("\0", "")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = [tokenizers.AddedToken(name, normalized=True, special=True) for name in FIRST_ID]
+    backend.add_special_tokens(names)
+    tokenizer = Tokenizer.of(backend.to_str().encode(), "a test")
+    tokens = tokenizer.tokens(tokenizer.encode_marked("a [PAD][MASK]b"))
+    assert tokens == ["▁", "a", "▁", "[", "P", "A", "D", "]", "[MASK]", "▁", "b"]
+
+
 def test_what_the_library_still_returns_becomes_unknown(tmp_path, monkeypatch):
     tokenizer = make(tmp_path, "unigram", "special")
     monkeypatch.setitem(tokenizer.__dict__, "_text_backend", tokenizer._backend)
