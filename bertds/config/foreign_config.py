@@ -217,10 +217,10 @@ def _optimizer(config: Conversion) -> None:
 def _scheduler(config: Conversion) -> None:
     """DeepSpeed's defaults written out, and one peak rate: the one that DeepSpeed uses."""
     kind, params = config.get("scheduler.type"), "scheduler.params"
-    if kind not in SCHEDULERS:
+    if not isinstance(kind, str) or kind not in SCHEDULERS:
         config.drop("scheduler", "bertds has no schedule of this type; the rate is constant")
         return
-    if config.get(params) is None:
+    if not isinstance(config.get(params), dict):
         config.set(params, {}, "DeepSpeed's defaults")
     fields = SCHEDULERS[kind].model_fields
     defaults = {"warmup_type": "log", "cycle_momentum": True, "warmup_num_steps": 1000}
@@ -243,7 +243,7 @@ def _scheduler(config: Conversion) -> None:
 
 def _precision_and_stage(config: Conversion) -> None:
     """Combinations that DeepSpeed 0.19.8 cannot train."""
-    is_lamb, stage = config.get("optimizer.type") == "Lamb", config.get(f"{_ZERO}.stage") or 0
+    is_lamb, stage = config.get("optimizer.type") == "Lamb", _whole(config.get(f"{_ZERO}.stage"), 0)
     if config.get("bf16.enabled") and config.get("fp16.enabled"):
         config.set("fp16.enabled", False, "bf16 is enabled too")
     if is_lamb and config.get("fp16.enabled"):
@@ -271,15 +271,19 @@ def _bertds_block(config: Conversion) -> None:
     config.set("bertds.model", dict(_BERT_BASE), "BERT base; set your own")
     config.set("bertds.data", copy.deepcopy(_DATA), "set the names of your shard sets")
     params = config.get("scheduler.params") or {}
-    total = params.get("total_num_steps")
-    if isinstance(total, int) and total > 0:
+    total = _whole(params.get("total_num_steps"), 0)
+    if total > 0:
         config.set("bertds.run.max_steps", total, "from scheduler.params.total_num_steps")
         return
-    first = params.get("cycle_first_step_size", 2000 if "cycle_min_lr" in params else 0)
-    cycle = first + params.get("cycle_second_step_size", first)
-    warmup = params.get("warmup_num_steps", 0)
-    if cycle:
+    first = _whole(params.get("cycle_first_step_size"), 2000 if "cycle_min_lr" in params else 0)
+    cycle = first + _whole(params.get("cycle_second_step_size"), first)
+    if cycle > 0:
         config.set("bertds.run.max_steps", cycle, "the length of the cycle")
     else:
-        steps = max(_NUM_STEPS, 10 * warmup if isinstance(warmup, int) else 0)
+        steps = max(_NUM_STEPS, 10 * _whole(params.get("warmup_num_steps"), 0))
         config.set("bertds.run.max_steps", steps, "the file has no length; set your own")
+
+
+def _whole(value: Any, default: int) -> int:
+    """A whole number; the default for any other value, which a check finds."""
+    return value if isinstance(value, int) else default

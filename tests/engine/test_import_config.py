@@ -71,6 +71,18 @@ FILES: dict[str, Any] = {
     "template": TEMPLATE,
     "legacy_stage": {"zero_optimization": True, "optimizer": {"type": "Muon", "params": {}}},
     "nvme": {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+    "wrong_types": {
+        "optimizer": {"type": "Lamb", "params": {}},
+        "scheduler": {"type": ["WarmupLR"]},
+        "zero_optimization": {"stage": "2"},
+    },
+    "wrong_parameters": {"scheduler": {"type": "WarmupLR", "params": [1]}},
+    "wrong_lengths": {
+        "scheduler": {
+            "type": "OneCycle",
+            "params": {"cycle_min_lr": 1e-5, "cycle_first_step_size": "1000"},
+        }
+    },
     "wrong_values": {"optimizer": {"type": "Adam", "params": {"betas": [0.9, 2], "lr": 1e-3}}},
 }
 
