@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bertds.config.deepspeed_schema import CaseFile
-from bertds.config.optimizer_schema import CosineAnnealingWarmRestarts, OptimizerParams
+from bertds.config.optimizer_schema import AdamParams, CosineAnnealingWarmRestarts, OptimizerParams
 from bertds.config.schema import Block
 
 
@@ -32,6 +32,8 @@ def invalid_combinations(
     yield from _precision(file)
     yield from _reduced_states(file)
     yield from _optimizer_and_stage(file)
+    if file.bertds.model.pad_vocab_to_multiple_of > 1:
+        yield from _unused_ids(file, optimizer)
 
 
 def _sizes(file: CaseFile) -> Iterator[str]:
@@ -122,4 +124,22 @@ def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
         yield (
             f"optimizer.type is Lamb at zero_optimization.stage {stage}, which splits the layers "
             "whose norms Lamb compares: set the stage to 0, or use AdamW"
+        )
+
+
+def _unused_ids(file: CaseFile, optimizer: OptimizerParams | None) -> Iterator[str]:
+    """The output bias of ids beyond the tokenizer is large, so nothing may use or change it."""
+    padding = f"model.pad_vocab_to_multiple_of is {file.bertds.model.pad_vocab_to_multiple_of}"
+    if file.optimizer.type == "Lamb":
+        yield (
+            f"{padding} and optimizer.type is Lamb, which would compare the norm of the output bias "
+            "with that of unused ids: leave the padding out, or use AdamW"
+        )
+    no_decay = file.bertds.run.no_decay
+    is_coupled = isinstance(optimizer, AdamParams) and not optimizer.adam_w_mode
+    has_decay = optimizer is not None and optimizer.weight_decay > 0 and not is_coupled
+    if no_decay is not None and "bias" not in no_decay and has_decay:
+        yield (
+            f"{padding} and run.no_decay is {list(no_decay)}: weight decay would make the unused ids "
+            'likely; add "bias", or leave the padding out'
         )

@@ -121,6 +121,30 @@ def test_fp16_with_lamb_gets_one_advice_that_can_be_followed():
     assert not texts_of(content)
 
 
+@pytest.mark.parametrize(
+    ("kind", "no_decay", "part"),
+    [
+        ("AdamW", None, ""),
+        ("AdamW", ["bias"], ""),
+        ("AdamW", ["norm"], "run.no_decay is ['norm']: weight decay would make the unused ids"),
+        ("Lion", [], "run.no_decay is []: weight decay would make the unused ids likely"),
+        ("Lamb", None, "optimizer.type is Lamb, which would compare the norm of the output bias"),
+    ],
+)
+def test_the_output_bias_of_a_padded_vocabulary_is_left_alone(kind, no_decay, part):
+    content = with_mistakes(
+        ("optimizer", {"type": kind, "params": {"lr": 1e-3, "weight_decay": 0.1}}, ""),
+        ("bertds.run.no_decay", no_decay, ""),
+        ("zero_optimization.stage", 0, ""),
+    )
+    assert not texts_of(content)
+    content["bertds"]["model"]["pad_vocab_to_multiple_of"] = 64
+    texts = texts_of(content)
+    assert len(texts) == bool(part)
+    assert all(text.startswith("model.pad_vocab_to_multiple_of is 64") for text in texts)
+    assert all(part in text for text in texts)
+
+
 @pytest.mark.parametrize("key", NESTED_AND_LEGACY_KEYS)
 def test_a_legacy_key_is_answered_with_its_successor(key):
     (text,) = texts_of(with_mistakes((key, True, "")))
