@@ -187,7 +187,6 @@ def _plot_note(arms: Sequence[ArmRun]) -> str:
         )
     cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
     return (
-        f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are unigram "
-        "baselines; an arrow points to one outside the plot. The y axes omit the initial drop of the "
-        "loss."
+        f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are baselines; an "
+        "arrow points to one outside the plot. The y axes omit the initial drop of the loss."
     )
