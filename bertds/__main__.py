@@ -70,7 +70,7 @@ def report(case_dir: Path, format: Literal["png", "svg", "pdf"] = "png") -> None
 
     Args:
         case_dir: The case's directory, such as runs/case11, or its parent, such as runs.
-        format: Format of the plots, in addition to png.
+        format: Format of a second copy of the plots; png is always written.
     """
     from bertds.report.case_report import write_report
     from bertds.report.index import case_directories, write_index
@@ -172,7 +172,7 @@ def import_config(file: Path, out: Path) -> None:
     for line in conversion.lines():
         print(line)
     print(
-        f"{out}: adapt bertds.model, bertds.data and bertds.run; check it with bertds check {out}"
+        f"{out}: adapt bertds.model, bertds.data and bertds.run, then run python -m bertds check {out}"
     )
 
 

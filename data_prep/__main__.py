@@ -69,7 +69,7 @@ def tokenizer(
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
         column: Name of the text field in every format but plain text.
         encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
-            or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
+            or gb18030. Valid UTF-8, and files with a byte order mark, are read as such.
         lowercase: Whether the tokenizer converts text to lower case.
         min_count: Minimum number of occurrences of a character. Rarer characters become [UNK], or
             bytes with --byte_fallback. Without effect with --byte_level.
@@ -77,7 +77,7 @@ def tokenizer(
             add 256 ids. No text then becomes [UNK].
         byte_level: Whether the vocabulary is byte-level as in GPT-2, RoBERTa and ModernBERT: 256
             bytes instead of characters. Excludes --byte_fallback.
-        keep_white_space: Whether line breaks, tabs and runs of blanks count, as in code. Needs
+        keep_white_space: Whether to keep line breaks, tabs and runs of blanks, as in code. Needs
             --byte_level. The tokenizer.json records it, for shard, fill and export.
     """
     inputs = Inputs(
@@ -133,7 +133,7 @@ def shard(
         from_mds: Comma-separated directories of MosaicML Streaming (MDS), each with an index.json.
         column: Name of the text field in every format but plain text.
         encoding: Encoding of the files of --input, by its name in Python, such as cp949, shift_jis
-            or gb18030. Files that are UTF-8, or begin with a mark of UTF-16, are read as such.
+            or gb18030. Valid UTF-8, and files with a byte order mark, are read as such.
         valid: Comma-separated files of the validation text, as for --input. They become OUT/valid,
             and training lines that equal one of their lines are dropped. Excludes --valid_fraction.
         valid_fraction: Fraction of the lines that goes to OUT/valid, from 0 to below 1. With 0
@@ -150,7 +150,7 @@ def shard(
         mask_ratio: Fraction of the tokens to predict in a copy, between 0 and 1. Needs --masking
             static.
         mask_unit: Whether single tokens or whole words are chosen for masking. Needs --masking
-            static.
+            static. With word, set masking.version 2 in the case file.
         mask_seed: Seed of the masks. Needs --masking static.
         dedup: Whether to drop a line that equals an earlier line, ignoring case and white space.
         workers: Number of local processes. The default is the number of available cores.
@@ -159,9 +159,9 @@ def shard(
         scratch: Directory for the unfinished work, with room for three times the size of the
             shards. The default is OUT/.work. All workers must see it. Required if OUT is a URL.
         seed: Seed of the shuffle.
-        keep_white_space: Whether to keep line breaks, tabs and runs of blanks, as code needs it. A
-            tokenizer trained with --keep_white_space always does. Any other is changed: its copy
-            beside the shards keeps white space as well.
+        keep_white_space: Whether to keep line breaks, tabs and runs of blanks, as in code. Not needed
+            for a tokenizer trained with --keep_white_space. The copy of any other tokenizer beside
+            the shards is changed, so that it keeps white space too.
     """
     options = ShardOptions(
         valid_fraction=_valid_fraction(valid, valid_fraction),

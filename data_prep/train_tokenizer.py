@@ -256,4 +256,4 @@ def _lines_without_special_tokens(
         yield from (_SPECIAL.sub(" ", line) for line in lines)
     if is_empty:
         reason = explain_nothing_kept(counts, sources[0].column)
-        raise ValueError(reason or "the text has no line: give more text")
+        raise ValueError(reason or "the text has no lines: give more text")

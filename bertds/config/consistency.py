@@ -108,7 +108,7 @@ def _one_cycle(file: CaseFile, scheduler: OneCycle) -> Iterator[str]:
         if getattr(scheduler, key) and not scheduler.decay_step_size:
             yield (
                 f"scheduler.params.{key} is {getattr(scheduler, key)}, but "
-                "scheduler.params.decay_step_size is 0, which is no decay: change one of them"
+                "scheduler.params.decay_step_size is 0, which means no decay: change one of them"
             )
 
 

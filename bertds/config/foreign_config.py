@@ -228,7 +228,7 @@ def _scheduler(config: Conversion) -> None:
         if key in fields and config.get(f"{params}.{key}") is None:
             config.set(f"{params}.{key}", value, "DeepSpeed's default")
     if config.get(f"{params}.warmup_num_steps") == 0:
-        config.set(f"{params}.warmup_num_steps", 1, "the least")
+        config.set(f"{params}.warmup_num_steps", 1, "the lowest value allowed")
     for key in ("warmup_max_lr", "cycle_max_lr"):
         peak = config.get(f"{params}.{key}")
         if peak is None:

@@ -126,7 +126,7 @@ class WarmupLR(Warmup, DeepSpeedWarmup):
     warmup_min_lr: Rate = 0.0
     """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
-    """Learning rate after the warm-up. Default: that of the optimizer, which a value must equal."""
+    """Learning rate after the warm-up. Default: optimizer.params.lr, which it must equal."""
 
 
 class WarmupDecayLR(WarmupAndTotal, DeepSpeedWarmup):
@@ -135,7 +135,7 @@ class WarmupDecayLR(WarmupAndTotal, DeepSpeedWarmup):
     warmup_min_lr: Rate = 0.0
     """Learning rate at the start."""
     warmup_max_lr: Positive | None = None
-    """Learning rate after the warm-up. Default: that of the optimizer, which a value must equal."""
+    """Learning rate after the warm-up. Default: optimizer.params.lr, which it must equal."""
 
 
 class WarmupCosineLR(WarmupAndTotal, DeepSpeedWarmup):
@@ -153,8 +153,8 @@ class OneCycle(Block):
     cycle_min_lr: Rate
     """Learning rate at both ends of the cycle."""
     cycle_max_lr: Positive | None = None
-    """Learning rate in the middle of the cycle. Default: that of the optimizer, which a value must
-    equal."""
+    """Learning rate in the middle of the cycle. Default: optimizer.params.lr, which it
+    must equal."""
     decay_lr_rate: Rate = 0.0
     """Decay of the learning rate after the cycle."""
     cycle_first_step_size: Count = 2000
@@ -166,7 +166,7 @@ class OneCycle(Block):
     cycle_second_stair_count: Annotated[int, Field(ge=0)] | None = None
     """Number of stairs in the second half. Default: that of the first half."""
     decay_step_size: Annotated[int, Field(ge=0)] = 0
-    """Interval in steps at which the decay applies; 0 is no decay."""
+    """Interval in steps at which the decay applies; 0 means no decay."""
     cycle_momentum: bool
     """Whether momentum cycles inversely. Required: DeepSpeed's default, true, overwrites betas."""
     cycle_min_mom: Beta = 0.8

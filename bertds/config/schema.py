@@ -75,15 +75,14 @@ class ModelConfig(Block):
     """Number of token ids. Default: read from the shards' index; a given value must equal it."""
     pad_vocab_to_multiple_of: Count = 1
     """Round the rows of the token embedding and the output layer up to a multiple of this, as some
-    models on the Hub do; 64 or 128 is faster on a GPU. The rows beyond the tokenizer are never
-    predicted."""
+    models on the Hub do; 64 or 128 is faster on a GPU. The added rows are never predicted."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer (pre) or after each residual sum (post)."""
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
     """Position encoding: a learned table, a fixed sinusoidal table, or rotary (RoPE)."""
     position_scale: Annotated[float, Field(gt=0)] = 1.0
-    """With `sinusoidal`: factor of the table, whose root mean square is 0.71. Use
-    initializer_range / 0.71 (0.028) in a new case: then the table does not drown the tokens."""
+    """With `sinusoidal`: factor of the table of positions, whose root mean square is 0.71. In a new
+    case use initializer_range / 0.71 (0.028): the table then starts as large as the tokens."""
     feed_forward: Literal["mlp", "glu"] = "mlp"
     """Feed-forward type: two matrices (mlp), or a gated linear unit with three (glu)."""
     hidden_act: Literal["relu", "gelu", "silu"] = "gelu"
@@ -243,14 +242,14 @@ class MaskingConfig(Block):
     unit: Literal["token", "word"] = "token"
     """Mask single tokens, or all tokens of a word together."""
     version: Literal[1, 2] = 1
-    """How words are masked. In version 1, the first word drawn is masked whole, however long it is.
-    Version 2 cuts words that are longer than the tokens to predict, so that the ratio is kept also
-    in text without blanks. Use 2 for new runs with unit `word`."""
+    """How long words are masked with unit `word`. Version 1 masks the first word drawn whole, however
+    long it is. Version 2 cuts words that have more tokens than are to be predicted, so that the
+    ratio is kept, also in text without blanks. Use 2 in a new case."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Random seed of the masks; independent of run.seed."""
     valid_seed: Annotated[int, Field(ge=0)] | None = None
-    """The same seed in validation datasets, so that runs with different masks of the training text
-    are validated on the same masks. Default: seed."""
+    """Random seed of the masks of validation datasets. Set it to validate runs with different seeds
+    on the same masks. Default: seed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

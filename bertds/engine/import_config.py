@@ -56,7 +56,7 @@ def _read(path: Path) -> Json:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file")
     if path.stat().st_size > _MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {_MAX_BYTES} bytes: this is no configuration")
+        raise ConfigError(f"{path} is larger than {_MAX_BYTES} bytes: it is not a configuration")
     try:
         content = hjson.loads(path.read_text(encoding="utf-8"), object_pairs_hook=dict)
     except (ValueError, RecursionError) as error:

@@ -25,7 +25,7 @@ TITLE = "Experiments"
 HEADER = ("case", "title", "arms", "best arm", "valid loss", "valid acc", "time", "verdict")
 NOTE = (
     "Generated from the run directories by `python -m bertds report`. The best arm of a case has the "
-    "least validation loss at any step; loss and accuracy are those of that step."
+    "lowest validation loss at any step; loss and accuracy are those of that step."
 )
 
 
@@ -117,7 +117,7 @@ def _arms(arms: Sequence[ArmRun]) -> str:
 
 
 def _best(arms: Sequence[ArmRun]) -> list[str]:
-    """The arm with the least validation loss at any step, its loss, and its accuracy there."""
+    """The arm with the lowest validation loss at any step, its loss, and its accuracy there."""
     reached = {}
     for arm in arms:
         losses = arm.series("loss/valid")

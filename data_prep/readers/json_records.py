@@ -129,7 +129,7 @@ class _Scanner:
         if len(rest) > MAX_JSON_BYTES:
             raise ValueError(
                 f"{self._reader.name}: JSON record {self._num_values + 1:,} has more than "
-                f"{MAX_JSON_BYTES:,} bytes, or is no valid JSON: write JSON lines instead"
+                f"{MAX_JSON_BYTES:,} bytes, or is not valid JSON: write JSON lines instead"
             )
         # As much as is there already: parsing a long record again then costs little.
         piece = self._reader.read_up_to(max(PIECE_BYTES, len(rest)))

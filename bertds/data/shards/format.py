@@ -173,7 +173,7 @@ def _advice(directory: Path) -> str:
     """Name the shard sets inside a directory, or the command that makes one."""
     inside = sorted(index.parent.name for index in directory.glob(f"*/{INDEX_NAME}"))
     if inside:
-        return f", but holds some: name one of them, such as {directory / inside[0]}"
+        return f", but contains some: name one of them, such as {directory / inside[0]}"
     return "; make one with python -m data_prep shard, or check --data and the name of the set"
 
 
