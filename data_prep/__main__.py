@@ -194,7 +194,7 @@ def shard(
     for split, index in indexes.items():
         print(
             f"{out}/{split}: {index.sequences:,} sequences of {index.lines:,} lines, "
-            f"{index.tokens:,} tokens, {len(index.shards)} shards"
+            f"{index.tokens:,} tokens, {len(index.shards)} shard{'s' * (len(index.shards) > 1)}"
         )
         if index.masking is not None and masked.get(split):
             ratio = MaskedRatio.of(index.masking, **masked[split])

@@ -17,6 +17,7 @@ WRONG_FIELDS = "rows with another number of fields"
 DUPLICATE = "duplicate lines"
 INVALID = "lines with invalid UTF-8"
 HELD_OUT = "lines of the validation text"
+UNKNOWN = "lines of which more than a tenth is [UNK]"
 UNMASKABLE_LINES = "lines dropped whole"
 # Reasons to drop a line, as the counts name them, with their explanation.
 _DROPPED = {
@@ -80,7 +81,10 @@ def format_counts(counts: Mapping[str, int]) -> str:
 
 
 def warn_of_losses(title: str, counts: Mapping[str, int]) -> None:
-    """Warn if more than a tenth of the lines that are not blank was dropped, or was not UTF-8."""
+    """Warn if more than a tenth of the lines that are not blank was lost in one of three ways.
+
+    They were dropped, were not UTF-8, or have many tokens that the tokenizer does not know.
+    """
     dropped = {name: counts.get(name, 0) for name in _DROPPED if name != BLANK}
     not_blank = counts.get(READ, 0) - counts.get(BLANK, 0)
     total = sum(dropped.values())
@@ -94,6 +98,9 @@ def warn_of_losses(title: str, counts: Mapping[str, int]) -> None:
     if counts.get(INVALID, 0) > _MAX_LOST * not_blank:
         reason = "have invalid UTF-8: set --encoding if the text is in another encoding"
         _warn(title, counts[INVALID], not_blank, reason)
+    if counts.get(UNKNOWN, 0) > _MAX_LOST * not_blank:
+        reason = "are more than a tenth [UNK]: was the tokenizer trained on other text?"
+        _warn(title, counts[UNKNOWN], not_blank, reason)
 
 
 def _warn(title: str, count: int, total: int, what: str) -> None:

@@ -9,6 +9,7 @@ read in order, with a row in memory.
 import csv
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ TableKind = Literal["csv", "tsv"]
 _DELIMITERS: dict[TableKind, str] = {"csv": ",;\t|", "tsv": "\t"}  # the first is the usual one
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 10_000, 4 << 20
 _MAX_ROW_CHARACTERS = MAX_JSON_BYTES
+_QUOTED_ROW = re.compile(r'^"(?:[^"]|"")*"\r?$', re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,17 @@ def _is_quoted(lines: list[str]) -> bool:
     return bool(fields) and all(len(field) > 1 and field.endswith('"') for field in fields)
 
 
+def _is_quoted_column(text: str) -> bool:
+    """Whether the quotation marks that begin a row of a single column quote it.
+
+    This holds if at least nine in ten of these rows end with a quotation mark, perhaps some lines
+    later, and have only doubled ones inside.
+    """
+    others, num_quoted = _QUOTED_ROW.subn("", text)
+    num_open = sum(line.startswith('"') for line in others.splitlines())
+    return num_quoted > 0 and num_quoted >= 9 * num_open
+
+
 def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: str) -> _Form:
     """The form that names the column and fits most rows."""
     forms = [
@@ -128,7 +141,12 @@ def _choose_form(path: Path | str, lines: list[str], kind: TableKind, column: st
             f"{path} has no column {column!r}, or several, it has {names}: name the text column "
             "with --column; a file without a row of names needs another ending, such as .txt"
         )
-    has_quotes = kind == "csv" or _is_quoted(lines)
+    if all(len(next(form.rows(lines), [])) == 1 for form in named):
+        # Every row of a single column fits without quotation marks, also a part of a quoted text.
+        has_quotes = _is_quoted_column("".join(lines))
+        named = [form for form in named if form.is_quoted == has_quotes]
+    else:
+        has_quotes = kind == "csv" or _is_quoted(lines)
     return max(named, key=lambda form: (_score(form, lines), form.is_quoted == has_quotes))
 
 

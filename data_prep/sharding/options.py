@@ -106,8 +106,20 @@ def parse_masking(
     """The masking that the flags ask for, with the 80/10/10 rule of dynamic masking.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or a flag has no effect.
     """
+    flags: dict[str, tuple[object, object]] = {
+        "copies": (copies, 1),
+        "mask_ratio": (ratio, 0.15),
+        "mask_unit": (unit, "token"),
+        "mask_seed": (seed, 0),
+    }
+    given = [f"--{flag} {value}" for flag, (value, default) in flags.items() if value != default]
+    if masking == "none" and given:
+        raise ValueError(
+            f"{', '.join(given)}: no effect without --masking static; add it, or set dynamic masking "
+            "in the case file (bertds.masking)"
+        )
     if masking == "none":
         return None
     if not 1 <= copies <= MAX_COPIES:

@@ -161,8 +161,13 @@ class Stages:
         summaries = self._summaries(split)
         text_counts = self._text_counts()
         if not sum(summary.sequences for summary in summaries):
+            held_out = sum(summary.held_out for summary in summaries)
             raise ValueError(
                 explain_nothing_kept(text_counts, self.column)
+                or (
+                    held_out
+                    and f"all {held_out:,} lines of the text are in the validation text too"
+                )
                 or f"the text is too small: {self.output}/{split} gets no sequence; give more "
                 "text, or another --valid or --valid_fraction (0 for no validation set)"
             )

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from bertds.data.rng import Uint64s
 from bertds.data.tokenizer import Tokenizer
 from bertds.io.atomic import atomic_write
 from data_prep.readers.cleaning import clean_lines
-from data_prep.readers.counts import UNMASKABLE_LINES
+from data_prep.readers.counts import UNKNOWN, UNMASKABLE_LINES
 from data_prep.readers.text import FileRange
 from data_prep.sharding.encoder import LineEncoder
 from data_prep.sharding.rows import ROW, Int64s, TokenizedRows, is_validation, write_part
@@ -59,6 +60,9 @@ def tokenize_chunk(task: TokenizeTask) -> None:
     lines = clean_lines(chunk, task.kind, counts, task.column, keep_white_space=keeps)
     counts[SPELLED] += encoder.tokenizer.count_spelled(lines)
     tokens, lengths = encoder.encode(lines)
+    if "unk" in encoder.tokenizer.special_ids:
+        is_unknown = tokens == encoder.tokenizer.special_ids["unk"]
+        counts[UNKNOWN] += _count_mostly(is_unknown, lengths, share=0.1)
     table = np.zeros(len(lines), dtype=ROW)
     # White space does not count, so lines are split and deduplicated alike if it is kept.
     words = [" ".join(line.split()) for line in lines] if keeps else lines
@@ -93,6 +97,13 @@ def _thread_encoder(tokenizer: Path) -> LineEncoder:
 def _hash_lines(lines: list[str]) -> Uint64s:
     digests = [hashlib.blake2b(line.encode(), digest_size=8).digest() for line in lines]
     return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def _count_mostly(flags: npt.NDArray[np.bool_], lengths: Int64s, share: float) -> int:
+    """Count the lines in which more than this share of the tokens is flagged."""
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(flags)])
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return int(np.count_nonzero(before[ends] - before[ends - lengths] > share * lengths))
 
 
 def _cut_long_lines(lines: TokenizedRows, max_tokens: int) -> tuple[TokenizedRows, Int64s]:

@@ -76,3 +76,11 @@ def test_more_than_a_tenth_dropped_is_a_warning_with_a_remedy(run_both, lines):
         (warning,) = warnings
         assert f"60 of {len(records) + 60} lines" in warning
         assert "60 records without a text (name the field of the text with --column)" in warning
+
+
+def test_text_that_the_tokenizer_does_not_know_is_a_warning(run_both, lines):
+    records = [json.dumps({"text": text}) for text in [*lines["ko"], *["漢字仮名 ba"] * 60]]
+    (_, (table, (warning,))) = run_both(records, "--nodedup")
+    assert table["changed: lines of which more than a tenth is [UNK]"] == 60
+    assert f"60 of {len(records)} lines" in warning
+    assert "more than a tenth [UNK]: was the tokenizer trained on other text?" in warning

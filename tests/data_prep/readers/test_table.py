@@ -44,6 +44,22 @@ def test_a_tsv_quotes_only_if_its_first_rows_do():
     assert read(content.encode(), "tsv") == ['say "hi" ', "plain", "two\tfields"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@given(texts=st.lists(st.text('ab",;\n \t', min_size=1), min_size=1, max_size=9))
+def test_texts_of_a_single_column_may_have_several_lines(texts, kind):
+    """As pandas writes them: quoted where they have a delimiter, a quotation mark or a line end."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
+    writer.writerows([("text",), *((text,) for text in texts)])
+    found = read(file.getvalue().encode(), kind)
+    assert found == [text.replace("\n", "\x1e") for text in texts]
+
+
+def test_a_single_column_whose_quotation_marks_quote_nothing():
+    content = 'text\n"great" film\n"not closed\nplain\n"good"\n'
+    assert read(content.encode()) == ['"great" film', '"not closed', "plain", '"good"']
+
+
 def test_a_single_column_may_hold_commas():
     assert read(b"text\nfirst, second\nthird\n") == ["first, second", "third"]
 

@@ -1,10 +1,11 @@
 """Options and tokenizers that cannot be used are rejected with an error message."""
 
 import json
+import re
 
 import pytest
 
-from data_prep.sharding.options import ShardOptions
+from data_prep.sharding.options import ShardOptions, parse_masking
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,23 @@ from data_prep.sharding.options import ShardOptions
 def test_options_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ShardOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"ratio": 0.3}, "--mask_ratio 0.3: no effect without --masking static"),
+        (
+            {"copies": 2, "unit": "word", "seed": 1},
+            "--copies 2, --mask_unit word, --mask_seed 1: no",
+        ),
+    ],
+)
+def test_masking_flags_without_static_masking_are_rejected(flags, message):
+    default = {"copies": 1, "ratio": 0.15, "unit": "token", "seed": 0}
+    assert parse_masking("none", **default) is None
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_masking("none", **(default | flags))
 
 
 def test_a_tokenizer_without_the_special_tokens_is_rejected(make, text, tokenizer_path, tmp_path):

@@ -87,6 +87,14 @@ def test_an_empty_validation_text_is_an_error_and_leaves_nothing(make_both, text
     assert not (tmp_path / "out").exists()
 
 
+def test_a_text_that_is_all_validation_text_says_so(make_both, text, tmp_path):
+    with pytest.raises(
+        ValueError, match="all 100 lines of the text are in the validation text too"
+    ):
+        make_both(text[:100], text)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_flags_exclude_each_other(tmp_path, tokenizer_path, text, capsys):
     (tmp_path / "a.txt").write_text("\n".join(text))
     flags = [f"--input={tmp_path}/a.txt", f"--tokenizer={tokenizer_path}", f"--out={tmp_path}/out",
