@@ -83,12 +83,13 @@ def test_any_text_is_cleaned_like_a_line_of_the_shards(run_dirs, capsys):
     model = trained.model()
     plain = fill(trained, model, "가나 [MASK] 달래", 2)
     assert fill(trained, model, " 가\0나\n [MASK]\t\u3000달래\ufeff ", 2) == plain
-    assert torch.equal(*embed(trained, model, ["가나 달래", "\r가나\x1b \u2028달래\n"]))
+    # Close, not equal: the rows of one product may be added in another order.
+    torch.testing.assert_close(*embed(trained, model, ["가나 달래", "\r가나\x1b \u2028달래\n"]))
     code, stdout, _ = bertds_command(capsys, "fill", run_dirs["bert"], "\udcea가 [MASK] \ud800")
     assert code == 0
     stdout.encode()
     (hidden,) = embed(trained, model, ["\udcff"])
-    assert torch.equal(hidden, *embed(trained, model, ["\ufffd"]))
+    torch.testing.assert_close(hidden, *embed(trained, model, ["\ufffd"]))
 
 
 def test_a_model_is_shown_in_one_short_line(run_dirs):
