@@ -6,7 +6,7 @@ A new run with an error does not start. A run that has a checkpoint resumes as b
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bertds.config.deepspeed_schema import CaseFile
+from bertds.config.deepspeed_schema import DYNAMIC_SCALE, CaseFile
 from bertds.config.optimizer_schema import (
     SCHEDULERS,
     OneCycle,
@@ -114,8 +114,7 @@ def _one_cycle(file: CaseFile, scheduler: OneCycle) -> Iterator[str]:
 
 def _loss_scale(file: CaseFile) -> Iterator[str]:
     """A fixed loss scale has no initial value and no window."""
-    dynamic = ("initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis")
-    given = [f"fp16.{key}" for key in dynamic if key in file.fp16.model_fields_set]
+    given = [f"fp16.{key}" for key in DYNAMIC_SCALE if key in file.fp16.model_fields_set]
     if file.fp16.enabled and file.fp16.loss_scale and given:
         yield (
             f"fp16.loss_scale is {file.fp16.loss_scale:g}, a fixed scale, but {', '.join(given)} "

@@ -73,6 +73,10 @@ class Fp16(Block):
     fp16_master_weights_and_grads: bool = False
 
 
+DYNAMIC_SCALE = ("initial_scale_power", "loss_scale_window", "hysteresis")
+"""Keys of `fp16` that describe a dynamic loss scale."""
+
+
 @deepspeed_checks("pin_memory")
 class Offload(Block):
     """Common keys of the two offload blocks."""

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from bertds.config.deepspeed_schema import DYNAMIC_SCALE
 from bertds.config.flatten import flatten
 from bertds.config.messages import shown
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS
@@ -249,6 +250,7 @@ def _precision_and_stage(config: Conversion) -> None:
     if is_lamb and config.get("fp16.enabled"):
         config.set("fp16.enabled", False, "Lamb needs stage 0, which has no loss scale")
         config.set("bf16.enabled", True, "instead of fp16")
+    _loss_scale(config, is_lamb=is_lamb)
     if is_lamb and stage > 0:
         config.set(f"{_ZERO}.stage", 0, "Lamb compares the norms of whole layers")
         stage = 0
@@ -264,6 +266,15 @@ def _precision_and_stage(config: Conversion) -> None:
         config.set(f"{_ZERO}.offload_optimizer.device", "cpu", reason)
     if config.get("prescale_gradients"):
         config.drop("gradient_predivide_factor", "it has no effect with prescale_gradients true")
+
+
+def _loss_scale(config: Conversion, *, is_lamb: bool) -> None:
+    """A fixed scale, which Lamb does not take, or a dynamic one."""
+    if is_lamb:
+        config.drop("fp16.loss_scale", "DeepSpeed accepts Lamb only without a fixed loss scale")
+    if config.get("fp16.loss_scale"):
+        for key in DYNAMIC_SCALE:
+            config.drop(f"fp16.{key}", "fp16.loss_scale is fixed")
 
 
 def _bertds_block(config: Conversion) -> None:

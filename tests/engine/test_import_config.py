@@ -71,6 +71,11 @@ FILES: dict[str, Any] = {
     "template": TEMPLATE,
     "legacy_stage": {"zero_optimization": True, "optimizer": {"type": "Muon", "params": {}}},
     "nvme": {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+    "fixed_scale": {"fp16": {"enabled": True, "loss_scale": 128, "loss_scale_window": 500}},
+    "fixed_scale_and_lamb": {
+        "fp16": {"enabled": True, "loss_scale": 128, "hysteresis": 2},
+        "optimizer": {"type": "OneBitLamb", "params": {"lr": 1e-3}},
+    },
     "wrong_types": {
         "optimizer": {"type": "Lamb", "params": {}},
         "scheduler": {"type": ["WarmupLR"]},
