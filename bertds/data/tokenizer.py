@@ -179,7 +179,8 @@ class Tokenizer:
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Return the vocabulary's spelling of each id; `<id>` for an id without a token."""
-        names = (self._backend.id_to_token(number) for number in ids)
+        added = self._added_tokens
+        names = (added.get(number) or self._backend.id_to_token(number) for number in ids)
         return [f"<{number}>" if name is None else name for number, name in zip(ids, names)]
 
     def word_starts(self) -> npt.NDArray[np.bool_]:
@@ -256,6 +257,12 @@ class Tokenizer:
     def _description(self) -> Description:
         description: Description = json.loads(self.content)
         return description
+
+    @cached_property
+    def _added_tokens(self) -> dict[int, str]:
+        """The added tokens as the file spells them; the library normalizes some of them."""
+        added = self._backend.get_added_tokens_decoder()
+        return {number: token.content for number, token in added.items()}
 
     @cached_property
     def _special_names(self) -> list[str]:

@@ -130,6 +130,21 @@ def test_a_normalizer_does_not_restore_the_name_of_a_token():
     assert tokens == ["▁", "a", "▁", "[", "P", "A", "D", "]", "[MASK]", "▁", "b"]
 
 
+def test_a_token_that_the_library_normalizes_keeps_its_spelling():
+    """Then it is found in text, and the mask token has no second id."""
+    backend = tokenizers.Tokenizer(word_piece())
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = [tokenizers.AddedToken(name, normalized=True, special=True) for name in SPECIALS]
+    backend.add_special_tokens(names)
+    tokenizer = Tokenizer.of(backend.to_str().encode(), "a test")
+    assert tokenizer.tokens(list(range(5))) == SPECIALS
+    assert tokenizer.count_spelled(["a [PAD]", "a [pad]"]) == 1
+    for text in ("a [MASK] b", "a [mask] b", "a [PAD] b"):
+        assert max(tokenizer.encode_marked(text)) < tokenizer.vocab_size
+        assert not set(tokenizer.encode_batch([text])[0]) & {0, 2, 3, 4}
+
+
 def test_what_the_library_still_returns_becomes_unknown(tmp_path, monkeypatch):
     tokenizer = make(tmp_path, "unigram", "special")
     monkeypatch.setitem(tokenizer.__dict__, "_text_backend", tokenizer._backend)
