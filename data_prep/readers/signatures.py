@@ -57,15 +57,20 @@ def binary_kind_of(head: bytes) -> BinaryKind | None:
         return "tar"
     if head.startswith(_ARROW_STREAM) and len(head) > 8 and head[7] == 0:
         return "arrow"
-    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), None)
+    return next((kind for magic, kind in _KINDS.items() if _begins_with(head, magic)), None)
 
 
 def explain_unreadable(head: bytes) -> str:
     """What a file is that cannot be read, and what to do; empty for other files."""
     for magic, (name, remedy) in _UNREADABLE.items():
-        if head.startswith(magic) and not (magic.isalnum() and _is_text_after(head, len(magic))):
+        if _begins_with(head, magic):
             return f"{name}: {remedy}"
     return ""
+
+
+def _begins_with(head: bytes, magic: bytes) -> bool:
+    """Whether a file begins with a signature, and not with a word of text that is spelled alike."""
+    return head.startswith(magic) and not (magic.isalnum() and _is_text_after(head, len(magic)))
 
 
 def _is_text_after(head: bytes, position: int) -> bool:
