@@ -1,6 +1,5 @@
 """A disk that fills up: the file and what to do are named, and the same command resumes."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -8,22 +7,13 @@ import pytest
 
 from bertds.cli import run
 from data_prep.__main__ import COMMANDS
+from tests.helpers.small_disk import small_disk
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts")
-    target = tmp_path / "disk"
-    target.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(target)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("cannot mount here")
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", "-l", str(target)], check=True)
+@pytest.fixture(name="small_disk")
+def mounted_disk(tmp_path):
+    with small_disk(tmp_path / "disk", "1m") as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,23 +14,14 @@ from bertds.io.json_files import read_json
 from bertds.tracking.jsonl import MetricsLog
 from tests.helpers.in_process_training import train_here
 from tests.helpers.launching import figures_of
+from tests.helpers.small_disk import small_disk
 from tests.helpers.weights import read_weights
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts")
-    target = tmp_path / "disk"
-    target.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(target)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("cannot mount here")
-    try:
-        yield target
-    finally:
-        subprocess.run(["umount", "-l", str(target)], check=True)
+@pytest.fixture(name="small_disk")
+def mounted_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "2m") as directory:
+        yield directory
 
 
 def fill(disk: Path) -> None:

@@ -35,7 +35,10 @@ UNREADABLE = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run git lfs pull"),
     "gzip-pdf": (gzip.compress(b"%PDF-1.7\n"), "a PDF document"),
     "gzip-gzip": (gzip.compress(gzip.compress(b"a")), "compressed twice"),
-    "gzip-parquet": (gzip.compress(b"PAR1\x15\x04...PAR1"), "a compressed parquet file: decompress"),
+    "gzip-parquet": (
+        gzip.compress(b"PAR1\x15\x04...PAR1"),
+        "a compressed parquet file: decompress",
+    ),
     "zeros": (bytes(5000), "is binary: more than a quarter"),
     "noise": (np.random.default_rng(1).bytes(20_000), "is not utf-8: "),
     "utf-16": ("no mark\n".encode("utf-16-le") * 9, "set --encoding to utf-16-le"),
