@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,6 +135,19 @@ def parse_masking(
         copies=copies,
         version=2 if unit == "word" else 1,
     )
+
+
+def with_masking_of(options: ShardOptions, begun: Mapping[str, Any] | None) -> ShardOptions:
+    """The options, with masking version 1 if an output was begun or finished with it.
+
+    Args:
+        options: Those of the flags, which do not choose the version.
+        begun: The recipe of the output; None if there is none.
+    """
+    before = ((begun or {}).get("options") or {}).get("masking")
+    if options.masking is None or not isinstance(before, dict) or "version" in before:
+        return options
+    return dataclasses.replace(options, masking=dataclasses.replace(options.masking, version=1))
 
 
 def shard_recipe(

@@ -36,11 +36,12 @@ from data_prep.readers.counts import (
     warn_of_losses,
 )
 from data_prep.readers.sources import Inputs, Source, open_sources
-from data_prep.sharding.options import ShardOptions, shard_recipe
+from data_prep.sharding.options import ShardOptions, shard_recipe, with_masking_of
 from data_prep.sharding.rows import SPLITS, Split
 from data_prep.sharding.stages import Stages
 from data_prep.sharding.work_dir import (
     lock_work_dir,
+    read_begun_recipe,
     remove_work_dir,
     start_or_resume,
     work_dir_path,
@@ -105,6 +106,7 @@ def make_shards(
         open_sources(inputs, work_dir, pool.map if scheduler else map) as sources,
         _open_valid(valid, work_dir) as valid_sources,
     ):
+        options = with_masking_of(options, read_begun_recipe(output, work_dir))
         recipe = shard_recipe(tokenizer, options, sources, valid_sources)
         if start_or_resume(output, work_dir, recipe, splits):
             run = Stages(output, work_dir, tokenizer, options, pool, num_parallel)

@@ -16,7 +16,14 @@ from typing import Any
 
 from bertds.errors import RemoteError
 from bertds.io.atomic import atomic_write
-from data_prep.output.manifest import MANIFEST_NAME, encode_json, is_up_to_date
+from bertds.io.json_files import read_json_object
+from data_prep.output.manifest import (
+    MANIFEST_NAME,
+    Recipe,
+    encode_json,
+    is_up_to_date,
+    read_recipe,
+)
 from data_prep.output.storage import LocalOutput, Output
 from data_prep.sharding.rows import Split
 
@@ -89,6 +96,18 @@ def remove_work_dir(work_dir: Path) -> None:
     # All of them: an earlier run may have been killed while removing its own.
     for renamed in work_dir.parent.glob(f"{work_dir.name}.gone-*"):
         shutil.rmtree(renamed, ignore_errors=True)
+
+
+def read_begun_recipe(output: Output, work_dir: Path) -> Recipe | None:
+    """Read the recipe of the interrupted run, or else of the finished output; None without them.
+
+    Raises:
+        RemoteError: The server of the output cannot be reached.
+    """
+    path = work_dir / RECIPE_NAME
+    if path.exists():
+        return read_json_object(path)
+    return read_recipe(output.joinpath(MANIFEST_NAME))
 
 
 def start_or_resume(

@@ -5,12 +5,13 @@ import fcntl
 import itertools
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from data_prep.output.storage import RemoteOutput, parse_output
 from data_prep.sharding import stages
-from data_prep.sharding.options import ShardOptions
+from data_prep.sharding.options import ShardOptions, parse_masking
 from data_prep.sharding.pipeline import make_shards
 from data_prep.sharding.work_dir import lock_work_dir, work_dir_path
 from tests.data_prep.sharding.conftest import StoppedError
@@ -60,6 +61,25 @@ def test_an_interrupted_run_is_not_resumed_with_other_text(make, text, monkeypat
     with pytest.raises(FileExistsError, match="holds an interrupted run on other text"):
         make(text[:-1])
     make(text)
+
+
+def test_an_output_of_the_first_masking_version_is_kept_and_resumed(make, text, monkeypatch):
+    """The flags do not choose the version, so the same command goes on with the first one."""
+
+    def stop(*_):
+        raise StoppedError
+
+    now = parse_masking("static", copies=1, ratio=0.15, unit="word", seed=0)
+    before = replace(now, version=1)
+    out = make(text, "finished", options=ShardOptions(masking=before))
+    files = read_files(out)
+    make(text, "finished", options=ShardOptions(masking=now))
+    assert read_files(out) == files
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(stages, "run_tasks", stop)
+        make(text, "resumed", options=ShardOptions(masking=before))
+    assert read_files(make(text, "resumed", options=ShardOptions(masking=now))) == files
+    assert read_files(make(text, "new", options=ShardOptions(masking=now))) != files
 
 
 def test_a_second_run_at_the_same_time_is_rejected(make, text, tmp_path):
