@@ -75,7 +75,8 @@ class ModelConfig(Block):
     """Number of token ids. Default: read from the shards' index; a given value must equal it."""
     pad_vocab_to_multiple_of: Count = 1
     """Round the rows of the token embedding and the output layer up to a multiple of this, as some
-    models on the Hub do; 64 or 128 is faster on a GPU. The added rows are never predicted."""
+    models on the Hub do; 64 or 128 is faster on a GPU. The added rows are never predicted. Not with Lamb, nor with
+    weight decay of biases."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer (pre) or after each residual sum (post)."""
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"
