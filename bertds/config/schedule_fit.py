@@ -1,7 +1,8 @@
 """Hold a learning-rate schedule against the length of its run.
 
 An error: a warm-up that outlasts the run, or a part of the run at rate 0. A warning: a schedule that
-ends before the run, or after it, which may be meant.
+ends before the run, or after it, which may be meant. A run of `num_epochs` that `max_steps` cuts
+short is a trial, so its warm-up gives a warning as well.
 """
 
 import math
@@ -41,6 +42,14 @@ class _Fit:
             for name, value in values.items()
             if value is not None
         )
+
+    def add_endless_rise(self, message: str, consequence: str, remedy: str) -> None:
+        """Add that the rate only rises: an error, or a warning about a run that is cut short."""
+        limits = (self._run.max_steps, self._run.num_epochs)
+        if None not in limits and self._run.max_steps == self._lengths.num_steps:
+            self.warnings.append(f"{message}: {consequence}")
+        else:
+            self.errors.append(f"{message}: {consequence}; {remedy}")
 
     @property
     def the_run(self) -> str:
@@ -88,9 +97,10 @@ def _warmup(fit: _Fit, params: Warmup, lengths: ScheduleLengths) -> None:
             "with it"
         )
     else:
-        fit.errors.append(
-            f"the warm-up takes {lengths.text(warmup)} ({keys}), but {fit.the_run}: it would never "
-            "reach optimizer.params.lr; shorten the warm-up or lengthen the run"
+        fit.add_endless_rise(
+            f"the warm-up takes {lengths.text(warmup)} ({keys}), but {fit.the_run}",
+            "it would never reach optimizer.params.lr",
+            "shorten the warm-up or lengthen the run",
         )
 
 
@@ -181,9 +191,10 @@ def _one_cycle(fit: _Fit, params: OneCycle, steps: int) -> None:
         f"{second}"
     )
     if steps <= first:
-        fit.errors.append(
-            f"the rate rises for {first:,} steps ({keys}), but {fit.the_run}: it would never fall; "
-            "shorten the cycle or lengthen the run"
+        fit.add_endless_rise(
+            f"the rate rises for {first:,} steps ({keys}), but {fit.the_run}",
+            "it would never fall",
+            "shorten the cycle or lengthen the run",
         )
     elif steps < first + second:
         fit.warnings.append(

@@ -164,6 +164,27 @@ FITS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "consequence"),
+    [
+        (SCHEDULERS["WarmupLR"].model_validate(LINEAR | {"warmup_num_steps": 13}), "never reach"),
+        (
+            SCHEDULERS["OneCycle"].model_validate(CYCLE | {"cycle_first_step_size": 12}),
+            "never fall",
+        ),
+    ],
+)
+def test_a_trial_of_a_few_steps_is_only_warned(scheduler, consequence):
+    """`max_steps` cuts the epochs of the file short. Without epochs, the same is an error."""
+    lengths = ScheduleLengths(5, 12)
+    errors, (warning,) = check_schedule(scheduler, RunConfig(max_steps=12, num_epochs=9), lengths)
+    assert not errors and consequence in warning
+    (error,), _ = check_schedule(scheduler, RunConfig(max_steps=12), lengths)
+    assert consequence in error
+    (error,), _ = check_schedule(scheduler, RunConfig(num_epochs=2.4, max_steps=20), lengths)
+    assert consequence in error
+
+
 @pytest.mark.parametrize(("kind", "params", "error", "warning"), FITS)
 def test_a_schedule_fits_its_run(kind, params, error, warning):
     defaults = {
