@@ -140,16 +140,8 @@ def _block(rows: list[list[int]], first: int, facts: SetFacts) -> Block:
     if facts.masking is None:
         return Block(tokens=tokens, lengths=lengths)
     stored = facts.masking
-    rule = MaskRule(
-        seed=stored.seed,
-        ratio=stored.ratio,
-        mask_share=stored.mask_share,
-        random_share=stored.random_share,
-        unit=stored.unit,
-        version=stored.version,
-    )
     masker = Masker(
-        rule,
+        MaskRule.of(stored),
         vocab_size=facts.tokenizer.vocab_size,
         mask_id=facts.tokenizer.special_ids["mask"],
         unmaskable_ids=facts.tokenizer.unmaskable_ids,

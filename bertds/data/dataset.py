@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bertds.config.case import Case
 from bertds.data.data_root import DataRoot
+from bertds.data.shards.format import Block
 from bertds.data.shards.reader import ShardSet
 
 
@@ -72,6 +73,19 @@ class DatasetSubset:
     def num_blocks(self) -> int:
         """Number of blocks that are used; the last one possibly in part."""
         return self.block_of(self.num_sequences - 1) + 1
+
+    def read_block(self, number: int) -> tuple[int, Block]:
+        """Read a block of the subset or, if it is damaged and that is allowed, another one.
+
+        Returns:
+            Number and content of the block that was read.
+
+        Raises:
+            ShardError: The block is damaged, and no other block may replace it.
+        """
+        if self.skips_bad:
+            return self.shards.read_block_or_substitute(number, self.num_blocks)
+        return number, self.shards.read_block(number)
 
     def block_sequences(self) -> list[npt.NDArray[np.integer]]:
         """Count the sequences used of each block, in two arrays: all blocks but the last, the last.

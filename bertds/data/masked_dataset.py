@@ -36,15 +36,13 @@ class MaskedDataset:
         Raises:
             ShardError: The block is damaged, and no other block may replace it.
         """
-        shards = self.subset.shards
-        if not self.subset.skips_bad:
-            return self._mask(block, shards.read_block(block), dataset_epoch)
-        found, content = shards.read_block_or_substitute(block, self.subset.num_blocks)
+        found, content = self.subset.read_block(block)
         sequences = self._mask(found, content, dataset_epoch)
         if found == block:
             return sequences
         # A substitute yields the number of sequences that the sampler expects, repeated if it has
         # fewer, so that the number of steps does not change.
+        shards = self.subset.shards
         usable = min(
             sequences.lengths.size, self.subset.num_sequences - shards.first_sequence(found)
         )

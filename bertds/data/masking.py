@@ -19,13 +19,15 @@ all words: 15 million tokens/s.
 """
 
 import itertools
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from bertds.config.schema import MaskingConfig
 from bertds.data.rng import Uint64s, derive_key, splitmix64
+from bertds.data.shards.format import StoredMasking
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer]
@@ -50,6 +52,11 @@ class MaskRule:
     unit: Literal["token", "word"]
     version: Literal[1, 2] = 1
     """2 cuts long words; without effect for unit `token`."""
+
+    @classmethod
+    def of(cls, masking: MaskingConfig | StoredMasking) -> Self:
+        """The rule of a case, or of pre-masked shards."""
+        return cls(**{field.name: getattr(masking, field.name) for field in fields(cls)})
 
 
 def sequence_keys(seed: int, set_key: int, dataset_epoch: int, indices: Ints) -> Uint64s:

@@ -74,16 +74,8 @@ class Vocabulary:
         word_starts = None
         if config.unit == "word":
             word_starts = Tokenizer.load(self.directory / TOKENIZER_NAME).word_starts()
-        rule = MaskRule(
-            seed=config.seed,
-            ratio=config.ratio,
-            mask_share=config.mask_share,
-            random_share=config.random_share,
-            unit=config.unit,
-            version=config.version,
-        )
         return Masker(
-            rule,
+            MaskRule.of(config),
             vocab_size=self.size,
             mask_id=self.mask_id,
             unmaskable_ids=self.unmaskable_ids,

@@ -147,14 +147,14 @@ def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
 
 def _check_vocab_size(found: Any, expected: int, num_ids: int) -> None:
     """Check the rows of the embedding; a vocabulary may be padded beyond its tokenizer."""
-    if not isinstance(found, int) or found in (expected, 0) or found < num_ids:
+    if not isinstance(found, int) or found == expected or found < num_ids:
         return  # compared with the other keys of the config
     powers = (1 << exponent for exponent in range(found.bit_length()))
-    multiples = [power for power in powers if -(-num_ids // power) * power == found]
+    multiple = next((each for each in powers if -(-num_ids // each) * each == found), found)
     raise ValueError(
         f"config.json has vocab_size {found:,} for the {num_ids:,} ids of its tokenizer, but the "
         f"case's model has {expected:,}: set model.pad_vocab_to_multiple_of to "
-        f"{multiples[0] if multiples else found}, which gives the same number of rows"
+        f"{multiple}, which gives the same number of rows"
     )
 
 

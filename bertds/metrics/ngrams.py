@@ -179,10 +179,7 @@ def _blocks(subset: DatasetSubset, share: float) -> Blocks:
     """Ids and lengths of the first sequences of a set."""
     num_sequences = max(1, int(share * subset.num_sequences))
     for number in range(subset.block_of(num_sequences - 1) + 1):
-        if subset.skips_bad:
-            _, block = subset.shards.read_block_or_substitute(number, subset.num_blocks)
-        else:
-            block = subset.shards.read_block(number)
+        _, block = subset.read_block(number)
         lengths = block.lengths[: num_sequences - subset.shards.first_sequence(number)]
         yield block.tokens[: int(lengths.sum(dtype=np.int64))].astype(np.int64), lengths
 

@@ -32,9 +32,7 @@ from data_prep.executors.local import local_executor
 from data_prep.output.full_disk import explain_full_disk
 from data_prep.output.manifest import MANIFEST_NAME, write_manifest
 from data_prep.output.storage import parse_output
-from data_prep.readers.counts import (
-    warn_of_losses,
-)
+from data_prep.readers.counts import warn_of_losses
 from data_prep.readers.sources import Inputs, Source, open_sources
 from data_prep.sharding.options import ShardOptions, shard_recipe, with_masking_of
 from data_prep.sharding.rows import SPLITS, Split
@@ -46,9 +44,7 @@ from data_prep.sharding.work_dir import (
     start_or_resume,
     work_dir_path,
 )
-from data_prep.sharding.write import (
-    build_masker,
-)
+from data_prep.sharding.write import build_masker
 
 _FULL_DISK = (
     "free some space, then run the same command again to resume. The unfinished work takes about "

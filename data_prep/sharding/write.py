@@ -129,16 +129,8 @@ def read_masked_counts(path: Path) -> Counter[str]:
 
 def build_masker(masking: StoredMasking, tokenizer: Tokenizer) -> Masker:
     """The masker of pre-masked copies."""
-    rule = MaskRule(
-        seed=masking.seed,
-        ratio=masking.ratio,
-        mask_share=masking.mask_share,
-        random_share=masking.random_share,
-        unit=masking.unit,
-        version=masking.version,
-    )
     return Masker(
-        rule,
+        MaskRule.of(masking),
         vocab_size=tokenizer.vocab_size,
         mask_id=tokenizer.special_ids["mask"],
         unmaskable_ids=tokenizer.unmaskable_ids,
@@ -174,27 +166,26 @@ def _blocks(task: WriteTask, counts: Counter[str]) -> Iterator[Block]:
         block = Block(tokens=tokens, lengths=lengths[start:end])
         if task.masking is not None:
             indexes = np.arange(task.first_sequence + start, task.first_sequence + end)
-            block = _add_masked_copies(block, indexes, task, task.masking)
-            counts["masked"] += sum(len(positions) for positions in block.positions)
             masker = _cached_masker(task.masking, task.tokenizer)
+            block = _add_masked_copies(block, indexes, task, masker, task.masking.copies)
+            counts["masked"] += sum(len(positions) for positions in block.positions)
             counts["maskable"] += masker.count_maskable(tokens) * task.masking.copies
         yield block
         start = end
 
 
 def _add_masked_copies(
-    block: Block, indexes: npt.NDArray[np.int64], task: WriteTask, masking: StoredMasking
+    block: Block, indexes: npt.NDArray[np.int64], task: WriteTask, masker: Masker, copies: int
 ) -> Block:
     """Add the pre-masked copies; `indexes` are the indexes of the sequences in the set."""
-    masker = _cached_masker(masking, task.tokenizer)
-    copies = []
-    for copy in range(masking.copies):
-        keys = sequence_keys(masking.seed, task.set_key, copy, indexes)
-        copies.append(masker.mask(block.tokens, block.lengths, keys))
+    masked = []
+    for copy in range(copies):
+        keys = sequence_keys(masker.rule.seed, task.set_key, copy, indexes)
+        masked.append(masker.mask(block.tokens, block.lengths, keys))
     return dataclasses.replace(
         block,
-        inputs=tuple(inputs.astype(task.dtype) for inputs, _ in copies),
-        positions=tuple(positions.astype(np.uint32) for _, positions in copies),
+        inputs=tuple(inputs.astype(task.dtype) for inputs, _ in masked),
+        positions=tuple(positions.astype(np.uint32) for _, positions in masked),
     )
 
 
