@@ -5,11 +5,12 @@ invalid in an encoding is replaced and counted.
 """
 
 import codecs
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
+
+from data_prep.readers.streams import PieceStream
 
 UTF8 = "utf-8"
 _PIECE_BYTES = 1 << 20
@@ -97,28 +98,9 @@ def explain_wrong_encoding(head: bytes, encoding: str) -> str:
     return ""
 
 
-class Utf8Stream(io.RawIOBase):
+def utf8_stream(stream: IO[bytes], encoding: str, counts: Counter[str]) -> PieceStream:
     """A stream of text in another encoding, converted to UTF-8."""
-
-    def __init__(self, stream: IO[bytes], encoding: str, counts: Counter[str]) -> None:
-        self._pieces = to_utf8(iter(lambda: stream.read(_PIECE_BYTES), b""), encoding, counts)
-        self._content = b""
-
-    def readable(self) -> bool:
-        """Always True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Copy the next bytes to a buffer."""
-        while not self._content:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._content = piece
-        view = memoryview(buffer)
-        size = min(len(view), len(self._content))
-        view[:size], self._content = self._content[:size], self._content[size:]
-        return size
+    return PieceStream(to_utf8(iter(lambda: stream.read(_PIECE_BYTES), b""), encoding, counts))
 
 
 def to_utf8(pieces: Iterator[bytes], encoding: str, counts: Counter[str]) -> Iterator[bytes]:

@@ -76,40 +76,49 @@ class Reader:
         return ValueError(f"{self.name} is damaged or truncated ({reason})")
 
 
-class ZstdFrames(io.RawIOBase):
-    """Decompresses concatenated zstd frames; unlike zstandard's reader, it detects truncation."""
+class PieceStream(io.RawIOBase):
+    """A stream over pieces of its content, which an iterator makes one after another."""
 
-    def __init__(self, stream: Readable, decompressor: Any) -> None:
-        """Decompress `stream` with a `zstandard.ZstdDecompressor`."""
-        self._stream, self._decompressor = stream, decompressor
-        self._frame: Any = None
-        self._compressed = self._content = b""
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._content = b""
 
     def readable(self) -> bool:
         """Always True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Copy the next bytes of the content to a buffer.
-
-        Raises:
-            EOFError: The last frame is incomplete.
-        """
+        """Copy the next bytes of the content to a buffer; raises what the iterator raises."""
         while not self._content:
-            self._compressed = self._compressed or self._stream.read(_COMPRESSED_BYTES)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is incomplete")
+            piece = next(self._pieces, None)
+            if piece is None:
                 return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._content = self._frame.decompress(self._compressed)
-            self._compressed = self._frame.unused_data if self._frame.eof else b""
-            self._frame = None if self._frame.eof else self._frame
+            self._content = piece
         view = memoryview(buffer)
         size = min(len(view), len(self._content))
-        view[:size] = self._content[:size]
-        self._content = self._content[size:]
+        view[:size], self._content = self._content[:size], self._content[size:]
         return size
+
+
+def _zstd_pieces(stream: Readable, decompressor: Any) -> Iterator[bytes]:
+    """Decompress concatenated zstd frames; unlike zstandard's reader, this detects truncation.
+
+    Args:
+        stream: The compressed content.
+        decompressor: A `zstandard.ZstdDecompressor`.
+
+    Raises:
+        EOFError: The last frame is incomplete.
+    """
+    frame: Any = None
+    while compressed := stream.read(_COMPRESSED_BYTES):
+        while compressed:
+            frame = frame or decompressor.decompressobj()
+            yield frame.decompress(compressed)
+            compressed = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last frame is incomplete")
 
 
 @contextlib.contextmanager
@@ -141,7 +150,9 @@ def _decompress_zstd(file: io.BufferedReader, name: str) -> Iterator[IO[bytes]]:
             f"reading {name} needs zstandard, which is not installed: run pip install 'bertds[zst]'"
         ) from error
     try:
-        yield io.BufferedReader(ZstdFrames(file, zstandard.ZstdDecompressor()), PIECE_BYTES)
+        yield io.BufferedReader(
+            PieceStream(_zstd_pieces(file, zstandard.ZstdDecompressor())), PIECE_BYTES
+        )
     except zstandard.ZstdError as error:
         if "too much memory" in str(error):
             raise ValueError(

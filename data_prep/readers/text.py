@@ -17,7 +17,7 @@ from typing import IO, cast
 from data_prep.readers import cleaning
 from data_prep.readers.arrow import arrow_lines
 from data_prep.readers.cleaning import character_end
-from data_prep.readers.encodings import UTF8, Utf8Stream
+from data_prep.readers.encodings import UTF8, utf8_stream
 from data_prep.readers.json_records import json_record_lines
 from data_prep.readers.jsonl import MAX_JSON_BYTES
 from data_prep.readers.mds import mds_lines
@@ -117,7 +117,7 @@ def _pieces(source: Source, counts: Counter[str]) -> Iterator[tuple[bytes, int]]
 def _stream_pieces(source: Source, stream: IO[bytes], counts: Counter[str]) -> Iterator[bytes]:
     """The lines of a decompressed source in UTF-8, in pieces of any size."""
     if source.encoding != UTF8 and source.kind != "tar":
-        stream = io.BufferedReader(Utf8Stream(stream, source.encoding, counts), _PIECE_BYTES)
+        stream = io.BufferedReader(utf8_stream(stream, source.encoding, counts), _PIECE_BYTES)
     if source.kind in ("lines", "jsonl"):
         while piece := stream.read(cleaning.CHUNK_BYTES):
             yield piece
