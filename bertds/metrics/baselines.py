@@ -61,6 +61,19 @@ def compute_baselines(
     return content
 
 
+def baselines_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The metrics of each baseline in the result of `compute_baselines`, or in one of its `sets`.
+
+    Runs of version 0.1.0 have only the unigram baseline.
+    """
+    by_name = {"unigram": content, "neighbour": content.get("neighbour", {})}
+    return {
+        name: {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
+        for name, metrics in by_name.items()
+        if {"loss", "accuracy"} <= metrics.keys()
+    }
+
+
 @dataclass(slots=True)
 class _Scores:
     """Sums over masked positions."""

@@ -20,9 +20,9 @@ from bertds.report.curves import (
     axis_limits,
     collect_curves,
     extremes,
-    label_side,
     metric_panels,
     needs_log_axis,
+    place_label,
     smoothed,
 )
 from bertds.report.formatting import NO_VALUE, time_unit
@@ -232,19 +232,21 @@ def _add_baselines(layout: dict[str, Any], panel: Panel, subplot: str) -> None:
     place = {"xref": f"x{subplot} domain", "yref": f"y{subplot}"}
     for number, baseline in enumerate(panel.baselines):
         colour = GREY if baseline.colour is None else COLOURS[baseline.colour % len(COLOURS)]
-        y, text, shift = baseline.value, baseline.text, 0
-        if not low <= y <= high:  # one below the other
-            y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
-            shift = 13 * number
+        label = place_label(panel, baseline, low, high)
+        shift = 13 * number if label.is_outside else 0  # one below the other
         line = {"color": colour, "width": 1, "dash": "dash"}
         shape = {"type": "line", "x0": 0, "x1": 1, "y0": baseline.value, "y1": baseline.value}
         layout.setdefault("shapes", []).append({**place, **shape, "line": line})
-        is_low = y < (low + high) / 2
-        side = label_side(panel, baseline)
-        note = {"text": html.escape(text), "font": {"size": 10, "color": colour}, "y": y}
-        note |= {"x": 1 if side == "right" else 0, "xanchor": side, "showarrow": False}
-        note["yanchor"] = "bottom" if is_low else "top"
-        note["yshift"] = shift if is_low else -shift
+        note: dict[str, Any] = {
+            "text": html.escape(label.text),
+            "font": {"size": 10, "color": colour},
+            "x": 1 if label.side == "right" else 0,
+            "y": label.y,
+            "xanchor": label.side,
+            "yanchor": "bottom" if label.is_above else "top",
+            "yshift": shift if label.is_above else -shift,
+            "showarrow": False,
+        }
         layout["annotations"].append({**place, **note})
 
 

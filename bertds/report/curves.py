@@ -111,8 +111,9 @@ def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[
     by_text: dict[str, tuple[float, list[ArmRun]]] = {}
     for arm in arms:
         for name, values in arm.baselines(valid_set).items() if arm.lines else ():
-            text = f"{name} baseline {format_metric(f'{metric}/valid', values[metric])}"
-            by_text.setdefault(text, (values[metric], []))[1].append(arm)
+            value = values["accuracy" if metric == "acc" else metric]
+            text = f"{name} baseline {format_metric(f'{metric}/valid', value)}"
+            by_text.setdefault(text, (value, []))[1].append(arm)
     baselines = []
     num_arms = sum(bool(arm.lines) for arm in arms)
     for text, (value, owners) in by_text.items():
@@ -123,6 +124,35 @@ def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[
             named = f"{text} ({owners[0].name}{others})"
             baselines.append(Baseline(value=value, text=named, colour=owners[0].colour))
     return tuple(baselines)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineLabel:
+    """The text of a baseline, and where it stands."""
+
+    text: str
+    """With an arrow if the baseline is outside the axis limits."""
+    y: float
+    """The baseline's value, or the limit that is nearest to it."""
+    is_outside: bool
+    is_above: bool
+    """Whether the text is above `y`, toward the middle of the axis."""
+    side: Literal["left", "right"]
+
+
+def place_label(panel: Panel, baseline: Baseline, low: float, high: float) -> BaselineLabel:
+    """Place the text of a baseline in a panel with these limits of the y axis."""
+    y, text = baseline.value, baseline.text
+    is_outside = not low <= y <= high
+    if is_outside:
+        y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
+    return BaselineLabel(
+        text=text,
+        y=y,
+        is_outside=is_outside,
+        is_above=y < (low + high) / 2,
+        side=label_side(panel, baseline),
+    )
 
 
 def label_side(panel: Panel, baseline: Baseline) -> Literal["left", "right"]:

@@ -21,8 +21,8 @@ from bertds.report.curves import (
     Panel,
     axis_limits,
     extremes,
-    label_side,
     needs_log_axis,
+    place_label,
     smoothed,
 )
 from bertds.report.formatting import time_unit
@@ -189,23 +189,20 @@ def _draw_baselines(axes: Axes, panel: Panel) -> None:
         colour = BASELINE_COLOUR
         if baseline.colour is not None:
             colour = COLOURS[baseline.colour % len(COLOURS)]
-        y, text, shift = baseline.value, baseline.text, 2.0
-        if low <= y <= high:
-            axes.axhline(y, color=colour, linewidth=0.9, linestyle=(0, (6, 3)))
-        else:  # one below the other
-            y, text = (low, f"{text} ↓") if y < low else (high, f"{text} ↑")
-            shift += 9.0 * number
-        is_low, side = y < (low + high) / 2, label_side(panel, baseline)
+        label = place_label(panel, baseline, low, high)
+        shift = 2.0 + 9.0 * number if label.is_outside else 2.0  # one below the other
+        if not label.is_outside:
+            axes.axhline(label.y, color=colour, linewidth=0.9, linestyle=(0, (6, 3)))
         axes.annotate(
-            text,
-            xy=(0.99 if side == "right" else 0.01, y),
+            label.text,
+            xy=(0.99 if label.side == "right" else 0.01, label.y),
             xycoords=axes.get_yaxis_transform(),
-            xytext=(0, shift if is_low else -shift),
+            xytext=(0, shift if label.is_above else -shift),
             textcoords="offset points",
             color=colour,
             fontsize=7.5,
-            ha=side,
-            va="bottom" if is_low else "top",
+            ha=label.side,
+            va="bottom" if label.is_above else "top",
         )
 
 

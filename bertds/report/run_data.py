@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertds.io.json_files import read_json
+from bertds.metrics.baselines import baselines_by_name
 from bertds.tracking.jsonl import read_metrics
 
 __all__ = [
@@ -83,7 +84,7 @@ class ArmRun:
         return self.status.get("state") == "failed"
 
     def baselines(self, valid_set: str = "") -> dict[str, dict[str, float]]:
-        """The metrics "loss" and "acc" of each baseline that is known, by the baseline's name.
+        """The metrics "loss" and "accuracy" of each baseline that is known, by the baseline's name.
 
         Args:
             valid_set: A validation set; empty for all sets together.
@@ -91,12 +92,7 @@ class ArmRun:
         content = self.case.get("resolved", {}).get("guess_without_context") or {}
         if valid_set:
             content = content.get("sets", {}).get(valid_set, {})
-        by_name = {"unigram": content, "neighbour": content.get("neighbour", {})}
-        return {
-            name: {"loss": values["loss"], "acc": values["accuracy"]}
-            for name, values in by_name.items()
-            if {"loss", "accuracy"} <= values.keys()
-        }
+        return baselines_by_name(content)
 
     def series(self, key: str) -> Series:
         """The metric `key`, one point per step; the later of two lines of one step counts."""

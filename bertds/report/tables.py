@@ -106,7 +106,7 @@ def _baselines(arm: ArmRun, name: str) -> str:
     by_set = {valid_set: arm.baselines(valid_set) for valid_set in ["", *content.get("sets", {})]}
     return "; ".join(
         f"{valid_set} loss {metric('loss/valid', values[name]['loss'])}, "
-        f"acc {metric('acc/valid', values[name]['acc'])}".strip()
+        f"acc {metric('acc/valid', values[name]['accuracy'])}".strip()
         for valid_set, values in by_set.items()
         if name in values
     )

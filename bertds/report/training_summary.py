@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bertds.config.case import Arm
 from bertds.io.json_files import read_json, write_json
+from bertds.metrics.baselines import baselines_by_name
 from bertds.report.case_report import write_report
 from bertds.report.formatting import metric
 from bertds.tracking.jsonl import read_metrics
@@ -53,11 +54,10 @@ def _result(run_dir: Path) -> str:
     if not lines or baseline is None:
         return ""
     last = lines[-1]
-    baselines = {"unigram baseline": baseline, "neighbour baseline": baseline.get("neighbour")}
-    known = {name: values for name, values in baselines.items() if values}
-    accuracies = ", ".join(f"{name} {each['accuracy']:.1%}" for name, each in known.items())
+    known = baselines_by_name(baseline).items()
+    accuracies = ", ".join(f"{name} baseline {each['accuracy']:.1%}" for name, each in known)
     losses = ", ".join(
-        f"{name} {metric('loss/valid', each['loss'])}" for name, each in known.items()
+        f"{name} baseline {metric('loss/valid', each['loss'])}" for name, each in known
     )
     return (
         f": step {last['step']}, validation accuracy {last['acc/valid']:.1%} ({accuracies}), "

@@ -20,7 +20,7 @@ from bertds.engine.optimizer_state import shapes
 from bertds.errors import ExitCode
 from bertds.io.atomic import atomic_write
 from bertds.io.json_files import read_json, write_json
-from bertds.metrics.baselines import compute_baselines
+from bertds.metrics.baselines import baselines_by_name, compute_baselines
 from bertds.metrics.device import device_name
 from bertds.runs.status import now, write_status
 from bertds.training.setup import RunSetup
@@ -149,10 +149,9 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
 
 def describe_baselines(baseline: dict[str, Any]) -> str:
     """One line with the loss and the accuracy of both baselines."""
-    both = {"unigram": baseline, "neighbour": baseline["neighbour"]}
     texts = [
         f"{name} {values['loss']:.3f} nats, {values['accuracy']:.1%}"
-        for name, values in both.items()
+        for name, values in baselines_by_name(baseline).items()
     ]
     return f"baselines: {'; '.join(texts)}"
 
