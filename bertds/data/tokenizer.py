@@ -69,6 +69,7 @@ class Tokenizer:
     special_ids: dict[str, int]
     unmaskable_ids: tuple[int, ...]
     content: bytes
+    _description: Description
     _backend: tokenizers.Tokenizer
 
     def __repr__(self) -> str:
@@ -90,14 +91,7 @@ class Tokenizer:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"{path} has {size:,} bytes, a tokenizer.json at most {MAX_BYTES:,}")
-        content = path.read_bytes()
-        try:
-            description = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON, so it is not a tokenizer.json") from error
-        if not isinstance(description, dict) or "model" not in description:
-            raise ValueError(f"{path} is JSON but not a tokenizer.json: it has no model")
-        tokenizer = cls.of(content, str(path))
+        tokenizer = cls.of(path.read_bytes(), str(path))
         return tokenizer._with_special(declared_beside(path), str(path))
 
     @classmethod
@@ -108,8 +102,13 @@ class Tokenizer:
             ValueError: It is not a tokenizer, or has no mask or pad token.
         """
         try:
+            description = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON, so it is not a tokenizer.json") from error
+        if not isinstance(description, dict) or "model" not in description:
+            raise ValueError(f"{path} is JSON but not a tokenizer.json: it has no model")
+        try:
             backend = _backend(content)
-            description: Description = json.loads(content)
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
         special_ids = _special_ids(backend, description["model"])
@@ -127,6 +126,7 @@ class Tokenizer:
             special_ids=special_ids,
             unmaskable_ids=tuple(sorted(special | set(special_ids.values()))),
             content=content,
+            _description=description,
             _backend=backend,
         )
 
@@ -252,11 +252,6 @@ class Tokenizer:
         unknown = [self.special_ids[role] for role in ("unk",) if role in self.special_ids]
         pieces = [unknown if number in forbidden else [number] for number in ids]
         return list(itertools.chain.from_iterable(pieces))
-
-    @cached_property
-    def _description(self) -> Description:
-        description: Description = json.loads(self.content)
-        return description
 
     @cached_property
     def _added_tokens(self) -> dict[int, str]:
