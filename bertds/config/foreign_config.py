@@ -113,8 +113,7 @@ class Conversion:
         before, after = flatten(self.source), flatten(self.content)
         lines = []
         for key, old in before.items():
-            parents = [key.rsplit(".", depth)[0] for depth in range(key.count(".") + 1)]
-            reason = next((self.notes[each] for each in parents if each in self.notes), "")
+            reason = self._reason(key)
             if key not in after:
                 lines.append(f"dropped  {key} {shown(old)}: {reason}")
             elif after[key] != old:
@@ -123,10 +122,13 @@ class Conversion:
                 lines.append(f"kept     {key} {shown(old)}")
         for key, new in after.items():
             if key not in before:
-                parents = [key.rsplit(".", depth)[0] for depth in range(key.count(".") + 1)]
-                reason = next((self.notes[each] for each in parents if each in self.notes), "")
-                lines.append(f"added    {key} {shown(new)}: {reason}")
+                lines.append(f"added    {key} {shown(new)}: {self._reason(key)}")
         return lines
+
+    def _reason(self, key: str) -> str:
+        """The reason of the change of a key, or of the nearest block around it."""
+        parents = [key.rsplit(".", depth)[0] for depth in range(key.count(".") + 1)]
+        return next((self.notes[each] for each in parents if each in self.notes), "")
 
 
 def convert(conversion: Conversion) -> None:
