@@ -14,19 +14,26 @@ from bertds import cli
 from bertds.errors import ConfigError
 
 
-def evaluate(run_dir: Path, data: str = "data", checkpoint: str = "latest") -> None:
+def evaluate(
+    run_dir: Path, data: str = "data", checkpoint: str = "latest", sequences: Path | None = None
+) -> None:
     """Compute the validation metrics of a checkpoint, as training logged them.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
         data: Directory or URL that the names of datasets are relative to.
         checkpoint: latest, best, or a step such as 1000.
+        sequences: Also write the sums of each validation sequence to this file (.npz).
     """
-    from bertds.inference.evaluate import evaluate as compute_metrics
+    from bertds.inference.evaluate import open_evaluation
+    from bertds.inference.sequence_sums import sequence_sums, write_sequence_sums
     from bertds.runs.trained_run import TrainedRun
 
     trained = TrainedRun.open(run_dir, checkpoint)
-    metrics = compute_metrics(trained, data)
+    evaluation = open_evaluation(trained, data)
+    metrics = evaluation.metrics()
+    if sequences is not None:
+        write_sequence_sums(sequences, sequence_sums(evaluation, trained.tokenizer))
     width = max(map(len, metrics))
     print(f"{'step':<{width}}  {trained.checkpoint.step}")
     for tag, value in metrics.items():

@@ -113,10 +113,16 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
         block_sequences: Sequence[int],
         masking: StoredMasking | None = None,
         num_shards: int = 2,
+        characters: int = 0,
     ) -> ShardSet:
         directory.mkdir(parents=True)
         facts = SetFacts(
-            tokenizer=tokenizer, seq_len=64, special_tokens=False, set_key=set_key, masking=masking
+            tokenizer=tokenizer,
+            seq_len=64,
+            special_tokens=False,
+            set_key=set_key,
+            masking=masking,
+            characters=characters,
         )
         blocks, start = [], 0
         while start < len(rows):
@@ -172,8 +178,15 @@ def data_root(
     root = tmp_path_factory.mktemp("data")
     rows = {name: tokenizer.encode_batch(lines[name]) for name in ("ko", "en")}
     sizes = (7, 12, 3, 20)
-    write_shards(root / "ko", rows["ko"], set_key=11, block_sequences=sizes)
-    write_shards(root / "en", rows["en"], set_key=12, block_sequences=sizes)
+    for name, set_key in (("ko", 11), ("en", 12)):
+        characters = sum(map(len, lines[name]))
+        write_shards(
+            root / name,
+            rows[name],
+            set_key=set_key,
+            block_sequences=sizes,
+            characters=characters,
+        )
     masking = StoredMasking(
         seed=5, ratio=0.15, mask_share=0.8, random_share=0.1, unit="token", copies=2
     )

@@ -7,7 +7,7 @@ predicts the same tokens.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -53,12 +53,26 @@ def masked_valid(case: Case, subset: DatasetSubset, vocabulary: Vocabulary) -> M
     return MaskedDataset(subset, vocabulary.masker(masking), masking)
 
 
+def characters_per_token(sets: Mapping[str, MaskedDataset]) -> dict[str, float]:
+    """Characters of the text of each set over its tokens, of the whole set for a fraction.
+
+    0 for shards whose text is not known.
+    """
+    indexes = {name: dataset.subset.shards.index for name, dataset in sets.items()}
+    return {name: index.characters / index.tokens for name, index in indexes.items()}
+
+
 def valid_packs(dataset: MaskedDataset, spec: RankBatchSpec) -> Iterator[PackedBatch]:
     """Yield this rank's packed batches of a validation set, each sequence once over all ranks.
 
     Every rank yields the same number of batches, since a forward pass is a collective under ZeRO-3.
     Some may hold padding only.
     """
+    return map(spec.pack, valid_micro_batches(dataset, spec))
+
+
+def valid_micro_batches(dataset: MaskedDataset, spec: RankBatchSpec) -> Iterator[MaskedSequences]:
+    """Yield the sequences of each packed batch of `valid_packs`, in the order of the set."""
     subset = dataset.subset
     read = lru_cache(maxsize=2)(dataset.read)  # neighbouring batches share a block
     start = subset.num_sequences * spec.rank // spec.world_size
@@ -75,4 +89,4 @@ def valid_packs(dataset: MaskedDataset, spec: RankBatchSpec) -> Iterator[PackedB
             sequences = read(block, STATIC_COPY)
             parts.append(sequences.cut(position - block_start, end - block_start))
             position = end
-        yield spec.pack(MaskedSequences.concatenate(parts))
+        yield MaskedSequences.concatenate(parts)

@@ -47,7 +47,7 @@ from bertds.metrics.accumulators import (
     SKIPS,
     STOPS,
     AsyncSums,
-    MetricSums,
+    ValidationSums,
     evaluate_packs,
     sums_of_pack,
     zero_sums,
@@ -173,7 +173,7 @@ class Engine:
         # Derived from the position in the run alone, so no generator state needs to be saved.
         torch.manual_seed(derive_key(self.seed, _DROPOUT, step, self.world.rank, micro_step) >> 1)
         self.timer.start()
-        loss, correct = self.deepspeed(to_device(self.device, pack))
+        loss, is_correct = self.deepspeed(to_device(self.device, pack))
         self.timer.mark("forward")
         # A non-finite loss makes every gradient non-finite; a finite one adds zero.
         self.deepspeed.backward(loss * (scale + 0 * loss.detach()))
@@ -182,7 +182,7 @@ class Engine:
             self._before_update()
         self.deepspeed.step()
         self.timer.mark("update")
-        return sums_of_pack(pack, loss.detach(), correct)
+        return sums_of_pack(pack, loss.detach(), is_correct)
 
     def _before_update(self) -> None:
         self.learning_rate = self.next_learning_rate
@@ -201,12 +201,12 @@ class Engine:
         self.deepspeed.global_samples += self.deepspeed.train_batch_size()
         self.deepspeed.micro_steps += self.split.accumulation
 
-    def evaluate(self, packs: Iterable[PackedBatch]) -> MetricSums:
+    def evaluate(self, packs: Iterable[PackedBatch], mask_id: int) -> ValidationSums:
         """The sums over a validation set, of which each rank has a part; all must call it."""
         self.deepspeed.eval()
-        values = evaluate_packs(self.deepspeed, packs, self.device)
+        values = evaluate_packs(self.deepspeed, packs, self.device, mask_id)
         self.deepspeed.train()
-        return AsyncSums(self._all_reduce(values)).sums()
+        return AsyncSums(self._all_reduce(values)).validation_sums()
 
     def logits(self, pack: PackedBatch) -> Tensor:
         """(M, V) logits, without gradient; all ranks must call it with the same packed batch."""

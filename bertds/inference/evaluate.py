@@ -8,7 +8,7 @@ rank by rank in float64.
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from bertds.data.data_root import DataRoot
 from bertds.data.dataset import DatasetSubset
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import PackedBatch, RankBatchSpec
-from bertds.data.validation import masked_valid, open_valid, valid_packs
+from bertds.data.validation import (
+    characters_per_token,
+    masked_valid,
+    open_valid,
+    valid_packs,
+)
 from bertds.data.vocabulary import Vocabulary
 from bertds.errors import ConfigError
 from bertds.metrics.accumulators import (
+    NUM_VALIDATION_SUMS,
     AsyncSums,
-    MetricSums,
+    ValidationSums,
     evaluate_packs,
     validation_metrics,
     zero_sums,
@@ -40,8 +46,34 @@ logger = logging.getLogger("bertds")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def evaluate(trained: TrainedRun, data_root: str | Path) -> dict[str, float]:
-    """Compute the validation metrics of a checkpoint, under the tags of `metrics.jsonl`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The model of a checkpoint, and the validation sets of its run."""
+
+    model: MaskedLanguageModel
+    sets: Mapping[str, MaskedDataset]
+    spec: RankBatchSpec
+    """The part of a set that training's rank 0 computed, and its layout."""
+    mask_id: int
+    device: torch.device
+
+    def metrics(self) -> dict[str, float]:
+        """The validation metrics under the tags of `metrics.jsonl`."""
+        sums = {name: self._evaluate(dataset) for name, dataset in self.sets.items()}
+        return validation_metrics(sums, characters_per_token(self.sets))
+
+    def _evaluate(self, dataset: MaskedDataset) -> ValidationSums:
+        """Add up what every training rank would have computed, rank by rank."""
+        values = zero_sums(self.device, NUM_VALIDATION_SUMS)
+        with tqdm(total=dataset.subset.num_sequences, unit="sequence", disable=None) as bar:
+            for rank in range(self.spec.world_size):
+                packs = _with_progress(valid_packs(dataset, replace(self.spec, rank=rank)), bar)
+                values += evaluate_packs(self.model, packs, self.device, self.mask_id)
+        return AsyncSums(values).validation_sums()
+
+
+def open_evaluation(trained: TrainedRun, data_root: str | Path) -> Evaluation:
+    """Read the model and the validation sets of a run.
 
     Args:
         trained: The run and its checkpoint.
@@ -57,14 +89,21 @@ def evaluate(trained: TrainedRun, data_root: str | Path) -> dict[str, float]:
         raise ConfigError(f"{trained.run_dir} has no validation set: data.valid is empty")
     vocabulary = Vocabulary.of(list(subsets.values()))
     _check_data(trained, subsets, vocabulary)
-    spec = _batch_spec(trained, subsets, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = trained.model().to(device, _DTYPES[trained.precision])
-    sums = {
-        name: _evaluate_dataset(model, masked_valid(trained.case, subset, vocabulary), spec, device)
-        for name, subset in subsets.items()
-    }
-    return validation_metrics(sums)
+    return Evaluation(
+        model=trained.model().to(device, _DTYPES[trained.precision]),
+        sets={
+            name: masked_valid(trained.case, subset, vocabulary) for name, subset in subsets.items()
+        },
+        spec=_batch_spec(trained, subsets, vocabulary),
+        mask_id=vocabulary.mask_id,
+        device=device,
+    )
+
+
+def evaluate(trained: TrainedRun, data_root: str | Path) -> dict[str, float]:
+    """Compute the validation metrics of a checkpoint; arguments and errors as above."""
+    return open_evaluation(trained, data_root).metrics()
 
 
 def _check_data(
@@ -102,18 +141,6 @@ def _batch_spec(
         pad_id=vocabulary.pad_id,
         unmaskable_ids=vocabulary.unmaskable_ids,
     )
-
-
-def _evaluate_dataset(
-    model: MaskedLanguageModel, dataset: MaskedDataset, spec: RankBatchSpec, device: torch.device
-) -> MetricSums:
-    """Add up what every training rank would have computed, rank by rank."""
-    values = zero_sums(device)
-    with tqdm(total=dataset.subset.num_sequences, unit="sequence", disable=None) as bar:
-        for rank in range(spec.world_size):
-            packs = valid_packs(dataset, replace(spec, rank=rank))
-            values += evaluate_packs(model, _with_progress(packs, bar), device)
-    return AsyncSums(values).sums()
 
 
 def _with_progress(packs: Iterator[PackedBatch], bar: "tqdm[Any]") -> Iterator[PackedBatch]:

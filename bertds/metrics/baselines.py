@@ -22,9 +22,9 @@ from bertds.data.masking import Masker
 from bertds.data.packing import PackedBatch, RankBatchSpec
 from bertds.data.validation import valid_packs
 from bertds.metrics.ngrams import Bigram, Floats, Int64s, NGrams, Unigram, neighbours
+from bertds.metrics.places import KINDS, kinds_of
 
 WithHeartbeats = Callable[[Iterable[Any]], Iterator[Any]]
-_KINDS = ("mask", "random", "kept")
 _UNIGRAM, _BEFORE, _AFTER = range(3)
 
 
@@ -68,7 +68,7 @@ def baselines_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, float]]
     """
     by_name = {"unigram": content, "neighbour": content.get("neighbour", {})}
     return {
-        name: {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
+        name: {key: value for key, value in metrics.items() if isinstance(value, float)}
         for name, metrics in by_name.items()
         if {"loss", "accuracy"} <= metrics.keys()
     }
@@ -78,11 +78,11 @@ def baselines_by_name(content: Mapping[str, Any]) -> dict[str, dict[str, float]]
 class _Scores:
     """Sums over masked positions."""
 
-    positions: Floats = field(default_factory=lambda: np.zeros(len(_KINDS)))
+    positions: Floats = field(default_factory=lambda: np.zeros(len(KINDS)))
     """Number of positions of each kind."""
     losses: Floats = field(default_factory=lambda: np.zeros(3))
     """Nats of each model: unigram, token before, token after."""
-    correct: Floats = field(default_factory=lambda: np.zeros((3, len(_KINDS))))
+    correct: Floats = field(default_factory=lambda: np.zeros((3, len(KINDS))))
     """Correct predictions of each model, by kind of position."""
 
     def add(self, other: "_Scores") -> None:
@@ -99,7 +99,7 @@ class _Scores:
             "accuracy": float(self.correct[model].sum() / self.positions.sum()),
             "loss": float(self.losses[model] / self.positions.sum()),
         }
-        for kind, correct, count in zip(_KINDS, self.correct[model], self.positions, strict=True):
+        for kind, correct, count in zip(KINDS, self.correct[model], self.positions, strict=True):
             if count:
                 metrics[f"accuracy_{kind}"] = float(correct / count)
         return metrics
@@ -113,8 +113,8 @@ def _score(
     scores = _Scores()
     for pack in with_heartbeats(valid_packs(dataset, spec)):
         shown, labels = pack.inputs[pack.masked], pack.labels
-        kinds = np.where(shown == masker.mask_id, 0, np.where(shown == labels, 2, 1))
-        scores.positions += np.bincount(kinds, minlength=len(_KINDS))
+        kinds = kinds_of(pack, masker.mask_id)
+        scores.positions += np.bincount(kinds, minlength=len(KINDS))
         before, after = _beside_masked(pack, ngrams.edge)
         models: list[tuple[Unigram | Bigram, Int64s]] = [
             (ngrams.unigram, before),
@@ -124,7 +124,7 @@ def _score(
         for number, (model, context) in enumerate(models):
             probability, best = _predict(model, context, shown, labels, masker)
             scores.losses[number] -= np.log(probability).sum()
-            scores.correct[number] += np.bincount(kinds, best == labels, minlength=len(_KINDS))
+            scores.correct[number] += np.bincount(kinds, best == labels, minlength=len(KINDS))
     return scores
 
 

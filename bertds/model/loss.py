@@ -14,24 +14,26 @@ _CACHED_NUMBERS = 1 << 20  # 4 MiB in 32 bits
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropy in nats, and the number of labels that are the most likely ids."""
+    """Sum of the cross-entropy in nats, and which labels are the most likely ids."""
 
     @staticmethod
     def forward(ctx: Any, logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(logits_MV.dtype, torch.float32)
         log_sums_M = logits_MV.new_empty(labels_M.shape, dtype=wide)
-        correct = labels_M.new_zeros(())
+        is_correct_M = torch.empty_like(labels_M, dtype=torch.bool)
         num_rows, vocab_size = logits_MV.shape
         # Chunks fit the cache of a CPU. A GPU is fastest with all rows at once.
         ctx.chunk = max(1, num_rows if logits_MV.is_cuda else _CACHED_NUMBERS // vocab_size)
-        for logits, labels, log_sums in _chunks(ctx.chunk, logits_MV, labels_M, log_sums_M):
+        for logits, labels, log_sums, is_correct in _chunks(
+            ctx.chunk, logits_MV, labels_M, log_sums_M, is_correct_M
+        ):
             wide_logits = logits.to(wide)
             torch.logsumexp(wide_logits, dim=-1, out=log_sums)
-            correct += (wide_logits.argmax(-1) == labels).sum()
+            torch.eq(wide_logits.argmax(-1), labels, out=is_correct)
         ctx.save_for_backward(logits_MV, labels_M, log_sums_M)
-        ctx.mark_non_differentiable(correct)
+        ctx.mark_non_differentiable(is_correct_M)
         label_logits_M = logits_MV.gather(1, labels_M[:, None])[:, 0].to(wide)
-        return (log_sums_M - label_logits_M).sum(), correct
+        return (log_sums_M - label_logits_M).sum(), is_correct_M
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -48,16 +50,19 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def summed_cross_entropy(logits_MV: Tensor, labels_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the cross-entropy in nats, with gradient, and count the correct predictions.
+    """Sum the cross-entropy in nats, with gradient, and tell which predictions are correct.
 
     Args:
         logits_MV: (M, V) of any precision; the sum has at least 32 bits.
         labels_M: (M,) ids.
+
+    Returns:
+        The sum, and (M,) booleans.
     """
-    loss, correct = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    loss, is_correct_M = _SummedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         logits_MV, labels_M
     )
-    return loss, correct
+    return loss, is_correct_M
 
 
 def _chunks(size: int, *tensors: Tensor) -> "zip[tuple[Tensor, ...]]":

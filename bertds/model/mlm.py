@@ -80,5 +80,5 @@ class MaskedLanguageModel(nn.Module):
         return self.head(self.hidden_states(pack))
 
     def forward(self, pack: DeviceBatch) -> tuple[Tensor, Tensor]:
-        """Sum over the M masked tokens: cross-entropy in nats, with gradient, and correct tokens."""
+        """Cross-entropy in nats, summed over the M masked tokens, with gradient; (M,) correct or not."""
         return summed_cross_entropy(self.logits(pack), pack.labels_M)

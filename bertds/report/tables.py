@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bertds.config.flatten import flatten
+from bertds.report.context_tables import context_tables
 from bertds.report.curves import smoothing_window
 from bertds.report.formatting import (
     NO_VALUE,
@@ -158,6 +159,7 @@ def result_tables(arms: Sequence[ArmRun]) -> list[str]:
         blocks += ["Best validation loss and best validation accuracy.", table(BEST_HEADER, rows)]
     if len(sets) > 1:
         blocks += _by_set(logged, sets)
+    blocks += context_tables(arms)
     if len(logged) > 1:
         blocks += _at_equal_steps(logged) + _at_equal_cost(logged)
     return blocks

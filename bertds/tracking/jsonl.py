@@ -34,6 +34,7 @@ class MetricsLog:
     Attributes:
         seconds: `seconds` in the last line kept on resume, from which a resumed run counts on; 0.0
             for a new run.
+        cpu_seconds: The same of `cpu_seconds`.
     """
 
     def __init__(self, run_dir: Path, resume_step: int) -> None:
@@ -50,7 +51,7 @@ class MetricsLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / "metrics.jsonl"
         kept = _truncate_metrics(path, resume_step)
-        self.seconds = next((line["seconds"] for line in reversed(kept) if "seconds" in line), 0.0)
+        self.seconds, self.cpu_seconds = (_last(kept, key) for key in ("seconds", "cpu_seconds"))
         self._step = resume_step
         self._lines = _LineWriter(path)
         self._events: EventFile | None = None
@@ -197,6 +198,11 @@ def _truncate_metrics(path: Path, resume_step: int) -> list[dict[str, float]]:
             content = json.dumps({key: _json_number(value) for key, value in line.items()})
             out.write(f"{content}\n".encode())
     return kept
+
+
+def _last(lines: list[dict[str, float]], key: str) -> float:
+    """The last value of a metric; 0 if no line has it."""
+    return next((line[key] for line in reversed(lines) if key in line), 0.0)
 
 
 def _json_number(value: float) -> float | int | None:

@@ -45,6 +45,7 @@ class MetricLogger:
         self._monitors = DeepSpeedMonitors(engine.monitors) if is_main else None
         self._mlflow = _open_mlflow(run) if is_main and wants_mlflow else None
         self._started = time.monotonic() - (self._log.seconds if self._log else 0.0)
+        self._cpu_started = time.process_time() - (self._log.cpu_seconds if self._log else 0.0)
         self._throughput = Throughput(int(state.tokens))
         self._time_left = TimeLeft(state.step, run.lengths.num_steps)
         self._data_wait = 0.0
@@ -146,6 +147,7 @@ class MetricLogger:
             "tokens": int(state.tokens),
             **metrics,
             "seconds": time.monotonic() - self._started,
+            "cpu_seconds": time.process_time() - self._cpu_started,
         }
         self._log.log(values)
         self._monitors.write(values, state.step)

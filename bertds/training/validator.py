@@ -4,7 +4,7 @@ import logging
 import math
 
 from bertds.data.shards.format import TOKENIZER_NAME
-from bertds.data.validation import valid_packs
+from bertds.data.validation import characters_per_token, valid_packs
 from bertds.distributed.failures import translate_step_errors
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
@@ -45,11 +45,12 @@ class Validator:
         with translate_step_errors(self._run.world, spec.micro_batch_size):
             sums = {
                 name: self._engine.evaluate(
-                    self._watchdog.through(valid_packs(dataset, spec), f"validating on {name}")
+                    self._watchdog.through(valid_packs(dataset, spec), f"validating on {name}"),
+                    self._run.vocabulary.mask_id,
                 )
                 for name, dataset in self._run.valid.items()
             }
-        metrics = validation_metrics(sums)
+        metrics = validation_metrics(sums, characters_per_token(self._run.valid))
         logits = [self._engine.logits(pack) for pack in self._predictions.packs]
         self._metric_logger.log_validation(metrics, self._predictions.as_markdown(logits))
         loss = metrics["loss/valid"]

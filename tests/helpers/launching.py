@@ -107,7 +107,7 @@ def lines_of(run_dir: Path) -> list[dict[str, Any]]:
 
 def figures_of(run_dir: Path) -> list[dict[str, Any]]:
     """The lines without values that depend on the clock."""
-    timed = {"seconds", "tokens_per_s", "data_wait", "mfu", "peak_memory"}
+    timed = {"seconds", "cpu_seconds", "tokens_per_s", "data_wait", "mfu", "peak_memory"}
     timed |= {"forward", "backward", "update"}
     return [{k: v for k, v in line.items() if k not in timed} for line in lines_of(run_dir)]
 

@@ -109,9 +109,9 @@ def loss_and_gradients(
     model.zero_grad()
     sums = {"loss": torch.zeros(()), "correct": torch.zeros(())}
     for batch in batches:
-        loss, correct = model(batch)
+        loss, is_correct = model(batch)
         loss.backward()
-        sums = {"loss": sums["loss"] + loss.detach(), "correct": sums["correct"] + correct}
+        sums = {"loss": sums["loss"] + loss.detach(), "correct": sums["correct"] + is_correct.sum()}
     named = dict(model.named_parameters())
     return sums | {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
 

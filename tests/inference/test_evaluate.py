@@ -30,7 +30,7 @@ def one_thread():
 def logged(run_dir: Path, step: int) -> dict[str, float]:
     """The validation metrics in `metrics.jsonl`."""
     (line,) = [x for x in lines_of(run_dir) if x["step"] == step and "loss/valid" in x]
-    return {key: value for key, value in line.items() if key.startswith(("loss/", "acc/"))}
+    return {key: value for key, value in line.items() if key.partition("/")[2].startswith("valid")}
 
 
 @pytest.mark.dist
@@ -112,12 +112,15 @@ def test_damaged_checkpoint_is_skipped_or_rejected(run_dirs, data_root, tmp_path
     assert "state.json is missing" in stderr
 
 
-POSITION = {"step", "epoch", "sequences", "tokens", "seconds"}
+POSITION = {"step", "epoch", "sequences", "tokens", "seconds", "cpu_seconds"}
 TRAINING = {"lr", "loss/train", "acc/train", "grad_norm", "tokens_per_s", "mfu", "padding"}
 TRAINING |= {"masked_ratio", "peak_memory", "data_wait", "forward", "backward", "update"}
 VALIDATION = {
-    f"{metric}/valid{name}" for metric in ("loss", "acc") for name in ("", "/some", "/en")
+    f"{metric}/valid{name}"
+    for metric in ("loss", "acc", "bits_per_character")
+    for name in ("", "/some", "/en")
 }
+VALIDATION |= {"acc_mask/valid", "acc_random/valid", "acc_kept/valid"}
 
 
 @pytest.mark.parametrize("name", ["bert", "prenorm_of_two"])

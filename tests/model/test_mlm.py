@@ -42,11 +42,11 @@ def test_logits_at_masked_positions_equal_those_of_all_tokens(preset):
 def test_the_loss_is_the_sum_over_masked_tokens():
     model = make_model()
     rows = as_rows(make_sequences([7, 30, 12, 9]))
-    loss, correct = model(rows)
+    loss, is_correct = model(rows)
     probabilities = model.logits(rows).softmax(-1)
     expected = -probabilities.gather(1, rows.labels_M[:, None]).log().sum()
     torch.testing.assert_close(loss, expected)
-    assert correct == (probabilities.argmax(-1) == rows.labels_M).sum()
+    assert torch.equal(is_correct, probabilities.argmax(-1) == rows.labels_M)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

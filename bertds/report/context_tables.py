@@ -1,0 +1,115 @@
+"""Tables of what an encoder reads from context: its distance to the baselines, and what it copies.
+
+`bertds/metrics/baselines.py` defines the baselines, `bertds/metrics/places.py` the kinds of places.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bertds.metrics.places import KINDS
+from bertds.report.formatting import NO_VALUE, count, metric, table
+from bertds.report.run_data import ArmRun
+
+__all__ = ["PLATEAU_NATS", "context_tables", "final", "plateau_step"]
+PLATEAU_NATS = 0.1
+"""A model has left the plateau when its validation loss is this far under the unigram baseline."""
+BASELINE_NOTE = (
+    "Nats by which the last validation loss is under each baseline, and the first step at which it is "
+    f"{PLATEAU_NATS} nats under the unigram baseline (interpolated between validations): there the "
+    "encoder has left the plateau on which it predicts frequent tokens only. A negative number is above "
+    "the baseline."
+)
+PLACE_NOTE = (
+    "Validation accuracy by what the masked place shows. An encoder only has to copy where a token was "
+    "kept, so the accuracy at [MASK] shows best what it has learned."
+)
+BITS_NOTE = (
+    "The arms have different vocabularies, so their losses and accuracies are over different tokens. "
+    "Bits per character compare them on the same text. They are estimated from the masked tokens."
+)
+
+
+def context_tables(arms: Sequence[ArmRun]) -> list[str]:
+    """Notes and tables; each only if runs have the figures."""
+    logged = [arm for arm in arms if arm.lines]
+    return _baselines(logged) + _places(logged) + _bits(logged)
+
+
+def plateau_step(arm: ArmRun) -> float:
+    """The step at which the validation loss is `PLATEAU_NATS` under the unigram baseline, else NaN."""
+    losses = arm.series("loss/valid")
+    limit = arm.baselines().get("unigram", {}).get("loss", math.nan) - PLATEAU_NATS
+    under = np.flatnonzero(losses.values <= limit)
+    if not len(under):
+        return math.nan
+    at, steps = int(under[0]), losses.at["step"]
+    before = losses.values[at - 1] if at else math.nan
+    if not math.isfinite(before):
+        return float(steps[at])
+    share = (before - limit) / (before - losses.values[at])
+    return float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
+
+
+def final(arm: ArmRun, key: str) -> float:
+    """The last value of a validation metric; NaN if the run has none."""
+    return arm.series(key).value_at("step", math.inf)
+
+
+def _baselines(arms: Sequence[ArmRun]) -> list[str]:
+    rows = []
+    for arm in arms:
+        loss, baselines = final(arm, "loss/valid"), arm.baselines()
+        gains = [
+            f"{baselines[name]['loss'] - loss:.3f}" if name in baselines else NO_VALUE
+            for name in ("unigram", "neighbour")
+        ]
+        if baselines and math.isfinite(loss):
+            rows.append([f"`{arm.name}`", *gains, count(plateau_step(arm))])
+    header = ("arm", "under unigram", "under neighbour", "steps to leave the plateau")
+    return [BASELINE_NOTE, table(header, rows)] if rows else []
+
+
+def _places(arms: Sequence[ArmRun]) -> list[str]:
+    keys = [f"acc_{kind}/valid" for kind in KINDS]
+    rows = [
+        [f"`{arm.name}`", *(_cell(key, value) for key, value in zip(keys, values, strict=True))]
+        for arm in arms
+        for values in [[final(arm, key) for key in keys]]
+        if not all(map(math.isnan, values))
+    ]
+    rows += [
+        [f"{name} baseline", *(_cell("acc/valid", value) for value in values)]
+        for name, values in _shared_baselines(arms).items()
+    ]
+    header = ("arm", "at [MASK]", "at a random token", "at a kept token")
+    return [PLACE_NOTE, table(header, rows)] if any(row[0][0] == "`" for row in rows) else []
+
+
+def _shared_baselines(arms: Sequence[ArmRun]) -> dict[str, list[float]]:
+    """The accuracies of each baseline by kind of place, if all arms have the same."""
+    found = [
+        {
+            name: [values.get(f"accuracy_{kind}", math.nan) for kind in KINDS]
+            for name, values in arm.baselines().items()
+        }
+        for arm in arms
+    ]
+    return found[0] if found and all(each == found[0] for each in found) else {}
+
+
+def _bits(arms: Sequence[ArmRun]) -> list[str]:
+    vocabularies = [arm.case.get("resolved", {}).get("vocab_size") for arm in arms]
+    bits = [final(arm, "bits_per_character/valid") for arm in arms]
+    if len(set(vocabularies)) < 2 or any(map(math.isnan, bits)):
+        return []
+    rows = [
+        [f"`{arm.name}`", count(size), f"{value:.4f}"]
+        for arm, size, value in zip(arms, vocabularies, bits, strict=True)
+    ]
+    return [BITS_NOTE, table(("arm", "vocabulary", "bits per character"), rows)]
+
+
+def _cell(key: str, value: float) -> str:
+    return NO_VALUE if math.isnan(value) else metric(key, value)
