@@ -305,6 +305,9 @@ class RunConfig(Block):
     """Interval between two lines of training metrics, in steps or epochs."""
     eval_every: Interval = "1 epoch"
     """Interval between two validations, in steps or epochs; the last step is always validated."""
+    eval_at_start: bool | None = None
+    """Whether to validate before the first step, to see what training gains. Default: only with
+    init_from."""
     save_every: Interval = "1 epoch"
     """Interval between two checkpoints, in steps or epochs; the last step is always saved."""
     keep_last: Count = 2

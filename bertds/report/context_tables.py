@@ -15,6 +15,7 @@ from bertds.report.run_data import ArmRun
 __all__ = ["PLATEAU_NATS", "context_tables", "final", "plateau_step"]
 PLATEAU_NATS = 0.1
 """A model has left the plateau when its validation loss is this far under the unigram baseline."""
+GAIN_NOTE = "Validation before the first step and after the last one."
 BASELINE_NOTE = (
     "Nats by which the last validation loss is under each baseline, and the first step at which it is "
     f"{PLATEAU_NATS} nats under the unigram baseline (interpolated between validations): there the "
@@ -34,7 +35,7 @@ BITS_NOTE = (
 def context_tables(arms: Sequence[ArmRun]) -> list[str]:
     """Notes and tables; each only if runs have the figures."""
     logged = [arm for arm in arms if arm.lines]
-    return _baselines(logged) + _places(logged) + _bits(logged)
+    return _gains(logged) + _baselines(logged) + _places(logged) + _bits(logged)
 
 
 def plateau_step(arm: ArmRun) -> float:
@@ -55,6 +56,24 @@ def plateau_step(arm: ArmRun) -> float:
 def final(arm: ArmRun, key: str) -> float:
     """The last value of a validation metric; NaN if the run has none."""
     return arm.series(key).value_at("step", math.inf)
+
+
+def _gains(arms: Sequence[ArmRun]) -> list[str]:
+    """What training changed, for runs that were validated before their first step."""
+    rows = []
+    for arm in arms:
+        cells = []
+        for key in ("loss/valid", "acc/valid"):
+            series = arm.series(key)
+            if len(series.values) < 2 or series.at["step"][0] != 0:
+                break
+            before, after = series.values[0], series.values[-1]
+            change = metric(key, float(after - before))
+            cells += [metric(key, float(each)) for each in (before, after)] + [change]
+        else:
+            rows.append([f"`{arm.name}`", *cells])
+    header = ("arm", "loss before", "after", "change", "acc before", "after", "change")
+    return [GAIN_NOTE, table(header, rows)] if rows else []
 
 
 def _baselines(arms: Sequence[ArmRun]) -> list[str]:

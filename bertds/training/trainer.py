@@ -171,6 +171,7 @@ class TrainLoop:
     def run_steps(self) -> bool:
         """Run the remaining steps; True if preempted before the last one."""
         due = Intervals.of(self.run)
+        self.validator.run_before_first_step()
         for step in self._completed_steps(due):
             if step.is_last or due.log(step.number):
                 self.metric_logger.log_training()

@@ -35,12 +35,27 @@ class Validator:
         self._predictions = SamplePredictions(run.valid, run.valid_spec, tokenizer)
 
     def run(self) -> bool:
-        """Evaluate all sets and log the metrics; whether the loss is the best so far.
-
-        All ranks must call it.
-        """
+        """Validate; whether the loss is the best so far. All ranks must call it."""
         if not self._run.valid:
             return False
+        loss = self._validate()
+        best_loss = math.inf if self._state.best_loss is None else self._state.best_loss
+        is_best = loss < best_loss  # False for NaN
+        if is_best:
+            self._state.best_loss = loss
+        return is_best
+
+    def run_before_first_step(self) -> None:
+        """Validate the initial weights if the case asks for it; there is no checkpoint of them."""
+        settings = self._run.case.bertds.run
+        is_wanted = settings.eval_at_start
+        if is_wanted is None:
+            is_wanted = settings.init_from is not None
+        if is_wanted and self._run.valid and self._state.step == 0:
+            self._validate()
+
+    def _validate(self) -> float:
+        """Evaluate all sets and log the metrics; the loss."""
         spec = self._run.valid_spec
         with translate_step_errors(self._run.world, spec.micro_batch_size):
             sums = {
@@ -58,8 +73,4 @@ class Validator:
             "step %d: validation loss %.4f, accuracy %.4f",
             *(self._state.step, loss, metrics["acc/valid"]),
         )
-        best_loss = math.inf if self._state.best_loss is None else self._state.best_loss
-        is_best = loss < best_loss  # False for NaN
-        if is_best:
-            self._state.best_loss = loss
-        return is_best
+        return loss

@@ -53,6 +53,14 @@ def test_gains_accuracies_and_the_plateau_are_shown(tmp_path):
     assert "Bits per character" not in text
 
 
+def test_the_gain_over_the_start_is_shown(tmp_path):
+    lines = validations(6.0, 3.5)
+    arms = arms_of(tmp_path, continued=[lines[0] | {"step": 0}, lines[1]], fresh=lines)
+    text = "\n".join(context_tables(arms))
+    assert "| `continued` | 6.000 | 3.500 | -2.500 | 0.1000 | 0.1000 | 0.0000 |" in text
+    assert "| `fresh` | 6.000" not in text
+
+
 def test_bits_per_character_are_shown_if_the_vocabularies_differ(tmp_path):
     arms_of(tmp_path, small=validations(3.0, **{"bits_per_character/valid": 1.5}))
     other = write_run(

@@ -13,7 +13,7 @@ from bertds.errors import ConfigError
 from bertds.inference.export import export
 from bertds.runs.trained_run import TrainedRun
 from bertds.training.setup import prepare_run
-from tests.helpers.launching import run
+from tests.helpers.launching import lines_of, run
 from tests.helpers.trained_runs import BF16, CASE, arm
 
 pytestmark = pytest.mark.dist
@@ -61,6 +61,10 @@ def test_training_starts_from_the_directory_and_resumes_from_checkpoints(
         model = TrainedRun.open(tmp_path / "out" / "case" / name, "latest").model()
         for key, weight in model.named_parameters():
             torch.testing.assert_close(weight, expected[key], rtol=0, atol=1e-25)
+        lines = lines_of(tmp_path / "out" / "case" / name)
+        before, after = [line for line in lines if "loss/valid" in line]
+        assert (before["step"], after["step"]) == (0, 1)  # validated before the first step as well
+        assert before["loss/valid"] == after["loss/valid"]
     # A resumed run no longer needs the directory.
     shutil.rmtree(directory)
     code, output = run(0, *flags, "--arm", arms[0], "--set", "run.max_steps=2")
