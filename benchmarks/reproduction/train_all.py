@@ -1,16 +1,18 @@
-"""Trains all cases at the scale of `scaling_rule.py`, from two texts to `OUT/<variant>/<case>/`.
+"""Trains all cases at the scale of `scaling_rule.py`, from two texts to committed figures.
 
 python -m benchmarks.reproduction.train_all --ko F[,F…] --en F[,F…] [--data data/record]
-    [--out runs/record] [--variants seed0,seed1,seed2,adamw,warmup] [--cases case1,…]
-    [--side_by_side N] [--published benchmarks/reproduction/runs]
+    [--out runs/record] [--variants seed0,seed1,seed2,adamw] [--cases case1,…]
+    [--side_by_side N] [--committed benchmarks/reproduction/runs]
 
-Makes the data first. Then `launch/train.py` trains the arms, `side_by_side` at once, each in one process
-with one thread. Re-run the same command to resume after an interruption. Finished arms are skipped. Arms
-whose metrics are published are skipped too, so the results can grow over several machines. The output of
-an arm goes to `OUT/<variant>/<case>.<arm>.log`.
+Makes the data and the scaled case files (OUT/cases) first. Then `launch/train.py` trains the arms to
+OUT/<variant>/<case>/<arm>, `side_by_side` at once, each in one process with one thread. When an arm is
+finished, `python -m bertds evaluate` sums up each validation sequence, and its figures are copied to
+COMMITTED. An arm whose figures are there is skipped, so the results can grow over days and machines. Re-run
+the same command to resume after an interruption. The output of an arm goes to OUT/<variant>/<case>.<arm>.log.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -19,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.reproduction.publish import unpack
+from benchmarks.reproduction.committed_runs import CHECKPOINTS, is_finished, pack, unpack
 from benchmarks.reproduction.scaling_rule import (
+    OVERFITTING,
     SCALED_MERGES,
     VARIANTS,
     Variant,
-    scaled_settings,
+    scaled_case,
 )
 from bertds.config.case import Arm, list_arms
 from bertds.data.shards.reader import ShardSet
@@ -33,6 +36,7 @@ from data_prep.reproduction import vocabulary_name
 ROOT = Path(__file__).resolve().parents[2]
 # Keep freed memory instead of returning it to the kernel: see results/optimization_log.md.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483648"}
+ENVIRONMENT = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,7 @@ class Job:
 
     @property
     def directory(self) -> str:
-        """Path of its run, relative to OUT and to the published runs."""
+        """Path of its run, relative to OUT and to the committed runs."""
         return f"{self.variant.name}/{self.case.stem}/{self.arm.name}"
 
     @property
@@ -58,13 +62,29 @@ class Job:
         """Whether another case trains it."""
         return self.arm.path != self.case
 
+    def train(self, options: argparse.Namespace) -> list[str]:
+        """The command that trains or resumes it; for a shared arm it only writes the report."""
+        command = [sys.executable, "launch/train.py", f"--ds_config={self.case}"]
+        command += [f"--arm={self.arm.name}", f"--out={options.out / self.variant.name}"]
+        return [*command, f"--set={self.variant.settings}", f"--data={options.data}"]
 
-def list_jobs(variants: list[Variant], cases: list[str]) -> list[Job]:
+    def evaluations(self, options: argparse.Namespace) -> list[list[str]]:
+        """The commands that write the sums of each validation sequence."""
+        run = options.out / self.directory
+        names = CHECKPOINTS if self.case.stem in OVERFITTING else ["last"]
+        evaluate = [sys.executable, "-m", "bertds", "evaluate", str(run), f"--data={options.data}"]
+        return [
+            [*evaluate, f"--checkpoint={CHECKPOINTS[name]}", f"--sequences={run / name}.npz"]
+            for name in ([] if self.is_shared else names)
+        ]
+
+
+def list_jobs(variants: list[Variant], cases: list[str], directory: Path) -> list[Job]:
     """Return every run once, under the case that trains it, then the arms that reuse such a run."""
     training: dict[str, Job] = {}
     shared = []
     for variant in variants:
-        for path in [ROOT / f"ds_configs/{name}.json" for name in variant.cases if name in cases]:
+        for path in [directory / f"{name}.json" for name in variant.cases if name in cases]:
             for arm in list_arms(path):
                 source = replace(arm, name=arm.run_arm)
                 job = Job(variant=variant, case=arm.path, arm=source)
@@ -74,23 +94,22 @@ def list_jobs(variants: list[Variant], cases: list[str]) -> list[Job]:
     return [*training.values(), *shared]
 
 
-def run_job(job: Job, sentences: int, options: argparse.Namespace) -> None:
-    """Train or resume an arm. For a shared arm, only the report is written."""
-    settings = scaled_settings(job.arm.path, job.arm.run_arm, sentences)
-    if job.variant.settings:
-        settings += f",{job.variant.settings}"
-    out = options.out / job.variant.name
-    out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "launch/train.py", f"--ds_config={job.case}", f"--out={out}"]
-    command += [f"--arm={job.arm.name}", f"--set={settings}", f"--data={options.data}"]
-    environment = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def run_job(job: Job, options: argparse.Namespace) -> None:
+    """Train or resume an arm, and copy its figures when it is finished."""
+    (options.out / job.variant.name).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with (options.out / job.log).open("ab") as log:
-        done = subprocess.run(
-            command, check=False, stdout=log, stderr=log, env=environment, cwd=ROOT
-        )
+        for command in [job.train(options), *job.evaluations(options)]:
+            done = subprocess.run(
+                command, check=False, stdout=log, stderr=log, env=ENVIRONMENT, cwd=ROOT
+            )
+            if done.returncode:
+                print(f"{job.log}: exit code {done.returncode}", flush=True)
+                return
+    if is_finished(options.out / job.directory):
+        pack(options.out / job.directory, options.committed / job.directory)
     minutes = (time.monotonic() - start) / 60
-    print(f"{job.log}: exit code {done.returncode} after {minutes:.1f} minutes", flush=True)
+    print(f"{job.directory}: done after {minutes:.1f} minutes", flush=True)
 
 
 def make_data(options: argparse.Namespace) -> int:
@@ -99,9 +118,19 @@ def make_data(options: argparse.Namespace) -> int:
     command += [f"--ko={options.ko}", f"--en={options.en}", f"--out={options.data}"]
     merges = list(SCALED_MERGES.values())  # the largest first
     command += [f"--merges={','.join(map(str, merges))}"]
-    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(command, check=True, cwd=ROOT, env=ENVIRONMENT)
     english = options.data / vocabulary_name(merges[0]) / "en"
     return sum(ShardSet.open(english / split).index.lines for split in ("train", "valid"))
+
+
+def write_cases(sentences: int, out: Path) -> Path:
+    """Write the scaled case files to OUT/cases. Return this directory."""
+    directory = out / "cases"
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "ds_configs").glob("case*.json"):
+        content = json.dumps(scaled_case(path, sentences), indent=1)
+        (directory / path.name).write_text(content + "\n")
+    return directory
 
 
 def main() -> None:
@@ -113,19 +142,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs/record")
     parser.add_argument("--variants", default=",".join(variant.name for variant in VARIANTS))
     parser.add_argument("--cases", default=",".join(VARIANTS[0].cases))
-    parser.add_argument("--published", type=Path, default=ROOT / "benchmarks/reproduction/runs")
+    parser.add_argument("--committed", type=Path, default=ROOT / "benchmarks/reproduction/runs")
     parser.add_argument("--side_by_side", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     names, cases = options.variants.split(","), options.cases.split(",")
-    sentences = make_data(options)
-    if options.published.is_dir():  # an arm of another case may reuse one of these runs
-        unpack(options.published, options.out)
-    jobs = list_jobs([variant for variant in VARIANTS if variant.name in names], cases)
-    jobs = [job for job in jobs if not (options.published / job.directory).exists()]
+    directory = write_cases(make_data(options), options.out)
+    if options.committed.is_dir():  # an arm of another case may reuse one of these runs
+        unpack(options.committed, options.out)
+    jobs = list_jobs([each for each in VARIANTS if each.name in names], cases, directory)
+    jobs = [job for job in jobs if not is_finished(options.committed / job.directory)]
     for is_shared in (False, True):  # a run is finished before other cases reuse it
         with ThreadPoolExecutor(options.side_by_side) as pool:
             selected = [job for job in jobs if job.is_shared == is_shared]
-            list(pool.map(lambda job: run_job(job, sentences, options), selected))
+            list(pool.map(lambda job: run_job(job, options), selected))
 
 
 if __name__ == "__main__":

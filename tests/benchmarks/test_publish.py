@@ -1,11 +1,9 @@
-"""The published reproduction: generated from committed metrics and hand-written verdicts, and checked."""
+"""The published reproduction: generated from committed figures alone, and checked."""
 
 import gzip
 import json
-import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,166 +11,182 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.reproduction.publish import collect, differences, main
+from benchmarks.reproduction.committed_runs import pack
+from benchmarks.reproduction.publish import differences, main
+from bertds.inference.sequence_sums import SequenceSums, write_sequence_sums
 from tests.helpers.fake_runs import config, lines_of, write_run, write_same
-from tests.helpers.launching import ROOT
 
-DEPTHS = {"layers2": 2.0, "layers6": 2.005, "layers10": 2.5}
-VOCABULARY = config("vocabulary")
-VOCABULARY["bertds"]["data"]["valid"] = {"en": {"name": "10k/en/valid"}}
+LOSSES = {"layers2": 2.0, "layers3": 2.001, "layers6": 2.5}
+SIZE = 400
 
 
 def publish(root: Path, *flags: str) -> int:
-    """Run the program on the pages and the metrics below a directory."""
+    """Run the program on the pages and the figures below a directory."""
     paths = [f"--docs={root / 'pages'}", f"--committed={root / 'committed'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["publish", *paths, *flags])
         return main()
 
 
+def write_sums(run: Path, loss: float, seed: int = 0) -> None:
+    """Sums of sequences whose mean loss is about `loss`; hard sequences are so for all runs."""
+    hardness = np.random.default_rng(0).normal(1, 0.2, SIZE)
+    noise = np.random.default_rng(seed).normal(0, 0.01, SIZE)
+    sums = SequenceSums(
+        nats=(5 * (loss * hardness + noise)).astype(np.float32),
+        correct=np.full(SIZE, 2),
+        masked=np.full(SIZE, 5),
+        maskable=np.full(SIZE, 30),
+        characters=np.full(SIZE, 60),
+        text=np.arange(SIZE),
+    )
+    write_sequence_sums(run / "last.npz", {"en": sums})
+
+
+def write_seed(runs: Path, case: str, arm: str, loss: float, seed: int = 0) -> Path:
+    lines = [
+        {**line, "cpu_seconds": line["seconds"] / 10, "acc_mask/valid": 0.3}
+        for line in lines_of(20, loss=loss)
+    ]
+    run = write_run(runs / f"seed{seed}", case, arm, lines, config=config("title"))
+    write_sums(run, loss, seed)
+    return run
+
+
+def commit(runs: Path, committed: Path) -> None:
+    for path in sorted(runs.glob("*/*/*/case.json")):
+        pack(path.parent, committed / path.parent.relative_to(runs))
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Cases with one seed, and cases with three seeds, whose largest spread is 0.01."""
-    runs = tmp_path_factory.mktemp("runs")
+def published(tmp_path_factory):
+    """Case 4 contradicts the reference, case 6 agrees; case 5 has one seed, case 7 lacks an arm."""
+    root, runs = tmp_path_factory.mktemp("published"), tmp_path_factory.mktemp("runs")
     for seed in range(3):
         for arm, loss in (("dynamic", 3.0), ("static", 3.5)):
-            lines = lines_of(20, loss=loss + seed * 0.005)
-            write_run(runs / f"seed{seed}", "case4", arm, lines, config=config("masks"))
-        write_run(runs / f"seed{seed}", "case11", "batch64", lines_of(20, loss=2 + seed * 0.001))
-        write_run(runs / f"seed{seed}", "case8", "merges10k", lines_of(20), config=VOCABULARY)
-    for arm, loss in DEPTHS.items():
-        write_run(runs / "seed0", "case6", arm, lines_of(20, loss=loss), config=config("depth"))
-        write_run(runs / "adamw", "case7", arm, lines_of(20, loss=loss - 1))
-        write_same(runs / "seed0", "case7", arm, f"case6/{arm}")
-    failed = {"state": "failed", "code": 4, "message": "NaN", "step": 5}
-    write_run(runs / "seed0", "case9", "lr1", lines_of(20), status=failed)
-    return runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Shards of a text with 40 characters per line."""
-    data = tmp_path_factory.mktemp("data")
-    text, tokenizer = data / "text.txt", data / "tokenizer.json"
-    text.write_text("".join(f"{number:019d} {number * 7:020d}\n" for number in range(1000)))
-    commands = [
-        ["tokenizer", f"--input={text}", "--merges=50", f"--out={tokenizer}"],
-        ["shard", f"--input={text}", f"--tokenizer={tokenizer}", f"--out={data}/10k/en"],
-    ]
-    for command in commands:
-        words = [sys.executable, "-m", "data_prep", *command]
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    return data
-
-
-@pytest.fixture(scope="module")
-def published(runs, data, tmp_path_factory):
-    root = tmp_path_factory.mktemp("published")
-    assert publish(root, f"--runs={runs}", f"--data={data}") == 0
+            write_seed(runs, "case4", arm, loss + seed * 0.01, seed)
+        for arm, loss in LOSSES.items():
+            write_seed(runs, "case6", arm, loss + seed * 0.001, seed)
+        write_seed(runs, "case7", "decay1e-6", 2.0, seed)
+        write_same(runs / f"seed{seed}", "case7", "decay1e-4", "case6/layers3")
+    for arm in ("decay1e-3", "decay1e-4"):
+        write_seed(runs, "case5", arm, 2.0)
+    for seed in range(3):
+        for arm, loss in (("lr5e-4", 5.6), ("lr5e-5", 6.0)):  # the unigram baseline is 5.5
+            write_seed(runs, "case10", arm, loss, seed)
+    write_run(runs / "adamw", "case5", "decay1e-3", lines_of(20, loss=1.0))
+    commit(runs, root / "committed")
+    assert publish(root) == 0
     return root
 
 
 @pytest.fixture(scope="module")
-def two_cases(tmp_path_factory):
-    """Two published cases with one arm each: quick to generate again."""
-    root = tmp_path_factory.mktemp("two_cases")
-    for case in ("case5", "case6"):
-        write_run(root / "runs/seed0", case, "layers2", lines_of(20))
-    assert publish(root, f"--runs={root / 'runs'}", f"--data={root}") == 0
+def small(tmp_path_factory):
+    """One published case with one arm: quick to generate again."""
+    root, runs = tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("runs")
+    write_seed(runs, "case6", "layers2", 2.0)
+    commit(runs, root / "committed")
+    assert publish(root) == 0
     return root
 
 
 @pytest.fixture
-def copy(two_cases, tmp_path):
+def copy(small, tmp_path):
     """A copy that a test may change."""
-    return shutil.copytree(two_cases, tmp_path / "copy")
+    return shutil.copytree(small, tmp_path / "copy")
 
 
-def test_arms_differ_only_beyond_twice_the_spread(published):
-    text = (published / "pages/case6.md").read_text()
-    by_loss = text[text.index("Valid loss: difference") : text.index("Valid acc: difference")]
-    assert "exceeds 0.020, twice the spread" in by_loss
-    cells = {row[0]: row[1:] for row in re.findall(r"`(\w+)` \| (.*?) \| (.*?) \|", by_loss)}
-    assert cells["layers2"][0].startswith("best, ")
-    assert cells["layers6"][0] == "+0.005 undecided"
-    assert cells["layers10"][0] == "+0.500 decided"
+def rows_of(page: Path) -> dict[str, list[str]]:
+    """The rows of the table of comparisons: cells by the text of the comparison."""
+    found = re.findall(
+        r"^\| \d+ \| (.*? than .*?|.*? like .*?) \| (.*) \|$", page.read_text(), re.MULTILINE
+    )
+    return {name: cells.split(" | ") for name, cells in found}
 
 
-def test_seeds_are_listed_side_by_side_and_variants_beside_the_shipped_case(published):
-    text = (published / "pages/case4.md").read_text()
-    losses = [f"{3.25 + s * 0.005 + 6 * math.exp(-4):.3f}" for s in range(3)]
-    assert f"| `dynamic` | valid loss | {' | '.join(losses)} | {losses[1]} | 0.010 |" in text
-    assert "(mean of 3 seeds). It is decided if it exceeds 0.020, twice the spread" in text
-    assert "| `static` | +0.500 decided |" in text
-    assert "spread of valid loss" in (published / "pages/index.md").read_text()
-    beside = (published / "pages/case7.md").read_text().partition("### AdamW")[2]
-    assert re.search(r"\| `layers2` \| 2\.360 \| 1\.360 \|", beside)
+def test_a_finding_holds_if_all_of_its_comparisons_agree(published):
+    rows = rows_of(published / "pages/case6.md")
+    assert {name: cells[-1] for name, cells in rows.items()} == {
+        "`layers2` better than `layers6`": "agrees",
+        "`layers3` better than `layers6`": "agrees",
+        "`layers2` like `layers3`": "agrees",
+    }
+    mean, interval, unit = rows["`layers2` better than `layers6`"][4:7]
+    assert float(mean) == pytest.approx(0.5, abs=0.02)
+    low, high = map(float, interval.split(" to "))
+    assert 0 < low < float(mean) < high
+    assert unit == "nats"
+    assert "**Here:** confirmed." in (published / "pages/case6.md").read_text()
 
 
-def test_the_index_lists_what_is_not_trained_yet(published):
-    text = (published / "pages/index.md").read_text().partition("Not trained yet")[2]
-    listed = dict(re.findall(r"^- (\w+) \(.*?\): (.*)$", text, re.MULTILINE))
-    assert listed["seed0"].startswith("case1, case2, case3, case5, case6")
-    assert listed["seed1"] == "case8, case11"
-    assert listed["warmup"] == "case9"
+def test_the_opposite_is_told(published):
+    (cells,) = rows_of(published / "pages/case4.md").values()
+    assert cells[-1] == "disagrees"
+    assert float(cells[4]) == pytest.approx(-0.5, abs=0.03)
+    assert "the opposite was found" in (published / "pages/case4.md").read_text()
 
 
-def test_loss_becomes_bits_per_character(published, data):
-    index = json.loads((data / "10k/en/valid/index.json").read_text())
-    assert index["characters"] == 40 * index["lines"]
-    table = (published / "pages/case8.md").read_text().partition("### Bits per character")[2]
-    per_token, bits, baseline, gain = re.search(
-        r"\| `merges10k` \| 2\.360 \| (\S+) \| (\S+) \| 0\.0000 \| (\S+) \| (\S+) \|", table
-    ).groups()
-    assert float(per_token) == pytest.approx(index["characters"] / index["tokens"], abs=1e-3)
-    assert float(bits) == pytest.approx(2.3599 / math.log(2) / float(per_token), rel=1e-3)
-    assert float(baseline) == pytest.approx(5.5 / math.log(2) / float(per_token), rel=1e-3)
-    assert float(gain) == pytest.approx(float(baseline) - float(bits), abs=1e-3)
+def test_one_seed_decides_nothing_and_a_missing_arm_is_told(published):
+    (cells,) = rows_of(published / "pages/case5.md").values()
+    assert cells[-3:] == ["–", "nats", "1 of 3 seeds"]
+    rows = rows_of(published / "pages/case7.md")
+    assert rows["`decay1e-6` better than `decay1e-5`"][-1] == "0 of 3 seeds"
+    assert rows["`decay1e-6` better than `decay1e-4`"][-1] in ("undecided", "agrees", "disagrees")
 
 
-def test_only_finished_runs_are_published_and_every_link_has_a_target(published):
+def test_arms_on_the_plateau_decide_nothing(published):
+    (cells,) = rows_of(published / "pages/case10.md").values()
+    assert float(cells[5].split(" to ")[0]) > 0
+    assert cells[-1] == "undecided: neither reads context"
+
+
+def test_the_index_counts_the_findings_and_lists_what_is_missing(published):
+    text = (published / "pages/index.md").read_text()
+    headline = re.search(r"\*\*Of the 11 findings of the reference — (.*)\.\*\*", text).group(1)
+    numbers = dict(part.rsplit(": ", 1) for part in headline.split("; "))
+    assert numbers == {
+        "confirmed": "1",
+        "not confirmed: the opposite was found": "1",
+        "undecided": "1",
+        "not trained yet with all arms and seeds": "8",
+    }
+    listed = dict(
+        re.findall(r"^- (\w+): (.*)$", text.partition("Not trained yet")[2], re.MULTILINE)
+    )
+    assert listed["seed1"].startswith("case1, case2, case3, case5, case7")
+    assert re.search(r"^\| seed0 \|[^|]*\| 10 \|", text, re.MULTILINE)  # a shared run counts once
+
+
+def test_the_figures_of_all_seeds_are_means_and_ranges(published):
+    text = (published / "pages/case4.md").read_text().partition("## Figures of all seeds")[2]
+    base = 3.25 + 6 * np.exp(-4)
+    expected = f"| `dynamic` | 3 | {base + 0.01:.3f} [{base:.3f}, {base + 0.02:.3f}] |"
+    assert expected in text
+    assert "### AdamW" in (published / "pages/case5.md").read_text()
+
+
+def test_time_is_processor_time(published):
+    line = re.search(r"^\| seed0 \|.*$", (published / "pages/index.md").read_text(), re.MULTILINE)
+    assert line.group().endswith("| 10 s |")  # 10 runs of 20 steps of 0.05 s; 100 s by the clock
+
+
+def test_every_link_has_a_target_and_every_file_is_linked(published):
     pages = published / "pages"
-    cases = [f"case{number}" for number in (4, 6, 7, 8, 11)]
-    plots = {f"images/{case}_{name}.png" for case in cases for name in ("loss", "acc")}
-    expected = {"index.md", *(f"{case}.md" for case in cases), *plots}
     files = {path.relative_to(pages).as_posix() for path in pages.rglob("*") if path.is_file()}
-    assert files == expected
     links = {
         link.partition("#")[0]
         for page in pages.glob("*.md")
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text())
     }
-    assert links == expected
-    assert "## Interactive plots" in (pages / "index.md").read_text()
+    assert links == files - {"index.md"}
+    assert {"images/effects.png", "images/case6_loss.png"} <= files
+    assert {f"case{number}.md" for number in range(1, 15)} <= files  # also those without a run
+    assert "No arm is trained yet." in (pages / "case14.md").read_text()
 
 
-def test_hand_written_texts_are_preserved_and_part_of_the_check(copy, tmp_path, capsys):
-    page, index = copy / "pages/case6.md", copy / "pages/index.md"
-    text = page.read_text().partition("**Verdict:**")[0] + "**Verdict:** undecided, by loss.\n"
-    page.write_text(text)
-    (copy / "committed/summary.md").write_text("## Results\n\nMuch.\n")
-    assert publish(copy, "--check") == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "index.md: differs from what the committed metrics give"
-    ]
-    assert publish(copy) == 0
-    assert page.read_text() == text
-    written = index.read_text()
-    assert "undecided, by loss." in written
-    assert written.index("Much.") < written.index("| case |") < written.index("## Method")
-    assert publish(copy, "--check", f"--report={tmp_path / 'report'}") == 0
-    assert (tmp_path / "report/seed0/record.html").is_file()
-    assert (tmp_path / "report/seed0/case6/case6_lr.png").is_file()
-
-
-def test_the_total_run_time_of_a_variant_counts_a_shared_run_once(published):
-    text = (published / "pages/index.md").read_text().partition("total run time")[2]
-    counts = dict(re.findall(r"^\| (\w+) \|[^|]*\| (\d+) \|", text, re.MULTILINE))
-    assert counts == {"seed0": "7", "seed1": "4", "seed2": "4", "adamw": "3"}
-
-
-def test_the_check_names_the_files_that_the_metrics_do_not_give(copy, capsys):
-    metrics = copy / "committed/runs/seed0/case6/layers2/metrics.jsonl.gz"
+def test_the_check_names_the_files_that_the_figures_do_not_give(copy, capsys):
+    assert publish(copy, "--check") == 0
+    metrics = copy / "committed/seed0/case6/layers2/metrics.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(metrics.read_bytes()).splitlines()]
     for line in lines:
         line["loss/train"] = line.get("loss/train", 0) + 1.0
@@ -180,10 +194,17 @@ def test_the_check_names_the_files_that_the_metrics_do_not_give(copy, capsys):
     (copy / "pages/old.md").touch()
     assert publish(copy, "--check") == 1
     output = capsys.readouterr().out
-    assert "case6.md: differs from what the committed metrics give" in output
+    assert "case6.md: differs from what the committed figures give" in output
     assert "images/case6_loss.png: differs" in output
     assert "old.md: only published" in output
-    assert "case5" not in output
+    assert publish(copy) == 0
+    assert not (copy / "pages/old.md").exists()
+
+
+def test_the_full_reports_can_be_kept(copy, tmp_path):
+    assert publish(copy, "--check", f"--report={tmp_path / 'report'}") == 0
+    assert (tmp_path / "report/seed0/record.html").is_file()
+    assert (tmp_path / "report/seed0/case6/case6_lr.png").is_file()
 
 
 def test_plots_of_different_sizes_differ(tmp_path):
@@ -195,32 +216,7 @@ def test_plots_of_different_sizes_differ(tmp_path):
     assert differences(tmp_path / "published", tmp_path / "published") == []
 
 
-def test_sizes_of_datasets_on_another_machine_are_kept(published, runs, tmp_path):
-    sizes = (published / "committed/corpus.json").read_text()
-    assert "10k/en/valid" in sizes
-    (tmp_path / "corpus.json").write_text(sizes)
-    collect(runs, tmp_path / "no data", tmp_path)
-    assert (tmp_path / "corpus.json").read_text() == sizes
-
-
-def test_an_arm_without_a_value_at_a_cost_is_not_compared_there(copy):
-    """One arm is validated for the first time after another one has ended."""
-    runs = copy / "committed/runs/seed0"
-    shutil.rmtree(runs)
-    for arm, steps, every in (("batch64", 400, 100), ("batch256", 100, 10), ("batch1024", 20, 10)):
-        lines = lines_of(steps, loss=2 + 1 / steps, eval_every=every)
-        run = write_run(runs, "case6", arm, lines)
-        packed = gzip.compress((run / "metrics.jsonl").read_bytes())
-        (run / "metrics.jsonl.gz").write_bytes(packed)
-        (run / "metrics.jsonl").unlink()
-    assert publish(copy) == 0
-    decisions = (copy / "pages/case6.md").read_text().partition("## Differences")[2]
-    assert "nan" not in decisions
-    assert "| `batch64` | – | – | – | – |" in decisions
-    assert decisions.count("best, ") == 2 * 4
-
-
-def test_missing_metrics_are_an_error(tmp_path, capsys):
+def test_missing_figures_are_an_error(tmp_path, capsys):
     assert publish(tmp_path, "--check") == 2
-    message = f"{tmp_path}/committed/runs does not exist: give --runs, the output of train_all.py"
+    message = f"{tmp_path}/committed does not exist: train with train_all.py first"
     assert capsys.readouterr().err.strip() == message
