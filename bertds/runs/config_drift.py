@@ -37,16 +37,23 @@ def check_unchanged(run_dir: Path, config: dict[str, Any]) -> list[str]:
         {key: json.dumps(value, sort_keys=True) for key, value in flatten(settings).items()}
         for settings in (saved, config)
     )
+    added = _added_valid_sets(saved, config)
     changes = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) == after.get(key):
             continue
         change = f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}"
         is_fixed = any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED)
-        if is_fixed and key not in _EXCEPTIONS:
+        if is_fixed and key not in _EXCEPTIONS and not key.startswith(added):
             raise ConfigError(
                 f"{run_dir} was started with another setting that a run must keep ({change}): "
                 "restore it, or train into another --out"
             )
         changes.append(change)
     return changes
+
+
+def _added_valid_sets(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
+    """The paths of validation sets that are new: nothing that is trained depends on them."""
+    old, new = (content["bertds"].get("data", {}).get("valid", {}) for content in (before, after))
+    return tuple(f"bertds.data.valid.{name}." for name in new if name not in old)

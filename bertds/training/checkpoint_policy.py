@@ -3,6 +3,7 @@
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bertds.checkpoint import saver
 from bertds.distributed.watchdog import Watchdog
@@ -42,21 +43,38 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
     for message in [*checkpoint.skipped, *changes]:
         logger.warning("%s", message)
     state = saver.load(engine, checkpoint)
-    for use, identity in run.data_identity().items():
-        if_absent = identity if use == "valid" else None  # older checkpoints do not hold it
-        if state.pop(use, if_absent) != identity:
-            names = ", ".join(subset.name for subset in run.subsets()[use])
-            done = "trained" if use == "data" else "validated"
-            raise ConfigError(
-                f"{checkpoint.path} was {done} on other shards than those that --data now has as "
-                f"{names}: point --data at the former shards, or train into another --out"
-            )
+    has_more_sets = _check_shards(run, checkpoint.path, state)
     resumed = TrainState.from_checkpoint(state)
+    if has_more_sets:
+        logger.warning("there are more validation sets now: the best checkpoint is chosen anew")
+        resumed.best_loss = None
     if run.world.is_main and any(change.startswith(_RATE_KEYS) for change in run.changes):
         warning = rate_rise(run.run_dir, resumed.step, engine.next_learning_rate)
         if warning:
             logger.warning("%s", warning)
     return resumed
+
+
+def _check_shards(run: RunSetup, checkpoint: Path, state: dict[str, Any]) -> bool:
+    """Compare the shards with those of a checkpoint, and take the latter out of its state.
+
+    Returns:
+        Whether validation sets were added, on which nothing that is trained depends.
+    """
+    has_more_sets = False
+    for use, identity in run.data_identity().items():
+        if_absent = identity if use == "valid" else None  # older checkpoints do not hold it
+        saved = state.pop(use, if_absent)
+        if use == "valid" and len(identity) > len(saved):
+            has_more_sets = all(each in identity for each in saved)
+        if saved != identity and not has_more_sets:
+            names = ", ".join(subset.name for subset in run.subsets()[use])
+            done = "trained" if use == "data" else "validated"
+            raise ConfigError(
+                f"{checkpoint} was {done} on other shards than those that --data now has as "
+                f"{names}: point --data at the former shards, or train into another --out"
+            )
+    return has_more_sets
 
 
 def rate_rise(run_dir: Path, step: int, rate: float) -> str:

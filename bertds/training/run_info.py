@@ -138,6 +138,7 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
         "parameters": sum(math.prod(shape) for shape in shapes(engine.deepspeed).values()),
         "vocab_size": run.vocabulary.size,
         "special_tokens": run.vocabulary.has_special_tokens,
+        "train_row_length": run.train_row_length,
         "valid_row_length": run.valid_spec.row_length,
         "train": {**totals, "sets": train},
         "valid": valid,

@@ -55,6 +55,8 @@ class RunSetup:
     train: list[DatasetSubset]
     valid: dict[str, MaskedDataset]
     vocabulary: Vocabulary
+    train_row_length: int
+    """Tokens of the longest row of a training batch; 0 for the varlen layout."""
     valid_spec: RankBatchSpec
     """This rank's part of a validation set, and its layout."""
     lengths: ScheduleLengths
@@ -110,7 +112,8 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
     train, valid, vocabulary = _open_data(case, data_root)
-    spec = _batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
+    valid_spec = _batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
+    spec = replace(valid_spec, row_length=_train_row_length(run_dir, valid_spec.row_length))
     masker = vocabulary.masker(case.bertds.masking)
     loader = TrainLoader(
         [MaskedDataset(subset, masker, case.bertds.masking) for subset in train],
@@ -135,7 +138,10 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         train=train,
         valid={name: masked_valid(case, subset, vocabulary) for name, subset in valid.items()},
         vocabulary=vocabulary,
-        valid_spec=replace(spec, micro_batch_size=valid_micro_batch_size(case, world.world_size)),
+        train_row_length=spec.row_length,
+        valid_spec=replace(
+            valid_spec, micro_batch_size=valid_micro_batch_size(case, world.world_size)
+        ),
         lengths=lengths,
         pretrained=_open_pretrained(case, run_dir, vocabulary),
         changes=check_unchanged(run_dir, case.resolved),
@@ -175,6 +181,13 @@ def _batch_spec(
         pad_id=vocabulary.pad_id,
         unmaskable_ids=vocabulary.unmaskable_ids,
     )
+
+
+def _train_row_length(run_dir: Path, longest: int) -> int:
+    """The longest row of a training batch: a validation set that is added later does not change it."""
+    resolved = read_json(run_dir / "case.json").get("resolved", {})
+    saved: int = resolved.get("train_row_length", resolved.get("valid_row_length", 0))
+    return min(saved, longest) or longest
 
 
 def _open_pretrained(case: Case, run_dir: Path, vocabulary: Vocabulary) -> Pretrained | None:

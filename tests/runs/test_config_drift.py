@@ -57,6 +57,19 @@ def test_gradient_checkpointing_may_change(run_dir):
     ]
 
 
+def test_a_validation_set_may_be_added_but_not_changed(tmp_path):
+    old, new = {"en": {"name": "en/valid"}}, {"ko": {"name": "ko/valid", "fraction": 0.5}}
+    before = changed(bertds__data__valid=old)
+    write_json(tmp_path / "case.json", {"case": "case1", "config": before})
+    assert check_unchanged(tmp_path, changed(bertds__data__valid=old | new)) == [
+        "bertds.data.valid.ko.fraction: not given -> 0.5",
+        'bertds.data.valid.ko.name: not given -> "ko/valid"',
+    ]
+    for valid in ({}, new, {"en": {"name": "en/valid", "fraction": 0.5}}):
+        with pytest.raises(ConfigError, match=r"bertds\.data\.valid"):
+            check_unchanged(tmp_path, changed(bertds__data__valid=valid))
+
+
 def test_allowed_changes_are_listed(run_dir):
     config = changed(
         optimizer__params__lr=1e-4,

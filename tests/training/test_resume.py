@@ -11,7 +11,7 @@ from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 from bertds.training.checkpoint_policy import rate_rise
 from tests.helpers.in_process_training import train_here
-from tests.helpers.launching import lines_of
+from tests.helpers.launching import figures_of, lines_of
 
 SHORT = "scheduler=null,run.max_steps"
 
@@ -62,6 +62,33 @@ def test_resume_rejects_other_validation_shards(
     shutil.rmtree(run_dir / "checkpoints")
     assert train_here(data, out, device, f"{settings}=4") == 0
     assert read_json(run_dir / "case.json")["resolved"]["guess_without_context"] != before
+
+
+def test_an_added_validation_set_changes_nothing_that_is_trained(
+    data_root: Path, tmp_path: Path, device: torch.device, write_shards, told
+) -> None:
+    """Its sequences are longer than all others, which would make the rows of a batch longer."""
+    data, out, alone = tmp_path / "data", tmp_path / "out", tmp_path / "alone"
+    shutil.copytree(data_root, data)
+    rows = [[9 + i % 50 for i in range(64)]] * 3
+    longer = write_shards(data / "long", rows, set_key=77, block_sequences=(3,))
+    assert longer.index.max_length == 64 > read_json(data / "ko/index.json")["max_length"]
+    one, two = {"one": {"name": "ko", "fraction": 0.1}}, {"two": {"name": "long"}}
+    settings = f"data.valid={json.dumps(one)},run.log_every=1,run.eval_every=1,{SHORT}"
+    assert train_here(data, alone, device, f"{settings}=4") == 0
+    assert train_here(data, out, device, f"{settings}=2") == 0
+    more = settings.replace(json.dumps(one), json.dumps(two | one))
+    told.clear()
+    assert train_here(data, out, device, f"{more}=3") == 0
+    assert train_here(data, out, device, f"{more}=4") == 0  # the rows stay in further starts
+    assert "more validation sets" in told.text
+    lines, expected = (figures_of(root / "case" / "main") for root in (out, alone))
+    for line, reference in zip(lines, expected, strict=True):
+        if "loss/train" in line:
+            assert line == reference
+        elif line["step"] > 2:
+            assert line["loss/valid/one"] == pytest.approx(reference["loss/valid"], rel=1e-5)
+            assert "loss/valid/two" in line
 
 
 def test_a_rise_of_the_learning_rate_is_warned_of(
