@@ -183,6 +183,36 @@ def import_config(file: Path, out: Path) -> None:
     )
 
 
+def init(from_: Path, data: Path, out: Path) -> None:
+    """Write a case that continues a Hugging Face model on other text.
+
+    Prints why its values are what they are.
+
+    Args:
+        from_: The Hugging Face directory, as hf download NAME --local-dir DIR makes it.
+        data: Directory with the shard sets train and valid, made with the model's tokenizer.
+        out: The case file to create.
+    """
+    import torch
+
+    from bertds.config.schema import ModelConfig
+    from bertds.data.shards.format import TOKENIZER_NAME
+    from bertds.data.tokenizer import Tokenizer
+    from bertds.huggingface.pretrained import open_pretrained
+    from bertds.io.json_files import write_json
+    from bertds.planner.continued_case import continued_case
+
+    if out.exists():
+        raise ConfigError(f"--out {out} exists: choose another file, or delete it")
+    case = continued_case(from_, data, bf16=torch.cuda.is_available())
+    model = ModelConfig.model_validate(case.content["bertds"]["model"])
+    open_pretrained(from_, model, Tokenizer.load(data / "train" / TOKENIZER_NAME))
+    write_json(out, case.content)
+    for reason in case.reasons:
+        print(reason)
+    print(f"{out}: train with deepspeed launch/train.py --ds_config {out} --data {data.parent}")
+
+
 @contextlib.contextmanager
 def _quiet_deepspeed() -> Iterator[None]:
     """Import DeepSpeed without its log line about the device."""
@@ -199,6 +229,7 @@ COMMANDS: dict[str, cli.Command] = {
     "export": export,
     "fill": fill,
     "import-config": import_config,
+    "init": init,
     "plan": plan,
     "report": report,
 }

@@ -15,6 +15,7 @@ import difflib
 import functools
 import inspect
 import io
+import keyword
 import logging
 import math
 import os
@@ -52,7 +53,8 @@ def run(
         name: The program as the user calls it, for messages: `python -m data_prep`.
         commands: The functions by name, or the only one. Each parameter is annotated with str, int,
             float, bool, Path, a Literal, or one of these or None. Parameters without a default may
-            be given by position.
+            be given by position. A parameter that ends with an underscore is a flag without it:
+            `from_` is `--from`.
         argv: The arguments; those of the process if None.
         ignored_flags: Further flags, by name, with the type of their values; they are checked and
             then ignored.
@@ -188,7 +190,7 @@ def _parse(function: Command, hints: Mapping[str, Any], arguments: list[str]) ->
         if flag in values and flag in _MERGED_FLAGS:
             value = f"{values[flag]},{value}"
         elif flag in values:
-            raise ValueError(f"--{flag} is given twice: remove one")
+            raise ValueError(f"{_shown(flag)} is given twice: remove one")
         values[flag] = value
     parameters = inspect.signature(function).parameters
     required = [flag for flag, each in parameters.items() if each.default is each.empty]
@@ -197,7 +199,7 @@ def _parse(function: Command, hints: Mapping[str, Any], arguments: list[str]) ->
         extra = positional[len(missing)]
         raise ValueError(f"the argument {extra!r} is superfluous; the flags are {_flags(hints)}")
     if len(positional) < len(missing):
-        raise ValueError(f"--{missing[len(positional)]} is missing and has no default")
+        raise ValueError(f"{_shown(missing[len(positional)])} is missing and has no default")
     return values | dict(zip(missing, positional, strict=True))
 
 
@@ -205,6 +207,7 @@ def _parse_flag(hints: Mapping[str, Any], argument: str, rest: list[str]) -> tup
     """Return the name of a flag and its value, which may be the first of `rest`."""
     text, equals, value = argument.lstrip("-").partition("=")
     flag = text.replace("-", "_")
+    flag = f"{flag}_" if keyword.iskeyword(flag) else flag
     if flag.startswith("no") and hints.get(flag[2:]) is bool and not equals:
         return flag[2:], "false"
     names = [name for name in hints if name != "return"]
@@ -212,7 +215,7 @@ def _parse_flag(hints: Mapping[str, Any], argument: str, rest: list[str]) -> tup
     if flag not in names and len(by_letter) == 1:
         flag = by_letter[0]
     if flag not in names:
-        near = _nearest(f"--{flag}", [f"--{name}" for name in names])
+        near = _nearest(_shown(flag), map(_shown, names))
         given = argument.partition("=")[0]
         raise ValueError(f"there is no flag {given}{near}; the flags are {_flags(hints)}")
     if equals:
@@ -220,12 +223,17 @@ def _parse_flag(hints: Mapping[str, Any], argument: str, rest: list[str]) -> tup
     if hints[flag] is bool:
         return flag, rest.pop(0) if rest and rest[0].lower() in _BOOLEANS else "true"
     if not rest or rest[0].startswith("--"):
-        raise ValueError(f"--{flag} needs a value (write --{flag}=VALUE)")
+        raise ValueError(f"{_shown(flag)} needs a value (write {_shown(flag)}=VALUE)")
     return flag, rest.pop(0)
 
 
 def _flags(hints: Mapping[str, Any]) -> str:
-    return ", ".join(f"--{name}" for name in hints if name != "return") or "none"
+    return ", ".join(_shown(name) for name in hints if name != "return") or "none"
+
+
+def _shown(flag: str) -> str:
+    """A flag as a user writes it."""
+    return f"--{flag.rstrip('_')}"
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
@@ -244,7 +252,7 @@ def _convert(flag: str, hint: Any, text: str) -> Any:
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
         if text not in choices:
-            raise ValueError(f"--{flag} is {text!r}, expected one of {', '.join(choices)}")
+            raise ValueError(f"{_shown(flag)} is {text!r}, expected one of {', '.join(choices)}")
         return text
     converters: dict[Any, tuple[Callable[[str], Any], str]] = {
         str: (str, "a string"),
@@ -257,7 +265,7 @@ def _convert(flag: str, hint: Any, text: str) -> Any:
     try:
         return converter(text)
     except (ValueError, KeyError) as error:
-        raise ValueError(f"--{flag} is {text!r}, expected {expected}") from error
+        raise ValueError(f"{_shown(flag)} is {text!r}, expected {expected}") from error
 
 
 def _path(text: str) -> Path:
@@ -291,5 +299,8 @@ def _help(name: str, component: dict[str, Command] | Command, path: list[str]) -
                 choices = ", ".join(typing.get_args(hint))
                 pattern = rf"(--{flag}={flag.upper()}\n\s*Type: )Literal"
                 text = re.sub(pattern, rf"\g<1>one of {choices}", text)
+            if flag.endswith("_"):
+                text = re.sub(rf"\b{flag}\b", flag.rstrip("_"), text)
+                text = re.sub(rf"\b{flag.upper()}\b", flag.rstrip("_").upper(), text)
     print(text, end="")  # noqa: T201
     return code

@@ -311,9 +311,10 @@ def command_section(call: str, function: Command) -> str:
     hints = typing.get_type_hints(function)
     required, rows = [], []
     for name, parameter in inspect.signature(function).parameters.items():
-        flag, default = f"`--{name}`", f"`{parameter.default}`"
+        shown = name.rstrip("_")  # `from_` is the flag `--from`
+        flag, default = f"`--{shown}`", f"`{parameter.default}`"
         if parameter.default is parameter.empty:
-            required.append(f"{flag.strip('`')} {name.upper()}")
+            required.append(f"--{shown} {shown.upper()}")
             default = "required"
         elif hints[name] is bool:
             flag, default = f"`--{name}`, `--no{name}`", "on" if parameter.default else "off"

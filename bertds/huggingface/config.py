@@ -168,10 +168,48 @@ def _layer_types(num_layers: int, every: int) -> list[str]:
     return [_SLIDING if layer % every else _FULL for layer in range(num_layers)]
 
 
+def model_values(
+    theirs: Mapping[str, Any], architecture: Architecture, pad_id: int
+) -> dict[str, Any]:
+    """The keys of `bertds.model` whose values a `config.json` determines.
+
+    Args:
+        theirs: The `config.json` of a Hugging Face directory.
+        architecture: Its class.
+        pad_id: Id of the padding token.
+
+    Raises:
+        ValueError: A value has another type than the class expects.
+    """
+    full = _with_defaults(theirs, architecture)
+    keys = _KEYS[architecture.name].items()
+    values = {ours: full[key] for key, ours in keys if ours not in ("preset", "positions")}
+    values["max_position_embeddings"] -= architecture.first_position(pad_id)
+    dropout = "mlp_dropout" if architecture is MODERNBERT else "hidden_dropout_prob"
+    values["hidden_dropout_prob"] = full.get(dropout, 0.0 if architecture is MODERNBERT else 0.1)
+    if architecture is MODERNBERT:
+        types = full["layer_types"]
+        every = next((layer for layer in range(1, len(types)) if types[layer] == _FULL), len(types))
+        values["global_attn_every_n_layers"] = every if _SLIDING in types else 1
+        values |= {key: float(values[key]) for key in ("rope_theta", "local_rope_theta")}
+    return values
+
+
+def row_multiple(rows: Any, num_ids: int) -> int:
+    """The least power of two to a multiple of which the ids are padded; 1 if they are not.
+
+    Other numbers of rows are a multiple of themselves. A number below that of the ids gives 1.
+    """
+    if not isinstance(rows, int) or rows <= num_ids:
+        return 1
+    powers = (1 << exponent for exponent in range(rows.bit_length()))
+    return next((each for each in powers if -(-num_ids // each) * each == rows), rows)
+
+
 def difference(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], architecture: Architecture
 ) -> str:
-    """Describe the first difference between two configurations; empty if they are the same.
+    """Describe all differences between two configurations; empty if they are the same.
 
     Args:
         theirs: The `config.json` of a Hugging Face directory.
@@ -179,29 +217,42 @@ def difference(
         architecture: The class of the case's model.
 
     Returns:
-        `config.json has num_hidden_layers 12, the case needs 2 (model.num_hidden_layers)`.
+        `config.json has num_hidden_layers 12, the case needs 2 (model.num_hidden_layers)`, and
+        further ones after semicolons. If the classes differ, only that.
 
     Raises:
         ValueError: A value has another type than the class expects.
     """
     given, ours = theirs, _normalized(ours, architecture)
+    theirs = _with_defaults(theirs, architecture)
+    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[architecture.name]
+    if _SLIDING not in ours.get("layer_types", []):
+        keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
+    if theirs.get("model_type") != ours["model_type"]:
+        keys = {"model_type": "preset"}
+    texts = []
+    for key, our_key in keys.items():
+        if theirs.get(key) != ours[key]:
+            by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
+            texts.append(
+                f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} "
+                f"(model.{our_key})"
+            )
+    return f"config.json has {'; '.join(texts)}" if texts else ""
+
+
+def _with_defaults(theirs: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The file's config, normalized.
+
+    Raises:
+        ValueError: A value has another type than the class expects.
+    """
     try:
-        theirs = _normalized(theirs, architecture)
+        return _normalized(theirs, architecture)
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"config.json has a value that {architecture.name} does not accept ({error})"
         ) from error
-    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[architecture.name]
-    if _SLIDING not in ours.get("layer_types", []):
-        keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
-    for key, our_key in keys.items():
-        if theirs.get(key) != ours[key]:
-            by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
-            return (
-                f"config.json has {key} {theirs.get(key)!r}{by_default}, the case needs "
-                f"{ours[key]!r} (model.{our_key})"
-            )
-    return ""
 
 
 def _normalized(config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:

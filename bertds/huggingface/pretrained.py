@@ -19,7 +19,7 @@ from bertds.config.schema import ModelConfig
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import Architecture, architecture_of
-from bertds.huggingface.config import config_json, difference
+from bertds.huggingface.config import config_json, difference, row_multiple
 from bertds.huggingface.weights import from_hf_state_dict, to_hf_state_dict
 from bertds.io.json_files import read_json_object
 from bertds.model.mlm import MaskedLanguageModel
@@ -149,12 +149,10 @@ def _check_vocab_size(found: Any, expected: int, num_ids: int) -> None:
     """Check the rows of the embedding; a vocabulary may be padded beyond its tokenizer."""
     if not isinstance(found, int) or found == expected or found < num_ids:
         return  # compared with the other keys of the config
-    powers = (1 << exponent for exponent in range(found.bit_length()))
-    multiple = next((each for each in powers if -(-num_ids // each) * each == found), found)
     raise ValueError(
         f"config.json has vocab_size {found:,} for the {num_ids:,} ids of its tokenizer, but the "
         f"case's model has {expected:,}: set model.pad_vocab_to_multiple_of to "
-        f"{multiple}, which gives the same number of rows"
+        f"{row_multiple(found, num_ids)}, which gives the same number of rows"
     )
 
 

@@ -1,0 +1,79 @@
+"""Derives the `model` block of a case from the `config.json` of a Hugging Face directory.
+
+The block is checked in the opposite direction: what `config_json` makes of it must agree with the file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bertds.config.messages import problems_of
+from bertds.config.schema import ModelConfig
+from bertds.data.tokenizer import Tokenizer
+from bertds.errors import ConfigError
+from bertds.huggingface.architectures import BERT, MODERNBERT, ROBERTA_PRENORM
+from bertds.huggingface.config import config_json, difference, model_values, row_multiple
+from bertds.io.json_files import read_json_object
+
+_PRESETS = {
+    BERT.model_type: (BERT, "bert"),
+    ROBERTA_PRENORM.model_type: (ROBERTA_PRENORM, "bert-prenorm"),
+    MODERNBERT.model_type: (MODERNBERT, "modernbert"),
+}
+_MAX_BYTES = 64 << 20
+_ALWAYS_SHOWN = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
+
+def model_block(directory: Path) -> dict[str, Any]:
+    """The `model` block of a case that continues a model, without the keys that a preset sets.
+
+    Args:
+        directory: A Hugging Face directory with `config.json` and `tokenizer.json`.
+
+    Raises:
+        ConfigError: A file is missing or malformed, or no case can have this architecture.
+    """
+    try:
+        found = read_json_object(
+            directory / "config.json", name="config.json", max_bytes=_MAX_BYTES
+        )
+        tokenizer = Tokenizer.load(directory / "tokenizer.json")
+        return _model_block(found, tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"{directory}: {error}") from error
+
+
+def _model_block(found: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    kind = found.get("model_type")
+    if kind not in _PRESETS:
+        known = ", ".join(_PRESETS)
+        raise ValueError(f"config.json has model_type {kind!r}, expected one of {known}")
+    architecture, preset = _PRESETS[kind]
+    block = {"preset": preset, **model_values(found, architecture, tokenizer.special_ids["pad"])}
+    multiple = row_multiple(found.get("vocab_size"), tokenizer.vocab_size)
+    if multiple > 1:
+        block["pad_vocab_to_multiple_of"] = multiple
+    try:
+        model = ModelConfig.model_validate(block)
+    except ValidationError as error:
+        texts = [problem.text for problem in problems_of("model", ModelConfig, error)]
+        raise ValueError(f"no case can have this architecture: {'; '.join(texts)}") from error
+    ours = config_json(model, tokenizer.vocab_size, tokenizer.special_ids)
+    if fault := difference(found, ours, architecture):
+        raise ValueError(f"no case can have this architecture: {fault}")
+    defaults = ModelConfig.model_validate(
+        {"preset": preset} | {key: block[key] for key in _ALWAYS_SHOWN}
+    )
+    return {
+        key: value
+        for key, value in block.items()
+        if key in ("preset", *_ALWAYS_SHOWN) or value != getattr(defaults, key)
+    }

@@ -1,0 +1,85 @@
+"""A case's model is derived from the config.json of a Hugging Face directory."""
+
+import json
+import re
+
+import pytest
+
+from bertds.config.schema import ModelConfig
+from bertds.errors import ConfigError
+from bertds.huggingface.model_block import model_block
+from tests.huggingface.test_pretrained import PRESETS, make_config, make_model, write
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"preset": preset} for preset in PRESETS),
+        {
+            "preset": "bert",
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "hidden_dropout_prob": 0.3,
+        },
+        {"preset": "bert-prenorm", "tie_word_embeddings": False},
+        {"preset": "bert-prenorm", "pad_vocab_to_multiple_of": 64},
+        {"preset": "modernbert", "global_attn_every_n_layers": 1, "rope_theta": 7.0},
+        {"preset": "modernbert", "global_attn_every_n_layers": 2, "bias": True},
+    ],
+    ids=str,
+)
+def test_the_block_gives_the_model_that_was_exported(tokenizer, tmp_path, fields):
+    """Attention dropout is left out: a run sets it, and most continue without."""
+    model = make_model(tokenizer, **fields)
+    block = model_block(write(model, tokenizer, tmp_path))
+    config = ModelConfig.model_validate(block)
+    same = {"initializer_range", "attention_probs_dropout_prob"}  # no weight depends on them
+    if model.config.preset != "modernbert":
+        same.add("local_attention")  # the other classes have no local layers
+    assert config.model_dump(exclude=same) == model.config.model_dump(exclude=same)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("BertConfig", "bert"),
+        ("RobertaPreLayerNormConfig", "bert-prenorm"),
+        ("ModernBertConfig", "modernbert"),
+    ],
+)
+def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, name, preset):
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
+    full = getattr(transformers, name)(vocab_size=tokenizer.vocab_size, pad_token_id=0).to_dict()
+    (directory / "config.json").write_text(json.dumps(full))
+    block = model_block(directory)
+    shapes = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
+    assert block.keys() - shapes == {"preset", "max_position_embeddings"}
+    assert block["preset"] == preset
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "roberta"}, "model_type 'roberta', expected one of bert, roberta-pre"),
+        ({"hidden_act": "tanh"}, 'model.hidden_act is "tanh", expected'),
+        ({"num_attention_heads": 3}, "num_attention_heads is 3, which does not divide"),
+        ({"hidden_size": "16"}, 'model.hidden_size is "16", expected a whole number'),
+        ({"vocab_size": 7}, "vocab_size 7, the case needs"),
+    ],
+)
+def test_what_no_case_can_have_is_named(tokenizer, tmp_path, changes, words):
+    write(make_model(tokenizer, preset="bert"), tokenizer, tmp_path, **changes)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: .*{words}"):
+        model_block(tmp_path)
+
+
+def test_all_differences_are_told_at_once(tokenizer, tmp_path):
+    from bertds.huggingface.pretrained import open_pretrained
+
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
+    with pytest.raises(ConfigError) as error:
+        open_pretrained(directory, make_config(num_hidden_layers=5, hidden_act="relu"), tokenizer)
+    for words in ("num_hidden_layers 3, the case needs 5", "hidden_act 'gelu', the case needs"):
+        assert words in str(error.value)
