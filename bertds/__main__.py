@@ -159,6 +159,21 @@ def check(ds_config: Path, arm: str = "", set: str = "") -> None:
     print(f"{ds_config}: no mistakes (arms: {', '.join(each.name for each in arms)})")
 
 
+def convert(weights: Path, out: Path) -> None:
+    """Convert pickled weights to safetensors, which all other commands read.
+
+    Only tensors are read: code in the file is not run.
+
+    Args:
+        weights: pytorch_model.bin, or pytorch_model.bin.index.json of weights in several files.
+        out: The directory to create, with copies of the configuration and the tokenizer.
+    """
+    from bertds.huggingface.convert import convert as write
+
+    names = write(weights, out)
+    print(f"{out}: {', '.join(names)}")
+
+
 def import_config(file: Path, out: Path) -> None:
     """Convert the DeepSpeed configuration of another program to a case file.
 
@@ -225,6 +240,7 @@ def _quiet_deepspeed() -> Iterator[None]:
 
 COMMANDS: dict[str, cli.Command] = {
     "check": check,
+    "convert": convert,
     "evaluate": evaluate,
     "export": export,
     "fill": fill,

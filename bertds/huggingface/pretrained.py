@@ -185,8 +185,8 @@ def _weight_files(directory: Path) -> list[Path]:
     pickles = sorted(path.name for path in directory.glob("*.bin"))
     if pickles:
         raise ValueError(
-            f"{pickles[0]} is a pickle, which can run code and is never read: download or create "
-            f"{_SINGLE_FILE}"
+            f"{pickles[0]} is a pickle, which can run code and is not read here: convert it with "
+            f"python -m bertds convert {directory / pickles[0]} --out DIR"
         )
     raise ValueError(f"neither {_SINGLE_FILE} nor {_INDEX} exists")
 
