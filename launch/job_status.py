@@ -12,24 +12,27 @@ from pathlib import Path
 
 from bertds import cli
 from bertds.config.case import list_arms, select_arms
+from bertds.config.sweep import write_swept_case
 from bertds.errors import RESUMABLE, ConfigError
 from bertds.io.json_files import read_json
 
 # The flags of launch/train.py that a command does not use.
-IGNORED_FLAGS = {"data": Path, "out": Path, "set": str, "profile": bool}
+IGNORED_FLAGS = {"data": Path, "set": str, "profile": bool}
 
 
-def arm(number: int, ds_config: Path) -> None:
+def arm(number: int, ds_config: Path, out: Path = Path("runs"), sweep: str = "") -> None:
     """Print the name of an arm.
 
     Args:
         number: Its index in the case file, from 0.
         ds_config: The case file.
+        out: Directory of the runs.
+        sweep: Values to try, whose grid makes the arms.
 
     Raises:
         ConfigError: The case file has fewer arms.
     """
-    names = [each.name for each in list_arms(ds_config)]
+    names = [each.name for each in list_arms(_swept(ds_config, sweep, out))]
     if not 0 <= number < len(names):
         raise ConfigError(
             f"there is no arm {number}, {ds_config} has {len(names)} ({', '.join(names)}): submit "
@@ -38,7 +41,7 @@ def arm(number: int, ds_config: Path) -> None:
     print(names[number])
 
 
-def steps(ds_config: Path, arm: str = "", out: Path = Path("runs")) -> None:
+def steps(ds_config: Path, arm: str = "", out: Path = Path("runs"), sweep: str = "") -> None:
     """Print `resumable` or `ended`, and the number of steps so far.
 
     A job is resumable if the same command would continue it.
@@ -47,8 +50,9 @@ def steps(ds_config: Path, arm: str = "", out: Path = Path("runs")) -> None:
         ds_config: The case file.
         arm: One of its arms; all of them if not given.
         out: Directory of the runs.
+        sweep: Values to try, whose grid makes the arms.
     """
-    arms = select_arms(ds_config, arm)
+    arms = select_arms(_swept(ds_config, sweep, out), arm)
     statuses = [read_json(out / each.same_as / "status.json") for each in arms]
     started = [status for status in statuses if status]
     codes = {status["code"] for status in started if status["state"] != "done"}
@@ -56,6 +60,11 @@ def steps(ds_config: Path, arm: str = "", out: Path = Path("runs")) -> None:
     is_between_arms = not codes and 0 < len(started) < len(statuses)
     is_resumable = is_between_arms or not codes.isdisjoint(RESUMABLE)
     print("resumable" if is_resumable else "ended", sum(status["step"] for status in started))
+
+
+def _swept(ds_config: Path, sweep: str, out: Path) -> Path:
+    """The case file, with the arms of a sweep if there is one."""
+    return write_swept_case(ds_config, sweep, out) if sweep else ds_config
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bertds import cli
 from bertds.config.case import select_arms
+from bertds.config.sweep import write_swept_case
 from bertds.distributed.launcher_guard import terminate_with_launcher
 from bertds.distributed.world import World
 from bertds.engine.process_group import destroy_process_group
@@ -33,6 +34,7 @@ def main(
     data: str = "data",
     out: Path = Path("runs"),
     set: str = "",
+    sweep: str = "",
     profile: bool = False,
 ) -> int:
     """Train a case.
@@ -44,6 +46,8 @@ def main(
         out: Directory for <case>/<arm>/.
         set: Changes, as 'a.b=value,…'; values are JSON or plain text, null deletes. May be
             repeated.
+        sweep: Values to try, as 'a.b=value|value,c.d=value|value': each arm is replaced by one for
+            each point of the grid.
         profile: Write a Chrome trace of a few steps to each run's directory, trace.json.
 
     Returns:
@@ -53,6 +57,8 @@ def main(
     terminate_with_launcher(world)
     console.set_up(world)
     with _reported_once(world):
+        if sweep:
+            ds_config = write_swept_case(ds_config, sweep, out, set)
         arms = select_arms(ds_config, arm)
         distinct = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
         cases = read_cases(distinct, set)

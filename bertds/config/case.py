@@ -112,7 +112,10 @@ def list_arms(path: Path) -> list[Arm]:
     Raises:
         ConfigError: The file cannot be read, or the `same_as` of an arm is wrong.
     """
-    return [_resolve_arm(path, name, patch) for name, patch in _patches(path, _load(path)).items()]
+    return [
+        _resolve_arm(path, name, patch)
+        for name, patch in arm_patches(path, read_file(path)).items()
+    ]
 
 
 def select_arms(path: Path, name: str = "") -> list[Arm]:
@@ -152,8 +155,8 @@ def read_content(path: Path, arm: str, settings: Settings = "") -> Json:
         ConfigError: The file cannot be read, has no such arm, or no path of a setting.
         TypeError: The settings are neither text nor a mapping.
     """
-    content = _load(path)
-    patches = _patches(path, content)
+    content = read_file(path)
+    patches = arm_patches(path, content)
     if arm not in patches:
         raise ConfigError(f"{path}: no arm {arm!r}{did_you_mean(arm, patches)}")
     content["bertds"].pop("arms", None)
@@ -197,7 +200,12 @@ def _checked_case(path: Path, arm: str, content: Json, checked: CheckedContent) 
     )
 
 
-def _load(path: Path) -> Json:
+def read_file(path: Path) -> Json:
+    """Read a case file without a check of its keys.
+
+    Raises:
+        ConfigError: It is missing, too large, not JSON, or has no block "bertds".
+    """
     if not path.is_file():
         raise ConfigError(f"--ds_config {path} {_why_not_a_file(path)}")
     if path.stat().st_size > _MAX_BYTES:
@@ -228,8 +236,12 @@ def _why_not_a_file(path: Path) -> str:
     return f"is not a file: did you mean '{names[near[0]]}'?" if near else "is not a file"
 
 
-def _patches(path: Path, content: Json) -> dict[str, Json]:
-    """Return the patch of each arm by name."""
+def arm_patches(path: Path, content: Json) -> dict[str, Json]:
+    """The patch of each arm by name.
+
+    Raises:
+        ConfigError: The block of arms is malformed.
+    """
     arms = content["bertds"].get("arms", {"main": {}})
     if not isinstance(arms, dict) or not arms:
         raise ConfigError(
@@ -251,7 +263,9 @@ def _resolve_arm(path: Path, name: str, patch: Json) -> Arm:
         return Arm(name=name, path=path, run_arm=name)
     stem, _, run_arm = str(patch["same_as"]).partition("/")
     other = path.parent / f"{stem}.json"
-    known = _patches(other, _load(other)) if _NAME.fullmatch(stem) and other.is_file() else {}
+    known = (
+        arm_patches(other, read_file(other)) if _NAME.fullmatch(stem) and other.is_file() else {}
+    )
     if len(patch) != 1 or "same_as" in known.get(run_arm, patch):
         raise ConfigError(
             f"{path}: arm '{name}' has same_as {shown(patch['same_as'])}, expected the <case>/<arm> "

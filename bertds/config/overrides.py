@@ -60,31 +60,46 @@ def parse_settings(text: str) -> list[tuple[str, Any]]:
     except UnicodeError as error:
         raise ConfigError(f"--set is {text!r}, which is not UTF-8: write it in UTF-8") from error
     pairs = []
-    for setting in _split(text):
+    for setting in split(text, ","):
         key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals or not key:
             raise ConfigError(f"--set {setting.strip()!r} is not path=value, such as run.seed=1")
         try:
-            pairs.append((key, parse_json(value)))
-        except json.JSONDecodeError:
-            pairs.append((key, value))
+            pairs.append((key, parse_value(value)))
         except ConfigError as error:
             raise ConfigError(f"--set {key}: {error}") from error
     return pairs
 
 
-def _split(text: str) -> list[str]:
+def parse_value(text: str) -> Any:
+    """A value of a setting: JSON, otherwise the text itself.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split a text at a character outside of brackets and quotes; empty parts are left out.
+
+    Raises:
+        ConfigError: A bracket or a quote is open.
+    """
     tokens = _TOKEN.findall(text)
-    settings, depth = [""], 0
+    parts, depth = [""], 0
     for token in tokens:
         depth = max(0, depth + (token in "[{") - (token in "]}"))
-        if token == "," and depth == 0:
-            settings.append("")
+        if token == separator and depth == 0:
+            parts.append("")
         else:
-            settings[-1] += token
+            parts[-1] += token
     if depth or '"' in tokens:
         raise ConfigError(f"--set {text!r} has an open bracket or quote: close it")
-    return [setting for setting in settings if setting.strip()]
+    return [part for part in parts if part.strip()]
 
 
 def apply_setting(content: Json, key: str, value: Any) -> None:
@@ -162,15 +177,15 @@ def settings_patch(settings: Mapping[str, Any]) -> Json:
             _check_path(key, parts)
         for part in reversed(parts):
             value = {part: value}
-        patch = _merge(patch, value)
+        patch = join_patches(patch, value)
     try:
         return cast(Json, parse_json(json.dumps(patch, allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"settings: {error}: give values as in JSON") from error
 
 
-def _merge(patch: Any, other: Any) -> Any:
-    """Merge two patches; both keep their None, which deletes when the patch is applied."""
+def join_patches(patch: Any, other: Any) -> Any:
+    """Join two patches; both keep their None, which deletes when the patch is applied."""
     if not isinstance(patch, dict) or not isinstance(other, dict):
         return other
-    return {**patch, **{key: _merge(patch.get(key), value) for key, value in other.items()}}
+    return {**patch, **{key: join_patches(patch.get(key), value) for key, value in other.items()}}

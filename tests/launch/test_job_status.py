@@ -53,6 +53,16 @@ def test_without_arm_the_steps_of_all_arms_count(tmp_path: Path, ask) -> None:
     assert ask("steps", *CASE, "--out", str(tmp_path)) == ["resumable", "60"]
 
 
+def test_the_arms_of_a_sweep_are_numbered_and_counted(tmp_path: Path, ask) -> None:
+    sweep = ["--sweep", "run.seed=0|1", "--out", str(tmp_path)]
+    names = [ask("arm", str(number), *CASE, *sweep)[0] for number in range(8)]
+    assert len(set(names)) == 8
+    assert names[-1] == "batch256_warmup_cosine_seed1"
+    for name in names:
+        write(tmp_path / "case11" / name, "done", 0, 10)
+    assert ask("steps", *CASE, *sweep) == ["ended", "80"]
+
+
 @pytest.mark.parametrize(("code", "answer"), [(0, "resumable"), (71, "ended")])
 def test_a_job_between_two_arms_is_resumable(code: int, answer: str, tmp_path: Path, ask) -> None:
     """But not after an arm with a permanent failure, which would fail again."""

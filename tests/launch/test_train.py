@@ -236,6 +236,26 @@ def test_a_case_trains_its_arms_and_writes_a_report(data_root: Path, tmp_path: P
     assert (tmp_path / "out" / "case11" / "case11_loss.png").stat().st_size > 10_000
 
 
+@pytest.mark.dist
+def test_a_sweep_trains_every_point_and_is_finished_by_the_same_command(
+    data_root: Path, tmp_path: Path
+) -> None:
+    data = link_sets(data_root, tmp_path / "data")
+    path = ROOT / "ds_configs" / "case10.json"
+    settings = f'{TINY},data.train=[{{"name":"5k/en/train"}}]'
+    flags = [*arguments(path, data, tmp_path / "out", settings), "--arm", "lr5e-4_seed1"]
+    flags += ["--sweep", "run.seed=0|1"]
+    code, output = run(2, *flags)
+    assert code == 0, output
+    code, output = run(0, *flags[:-4], *flags[-2:])  # all arms: one is done
+    assert code == 0, output
+    runs = {each.parent.name for each in (tmp_path / "out/case10").glob("*/case.json")}
+    assert runs == {f"lr5e-{rate}_seed{seed}" for rate in (4, 5) for seed in (0, 1)}
+    seeds = [read_json(tmp_path / f"out/case10/{name}/case.json") for name in sorted(runs)]
+    assert [each["config"]["bertds"]["run"]["seed"] for each in seeds] == [0, 1, 0, 1]
+    assert all(name in (tmp_path / "out/case10/record.md").read_text() for name in runs)
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(1800)
