@@ -20,6 +20,7 @@ from bertds.report.formatting import one_line
 from bertds.report.html import Section, page
 from bertds.report.plots import Format, draw_panels
 from bertds.report.run_data import ArmRun, Measure, load_arms
+from bertds.report.seed_groups import mean_over_seeds
 from bertds.report.tables import result_tables, settings_tables
 
 __all__ = ["CaseReport", "ReportFiles", "write_file", "write_report"]
@@ -83,15 +84,20 @@ class CaseReport:
             verdict=verdict,
         )
 
+    @property
+    def shown(self) -> list[ArmRun]:
+        """The arms, with those that differ in their seeds only as one."""
+        return mean_over_seeds(self.arms)
+
     def section(self) -> Section:
         """The case as a section of an HTML page."""
         return Section(
             name=self.case_dir.name,
             title=self.title,
             verdict="" if self.verdict == NO_VERDICT else self.verdict.decode(errors="replace"),
-            legend=_plot_note(self.arms),
-            charts=chart_data(self.arms),
-            results=result_tables(self.arms)[1:],
+            legend=_plot_note(self.shown),
+            charts=chart_data(self.shown),
+            results=result_tables(self.shown)[1:],
             settings=settings_tables(self.arms)[1:],
         )
 
@@ -101,7 +107,7 @@ class CaseReport:
         The report shows the plots as PNG. They are also written in another format if one is given.
         """
         plots = {}
-        for plot in _draw(self.arms, dict.fromkeys(("png", plot_format))):
+        for plot in _draw(self.shown, dict.fromkeys(("png", plot_format))):
             path = self.case_dir / f"{self.case_dir.name}_{plot.name}.png"
             plots[path] = plot
             for suffix, content in plot.files.items():
@@ -115,9 +121,9 @@ class CaseReport:
         return ReportFiles(record=record, page=html, plots=tuple(written))
 
     def _markdown(self, plots: Mapping[Path, Plot]) -> bytes:
-        blocks = [f"# {self.title}", NOTE, *settings_tables(self.arms), *result_tables(self.arms)]
+        blocks = [f"# {self.title}", NOTE, *settings_tables(self.arms), *result_tables(self.shown)]
         if plots:
-            blocks += ["## Plots", f"{_plot_note(self.arms)} {PAGE_NOTE}"]
+            blocks += ["## Plots", f"{_plot_note(self.shown)} {PAGE_NOTE}"]
         for path, plot in plots.items():
             blocks += [f"![{plot.caption}]({quote(path.name)})", f"*{plot.caption}*"]
         blocks.append("## Verdict")
@@ -185,6 +191,8 @@ def _plot_note(arms: Sequence[ArmRun]) -> str:
             f"Training curves are running means over {widths} log points, in front of the faint "
             "raw curves. Validation curves are not smoothed. "
         )
+    if any(arm.members for arm in arms):
+        text += "A band is the range over the seeds, its line the mean. "
     cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
     return (
         f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are baselines; an "

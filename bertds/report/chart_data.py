@@ -165,6 +165,13 @@ def _traces(
 ) -> Iterator[dict[str, Any]]:
     """The raw curve behind its mean, the curve itself, its best point, and the point of failure."""
     values = smoothed(curve.y) if panel.smooth else curve.y
+    if curve.band is not None:
+        low, high = map(smoothed, curve.band) if panel.smooth else curve.band
+        edge: dict[str, Any] = {"meta": [number], "mode": "lines", "hoverinfo": "skip"}
+        edge["line"] = _line(curve.colour, 0)
+        pale = f"{COLOURS[curve.colour % len(COLOURS)]}33"  # a fifth of the colour
+        yield {**edge, "y": _rounded(low[kept])}
+        yield {**edge, "y": _rounded(high[kept]), "fill": "tonexty", "fillcolor": pale}
     y, raw = values[kept], curve.y[kept]
     value_format = HOVER_FORMATS.get(panel.key, ".4f")
     line: dict[str, Any] = {

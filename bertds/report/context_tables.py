@@ -15,6 +15,10 @@ from bertds.report.run_data import ArmRun
 __all__ = ["PLATEAU_NATS", "context_tables", "final", "plateau_step"]
 PLATEAU_NATS = 0.1
 """A model has left the plateau when its validation loss is this far under the unigram baseline."""
+SEED_NOTE = (
+    "Arms that differ in run.seed and masking.seed only are shown as one. Their final values: the mean over "
+    "the seeds, and the least and the greatest value."
+)
 GAIN_NOTE = "Validation before the first step and after the last one."
 BASELINE_NOTE = (
     "Nats by which the last validation loss is under each baseline, and the first step at which it is "
@@ -35,7 +39,7 @@ BITS_NOTE = (
 def context_tables(arms: Sequence[ArmRun]) -> list[str]:
     """Notes and tables; each only if runs have the figures."""
     logged = [arm for arm in arms if arm.lines]
-    return _gains(logged) + _baselines(logged) + _places(logged) + _bits(logged)
+    return _seeds(logged) + _gains(logged) + _baselines(logged) + _places(logged) + _bits(logged)
 
 
 def plateau_step(arm: ArmRun) -> float:
@@ -56,6 +60,22 @@ def plateau_step(arm: ArmRun) -> float:
 def final(arm: ArmRun, key: str) -> float:
     """The last value of a validation metric; NaN if the run has none."""
     return arm.series(key).value_at("step", math.inf)
+
+
+def _seeds(arms: Sequence[ArmRun]) -> list[str]:
+    """The range over the seeds, for arms that are means."""
+    rows = []
+    for arm in arms:
+        cells = []
+        for key in ("loss/valid", "acc/valid"):
+            values = [final(member, key) for member in arm.members]
+            if any(map(math.isfinite, values)):
+                ends = (metric(key, each) for each in (min(values), max(values)))
+                cells += [metric(key, sum(values) / len(values)), " to ".join(ends)]
+        if cells:
+            rows.append([f"`{arm.name}`", f"{len(arm.members)}", *cells])
+    header = ("arm", "seeds", "valid loss", "range", "valid acc", "range")
+    return [SEED_NOTE, table(header, rows)] if rows else []
 
 
 def _gains(arms: Sequence[ArmRun]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bertds.report.formatting import metric as format_metric
 from bertds.report.run_data import ArmRun, Floats, Measure, validation_sets
+from bertds.report.seed_groups import range_of
 
 __all__ = [
     "COLOURS",
@@ -56,6 +57,8 @@ class Curve:
     """[N]; NaN leaves a gap."""
     failed: bool
     """Whether the run failed; its last point is marked."""
+    band: tuple[Floats, Floats] | None = None
+    """[N] least and greatest values, if the curve is a mean over seeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,8 +180,15 @@ def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve,
         if np.isfinite(series.values[known]).any():
             label = f"{arm.name} (failed)" if arm.failed else arm.name
             at, values = series.at[x][known], series.values[known]
+            band = range_of(arm, key)
             curve = Curve(
-                label=label, arm=index, colour=arm.colour, x=at, y=values, failed=arm.failed
+                label=label,
+                arm=index,
+                colour=arm.colour,
+                x=at,
+                y=values,
+                failed=arm.failed,
+                band=None if band is None else (band[0][known], band[1][known]),
             )
             curves.append(curve)
     return tuple(curves)
@@ -247,14 +257,15 @@ def axis_limits(panels: Sequence[Panel]) -> tuple[float, float] | None:
     lows, highs = [], []
     for panel in panels:
         for curve in panel.curves:
-            y = _without_spikes(curve.y)
-            y = smoothed(y) if panel.smooth else y
-            finite = np.isfinite(y)
-            settled = y[finite & (curve.x >= SETTLING_FRACTION * curve.x[-1])]
-            settled = settled if len(settled) > 1 else y[finite]
-            if len(settled):
-                lows.append(np.quantile(settled, 0.002))
-                highs.append(np.quantile(settled, 0.998))
+            for values in (curve.y, *(curve.band or ())):
+                y = _without_spikes(values)
+                y = smoothed(y) if panel.smooth else y
+                finite = np.isfinite(y)
+                settled = y[finite & (curve.x >= SETTLING_FRACTION * curve.x[-1])]
+                settled = settled if len(settled) > 1 else y[finite]
+                if len(settled):
+                    lows.append(np.quantile(settled, 0.002))
+                    highs.append(np.quantile(settled, 0.998))
     if not lows:
         return None
     low, high = float(min(lows)), float(max(highs))

@@ -92,7 +92,7 @@ def _report(case_dir: Path, plot_format: Format) -> _Entry:
     verdict = section.verdict.removeprefix("**Verdict:**").strip()
     first_paragraph = one_line(re.split(r"\r?\n\r?\n", verdict, maxsplit=1)[0]) or NO_VALUE
     return _Entry(
-        cells=(name, title, _arms(case.arms), *_best(case.arms), time, first_paragraph),
+        cells=(name, title, _arms(case.arms), *_best(case.shown), time, first_paragraph),
         section=section,
         files=case.write(section, plot_format),
     )

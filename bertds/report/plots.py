@@ -158,6 +158,11 @@ def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> Non
     if panel.smooth:
         for curve in panel.curves:
             plot(curve, curve.y, alpha=0.2, linewidth=0.6)
+    for curve in panel.curves:
+        if curve.band is not None:
+            low, high = map(smoothed, curve.band) if panel.smooth else curve.band
+            colour = _colour(curve)
+            axes.fill_between(curve.x / unit, low, high, color=colour, alpha=0.2, linewidth=0)
     for order, curve in enumerate(panel.curves):
         y = smoothed(curve.y) if panel.smooth else curve.y
         finite = np.flatnonzero(np.isfinite(y))

@@ -77,6 +77,8 @@ class ArmRun:
     """`metrics.jsonl`, with `seconds` accumulated over restarts."""
     colour: int = 0
     """Number of its colour: its place in the order of starts, which TensorBoard's colours follow."""
+    members: tuple["ArmRun", ...] = ()
+    """The arms of which this is the mean (`seed_groups.py`); empty for a single run."""
 
     @property
     def failed(self) -> bool:
