@@ -2,6 +2,7 @@
 
 The rest of the project uses public names. The names here were read in DeepSpeed 0.19.8 and torch
 2.11 to 2.13. Where a ZeRO optimizer keeps its tensors is in `zero_layout.py`, with its attributes.
+What is replaced in the optimizer of ZeRO 1 and 2 is in `gradient_checks.py`.
 
     function                       private name                                   test
     use_gloo_collectives           deepspeed.comm.torch.build_shm_op              test_process_group
@@ -13,6 +14,7 @@ The rest of the project uses public names. The names here were read in DeepSpeed
     restore_linear                 torch.nn.functional.linear, replaced by ZeRO 3 test_batch_invariance
     rebuild_stage3_weights         _reassign_or_swap_out_partitioned_parameters   test_optimizer_state
     set_step_count                 LRScheduler._step_count                        test_exact_resume
+    record_nvtx_ranges             deepspeed.utils.nvtx.enable_nvtx               test_deepspeed_compat
     has_bf16_instructions          torch.ops.mkldnn._is_mkldnn_bf16_supported     test_run_info
 """
 
@@ -102,6 +104,12 @@ def rebuild_stage3_weights(optimizer: Any) -> None:
 def set_step_count(scheduler: Any, updates: int) -> None:
     """Set a torch scheduler's count: below 2, torch warns of a step before the optimizer's."""
     scheduler._step_count = updates
+
+
+def record_nvtx_ranges(is_on: bool) -> None:
+    """Turn DeepSpeed's NVTX ranges on or off; only a profiler has a use for them."""
+    ranges: Any = importlib.import_module("deepspeed.utils.nvtx")
+    ranges.enable_nvtx = is_on
 
 
 def has_bf16_instructions() -> bool:

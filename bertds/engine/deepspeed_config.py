@@ -65,6 +65,17 @@ def warn_of_one_host(case: Case, world: World) -> None:
         )
 
 
+def warn_of_stage_0(case: Case) -> None:
+    """Warn of a stage at which DeepSpeed keeps a GPU waiting."""
+    stage = case.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    if torch.cuda.is_available() and stage == 0 and case.precision != "fp32":
+        logger.warning(
+            "zero_optimization.stage is 0 with %s.enabled, so DeepSpeed waits for the GPU once per "
+            "gradient in each step: stage 1 waits once per step",
+            case.precision,
+        )
+
+
 def _check_cpu(case: Case) -> None:
     """Reject what DeepSpeed has for GPUs only; it would fail deep inside, or after the start."""
     if case.bertds.run.device == "cuda":

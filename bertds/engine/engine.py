@@ -37,9 +37,11 @@ from bertds.engine.deepspeed_compat import (
     is_torch_optimizer,
     limit_collective_timeouts,
     make_skippable,
+    record_nvtx_ranges,
     restore_linear,
 )
 from bertds.engine.deepspeed_config import MONITORS, custom_lr_lambda, deepspeed_config
+from bertds.engine.gradient_checks import fuse_gradient_checks
 from bertds.engine.monitors import open_monitors
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
 from bertds.engine.zero_layout import check_supported
@@ -109,6 +111,7 @@ class Engine:
             forget_uncompiled_muon()
         else:
             import_muon_uncompiled()
+        record_nvtx_ranges(False)
         lr_lambda = custom_lr_lambda(case, lengths)
         scheduler = None if lr_lambda is None else partial(torch_scheduler, factor=lr_lambda)
         engine, *_ = deepspeed.initialize(
@@ -120,6 +123,7 @@ class Engine:
         )
         check_supported(engine)
         undo_initial_step(engine)
+        fuse_gradient_checks(engine.optimizer)
         if is_torch_optimizer(engine.optimizer):
             make_skippable(engine.optimizer)
         limit_collective_timeouts(case.bertds.run.collective_timeout_s)
@@ -162,8 +166,9 @@ class Engine:
         with translate_step_errors(self.world, self.split.micro_batch_size):
             for micro_step, pack in enumerate(packs):
                 values += self._micro_step(pack, scale, step, micro_step)
-        values[STOPS] = float(stop)
-        values[SKIPS] = float(not self.deepspeed.was_step_applied())
+        # By `fill_`: an assignment would copy from the host, and wait for the device.
+        values[STOPS].fill_(float(stop))
+        values[SKIPS].fill_(float(not self.deepspeed.was_step_applied()))
         if self.grad_norm is None:
             self.grad_norm = self.deepspeed.get_global_grad_norm()
         return AsyncSums(self._all_reduce(values))

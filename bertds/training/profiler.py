@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from bertds.engine.deepspeed_compat import record_nvtx_ranges
+
 SKIPPED, WARM_UP, TRACED = 3, 1, 3  # steps
 NAME = "trace.json"
 
@@ -29,7 +31,11 @@ def traced(run_dir: Path) -> Iterator[Callable[[], None]]:
         schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
         on_trace_ready=lambda made: made.export_chrome_trace(str(run_dir / NAME)),
     ) as profiler:
-        yield profiler.step
+        record_nvtx_ranges(True)
+        try:
+            yield profiler.step
+        finally:
+            record_nvtx_ranges(False)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from bertds.engine.deepspeed_config import (
     custom_lr_lambda,
     deepspeed_config,
     warn_of_one_host,
+    warn_of_stage_0,
 )
 from bertds.engine.deepspeed_keys import check_deepspeed_keys
 from bertds.errors import ConfigError
@@ -108,6 +109,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     check_deepspeed_keys(case)
     check_device(case, world)
     warn_of_one_host(case, world)
+    warn_of_stage_0(case)
     check_packages(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)

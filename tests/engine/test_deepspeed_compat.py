@@ -1,7 +1,10 @@
 """The private names of DeepSpeed and torch are there, and do what they are used for."""
 
 import importlib
+from pathlib import Path
 
+import deepspeed
+import pytest
 import torch
 
 from bertds.engine.deepspeed_compat import (
@@ -10,7 +13,9 @@ from bertds.engine.deepspeed_compat import (
     import_muon_uncompiled,
     is_torch_optimizer,
     make_skippable,
+    record_nvtx_ranges,
 )
+from bertds.training.profiler import traced
 
 
 def test_muon_is_compiled_only_where_it_is_used() -> None:
@@ -36,6 +41,21 @@ def test_a_torch_optimizer_skips_the_steps_that_overflow_marks() -> None:
     optimizer.overflow = False  # type: ignore[attr-defined]
     optimizer.step()
     assert weight.tolist() == [0.0, 0.0]
+
+
+def test_only_a_profiled_run_records_nvtx_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges: list[str] = []
+    monkeypatch.setattr("deepspeed.utils.nvtx._range_push", lambda _, name: ranges.append(name))
+    instrumented = deepspeed.utils.instrument_w_nvtx(lambda: None)
+    record_nvtx_ranges(False)
+    instrumented()
+    assert not ranges
+    with traced(tmp_path):
+        instrumented()
+    instrumented()
+    assert len(ranges) == 1
 
 
 def test_torch_tells_whether_the_cpu_multiplies_bf16() -> None:

@@ -15,7 +15,7 @@ from bertds.config.batch import BatchSplit
 from bertds.config.case import Case, read_case
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
 from bertds.distributed.world import World
-from bertds.engine.deepspeed_config import check_device, warn_of_one_host
+from bertds.engine.deepspeed_config import check_device, warn_of_one_host, warn_of_stage_0
 from bertds.engine.engine import Engine
 from bertds.errors import ConfigError
 from bertds.model.batch import DeviceBatch
@@ -287,6 +287,21 @@ def test_groups_of_processes_and_hosts(tmp_path: Path, told: pytest.LogCaptureFi
     assert "zero_quantized_gradients" not in told.text
     warn_of_one_host(case, World(world_size=4, local_size=4))
     assert "zero_quantized_gradients is true, which has no effect on one host" in told.text
+
+
+def test_16_bits_at_stage_0_are_a_warning_on_a_gpu(
+    tmp_path: Path, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bf16 = {"bf16": {"enabled": True}}
+    slow = case_of(tmp_path, **bf16)
+    warn_of_stage_0(slow)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    warn_of_stage_0(case_of(tmp_path, **bf16, zero_optimization={"stage": 1}))
+    warn_of_stage_0(case_of(tmp_path))
+    assert not told.text
+    warn_of_stage_0(slow)
+    assert "zero_optimization.stage is 0 with bf16.enabled, " in told.text
+    assert "stage 1 waits once per step" in told.text
 
 
 def test_fewer_gpus_than_processes_are_rejected(
