@@ -15,6 +15,7 @@ from benchmarks.common.training_session import open_until_exit
 from bertds.config.case import Case, read_case
 from bertds.data.packing import PackedBatch
 from bertds.engine.engine import Engine
+from bertds.metrics.device import peak_memory_gb
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
@@ -40,7 +41,7 @@ def main() -> tuple[dict[str, str], Turn]:
             for packs in itertools.islice(batches, STEPS):
                 step(packs)
                 tokens += sum(pack.num_tokens for pack in packs)
-        return watch.answer(tokens)
+        return watch.answer(tokens) | {"peak_gb": peak_memory_gb(device)}
 
     return {"vocabulary": str(run.vocabulary.size)}, run_turn
 

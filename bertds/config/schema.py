@@ -334,6 +334,10 @@ class RunConfig(Block):
     device: Literal["any", "cuda"] = "any"
     """Device to train on: CUDA if available, otherwise CPU (any); or CUDA only, which rejects a
     machine without a GPU (cuda)."""
+    keep_freed_memory: bool = True
+    """On a CPU with glibc: keep freed memory in the process instead of returning it to the system.
+    Steps are faster, and the peak memory is larger. Variables that set glibc's allocator, such as
+    MALLOC_TRIM_THRESHOLD_, take precedence."""
     max_bad_steps: Count = 10
     """Number of consecutive steps with a non-finite loss or gradient (NaN/Inf) after which the run
     stops (exit code 71). Such steps are skipped; bad_steps.jsonl lists their sequences."""

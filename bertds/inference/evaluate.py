@@ -29,6 +29,7 @@ from bertds.data.validation import (
 )
 from bertds.data.vocabulary import Vocabulary
 from bertds.errors import ConfigError
+from bertds.malloc import keep_freed_memory
 from bertds.metrics.accumulators import (
     NUM_VALIDATION_SUMS,
     AsyncSums,
@@ -90,6 +91,8 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path) -> Evaluation:
     vocabulary = Vocabulary.of(list(subsets.values()))
     _check_data(trained, subsets, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and trained.case.bertds.run.keep_freed_memory:
+        keep_freed_memory()
     return Evaluation(
         model=trained.model().to(device, _DTYPES[trained.precision]),
         sets={

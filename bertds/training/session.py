@@ -17,6 +17,7 @@ import torch
 from bertds.distributed.world import World
 from bertds.engine.process_group import all_gather_object, init_process_group
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode
+from bertds.malloc import keep_freed_memory
 from bertds.runs.lock import locked
 from bertds.training.preemption import PreemptionSignal, resume_advice
 from bertds.training.setup import RunSetup
@@ -89,4 +90,6 @@ def open_session(runs: Sequence[RunSetup], world: World) -> Iterator[Session]:
         for run in runs if world.is_main else []:
             locks.enter_context(locked(run.run_dir))
         device = init_process_group(world, runs[0].case.bertds.run.collective_timeout_s)
+        if device.type == "cpu" and all(run.case.bertds.run.keep_freed_memory for run in runs):
+            keep_freed_memory()
         yield Session(world, device)

@@ -58,6 +58,19 @@ def test_metrics_do_not_depend_on_the_batches(run_dirs, data_root):
 
 
 @pytest.mark.dist
+@pytest.mark.parametrize("is_on", [True, False])
+def test_freed_memory_is_kept_as_in_training(run_dirs, data_root, monkeypatch, is_on):
+    calls = []
+    monkeypatch.setattr("bertds.inference.evaluate.keep_freed_memory", lambda: calls.append(1))
+    trained = TrainedRun.open(run_dirs["prenorm_of_two"], "latest")
+    config = trained.case.bertds
+    run = config.run.model_copy(update={"keep_freed_memory": is_on})
+    case = dataclasses.replace(trained.case, bertds=config.model_copy(update={"run": run}))
+    evaluate(dataclasses.replace(trained, case=case), data_root)
+    assert calls == [1] * is_on
+
+
+@pytest.mark.dist
 def test_precision_and_world_size_are_those_of_the_checkpoint(run_dirs, data_root, tmp_path):
     """A run that resumed with others has replaced its `case.json`."""
     run_dir = shutil.copytree(run_dirs["prenorm_of_two"], tmp_path / "case" / "run")
