@@ -120,7 +120,7 @@ class OffloadOptimizer(Offload):
 
 
 @deepspeed_checks(
-    "contiguous_gradients reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
+    "contiguous_gradients use_multi_rank_bucket_allreduce allgather_partitions "
     "overlap_comm sub_group_size stage3_prefetch_bucket_size stage3_param_persistence_threshold "
     "stage3_model_persistence_threshold stage3_max_live_parameters stage3_max_reuse_distance "
     "stage3_use_all_reduce_for_fetch_params stage3_allgather_sequential "
@@ -133,6 +133,9 @@ class Zero(Block):
     stage: Annotated[int, Field(ge=0, le=3)] = 0
     """0: nothing; 1: optimizer states; 2: gradients as well; 3: weights as well."""
     reduce_scatter: bool = True
+    reduce_bucket_size: Any = None
+    """Number of gradients that are reduced at a time, in a bucket of this size. By default it is no
+    larger than the number of parameters."""
     allgather_bucket_size: Size = 5e8
     offload_param: OffloadParam | None = None
     offload_optimizer: OffloadOptimizer | None = None

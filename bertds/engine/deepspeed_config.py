@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
@@ -164,6 +165,18 @@ def deepspeed_config(
     if scheduler is not None and scheduler.type in DEEPSPEEDS_OWN:
         config["scheduler"] = deepspeed_block(scheduler, lengths, params["lr"])
     return config
+
+
+def limit_bucket(config: dict[str, Any], num_parameters: int) -> None:
+    """Make the bucket that gradients are reduced in no larger than the model, by default.
+
+    DeepSpeed's default is a gigabyte in 16 bits. It allocates the bucket in each backward pass, also
+    for a model that fills a tenth of it. The reductions are the same.
+    """
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage", 0) > 0 and "reduce_bucket_size" not in zero:
+        size = min(DeepSpeedZeroConfig().reduce_bucket_size, num_parameters)
+        config["zero_optimization"] = {**zero, "reduce_bucket_size": size}
 
 
 def _has_torchs_adam(config: Mapping[str, Any], *, on_gpu: bool) -> bool:

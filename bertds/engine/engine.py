@@ -40,7 +40,12 @@ from bertds.engine.deepspeed_compat import (
     record_nvtx_ranges,
     restore_linear,
 )
-from bertds.engine.deepspeed_config import MONITORS, custom_lr_lambda, deepspeed_config
+from bertds.engine.deepspeed_config import (
+    MONITORS,
+    custom_lr_lambda,
+    deepspeed_config,
+    limit_bucket,
+)
 from bertds.engine.gradient_checks import fuse_gradient_checks
 from bertds.engine.monitors import open_monitors
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
@@ -105,6 +110,7 @@ class Engine:
         for warning in abandoned_compilations() if world.local_rank == 0 else []:
             logger.warning("%s", warning)
         config = deepspeed_config(case, split, lengths, on_gpu=device.type == "cuda")
+        limit_bucket(config, sum(parameter.numel() for parameter in model.parameters()))
         # Not opened by DeepSpeed: it would log by samples, and a failure would end the run.
         blocks = {name: config.pop(name) for name in MONITORS if name in config}
         if config["optimizer"]["type"] == "Muon":

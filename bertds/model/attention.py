@@ -127,6 +127,8 @@ class Attention(nn.Module):
         query_THK, key_THK, value_THK = qkv_T3HK.unbind(1)
         if rotary is not None:
             query_THK, key_THK = rotary.apply(query_THK), rotary.apply(key_THK)
+            # A copy, or the values would keep the queries and keys before rotation in memory.
+            value_THK = value_THK.contiguous()
         attend = self._attend_rows if segments.groups else self._attend_varlen
         attended_TD = attend(query_THK, key_THK, value_THK, segments).flatten(1)
         if selected_M is not None:

@@ -1,8 +1,8 @@
 """Summed cross-entropy over a large vocabulary, a few rows at a time.
 
 16-bit logits are converted to 32 bits chunk by chunk. So a chunk stays in the processor's cache, and
-no 32-bit copy of all logits, their softmax or their gradient is made. Shape letters: see
-`embeddings.py`.
+no 32-bit copy of all logits, their softmax or their gradient is made. On a GPU a chunk is large enough
+to fill the device. Shape letters: see `embeddings.py`.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _CACHED_NUMBERS = 1 << 20  # 4 MiB in 32 bits
+_NUMBERS_ON_GPU = 1 << 26  # 256 MiB in 32 bits
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -21,9 +22,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(logits_MV.dtype, torch.float32)
         log_sums_M = logits_MV.new_empty(labels_M.shape, dtype=wide)
         is_correct_M = torch.empty_like(labels_M, dtype=torch.bool)
-        num_rows, vocab_size = logits_MV.shape
-        # Chunks fit the cache of a CPU. A GPU is fastest with all rows at once.
-        ctx.chunk = max(1, num_rows if logits_MV.is_cuda else _CACHED_NUMBERS // vocab_size)
+        numbers = _NUMBERS_ON_GPU if logits_MV.is_cuda else _CACHED_NUMBERS
+        ctx.chunk = max(1, numbers // logits_MV.shape[1])
         for logits, labels, log_sums, is_correct in _chunks(
             ctx.chunk, logits_MV, labels_M, log_sums_M, is_correct_M
         ):

@@ -1,18 +1,20 @@
 """Estimates the device memory of training, from the settings of a case.
 
     peak = weights + optimizer + buckets + the largest of
-             activations + logits      at the end of the forward pass
+             activations + logits      while the loss is computed, and after it
              gradients                 at the end of the backward pass
              update                    during the optimizer step
 
-The number of parameters is P; W processes share them as the ZeRO stage says. DeepSpeed's buckets
-hold at most `reduce_bucket_size` numbers. On a GPU they are allocated from the start; on a CPU only
-the used part is resident. The terms that depend on the libraries (tensors that autograd keeps,
-copies of DeepSpeed 0.19) are fitted to measured peaks. A test compares the estimate with peaks of
-other cases, within 15 %. All of them are CPU peaks: no GPU peak has been measured.
+The number of parameters is P; W processes share them as the ZeRO stage says. DeepSpeed's bucket
+holds at most `reduce_bucket_size` numbers, by default P. At stages 1 and 2 on a GPU it exists from the
+first gradient to the update; on a CPU only the used part is resident. The terms that depend on the
+libraries (tensors that autograd keeps, copies of DeepSpeed 0.19) are fitted to measured peaks. Tests
+compare the estimate with peaks of CPU processes, within 15 %. No GPU peak has been measured.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bertds.config.case import Case
 from bertds.config.schema import ModelConfig
@@ -20,6 +22,7 @@ from bertds.config.schema import ModelConfig
 _FP32 = 4
 _MOMENTS = 8  # Adam's two moments, in fp32
 _BUCKET = 500_000_000  # DeepSpeed's default reduce_bucket_size
+_LOSS_CHUNK = {True: 1 << 26, False: 1 << 20}  # numbers of `model/loss.py`, on a GPU or not
 _LIVE = 1_000_000_000  # DeepSpeed's default stage3_max_live_parameters
 
 
@@ -44,15 +47,16 @@ class Memory:
     optimizer: int
     """Adam's moments."""
     buckets: int
-    """Communication buffers of DeepSpeed."""
+    """Communication buffers of DeepSpeed that exist all the time."""
     activations: int
     """Tensors that the layers keep for the backward pass."""
     logits: int
-    """Logits of the masked positions, with the tensors of the cross-entropy."""
+    """Logits of the masked positions, with the tensors of the cross-entropy; or the bucket, which
+    follows them, if it is larger."""
     gradients: int
     """At the end of the backward pass, with the bucket in which they are reduced."""
     update: int
-    """Temporary tensors of the optimizer step."""
+    """Gradients and temporary tensors of the optimizer step."""
 
     @property
     def peak(self) -> int:
@@ -90,33 +94,41 @@ def memory(
     # DeepSpeed keeps an fp32 copy of each partition even if the weights are fp32.
     copies = _FP32 * part if stage > 0 or width < _FP32 else 0
 
-    bucket_size = int(zero.get("reduce_bucket_size", _BUCKET))
-    bucket = width * (min(bucket_size, size) if stage == 0 or not on_gpu else bucket_size)
-    if stage > 0 and on_gpu and zero.get("overlap_comm", stage == 3):
-        bucket *= 2
-    # On a GPU the bucket is allocated before the backward pass begins.
-    persistent_bucket = bucket if stage == 3 or (stage > 0 and on_gpu) else 0
+    bucket = _bucket(zero, stage, size, width, on_gpu=on_gpu)
     live = min(size, zero.get("stage3_max_live_parameters", _LIVE))
     gathered = width * live if stage == 3 else 0
+    table = width * vocab_size * model.hidden_size  # the gradient of the embeddings
+    tied = table if model.tie_word_embeddings else 0  # one gradient per use, before they are added
 
     # Gradients of earlier micro-batches; stage 3 always has a buffer for them.
     accumulated = {0: width * size, 1: width * size, 2: width * size // world_size, 3: 0}[stage]
-    gradients = width * size + gathered + bucket - persistent_bucket
-    if stage == 0 and width < _FP32:
-        gradients += _FP32 * size
-    if model.tie_word_embeddings:  # two gradients, one per use, before they are added
-        gradients += width * vocab_size * model.hidden_size
+    logits = _logits(micro_batch, model.hidden_size, vocab_size, width, on_gpu=on_gpu)
+    if stage in (1, 2) and on_gpu:
+        logits = max(logits, bucket + tied)
+        # Each gradient moves into the bucket, and after the reduction into this rank's part.
+        gradients = bucket + max(table + tied, width * part)
+    else:
+        gradients = width * size + gathered + tied + (0 if stage == 3 else bucket)
+        gradients += _FP32 * size if stage == 0 and width < _FP32 else 0
     return Memory(
         weights=width * (part if stage == 3 else size) + copies,
         optimizer=_MOMENTS * part,
-        buckets=persistent_bucket + (width * part if stage == 3 else 0),
+        buckets=bucket + width * part if stage == 3 else 0,
         activations=gathered
         + (accumulated if accumulation > 1 else 0)
         + _activations(model, micro_batch, width, on_gpu=on_gpu),
-        logits=_logits(model, micro_batch, vocab_size, width),
+        logits=logits,
         gradients=gradients,
         update=_update(model, stage, size, part, width, vocab_size, on_gpu=on_gpu),
     )
+
+
+def _bucket(zero: Mapping[str, Any], stage: int, size: int, width: int, *, on_gpu: bool) -> int:
+    """The bucket that gradients are reduced in; by default it is no larger than the model."""
+    numbers = int(zero.get("reduce_bucket_size", min(_BUCKET, size)))
+    if stage == 0 or not on_gpu:
+        return width * min(numbers, size)
+    return width * numbers * (2 if zero.get("overlap_comm", stage == 3) else 1)
 
 
 def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> int:
@@ -156,11 +168,16 @@ def _update(
     *,
     on_gpu: bool,
 ) -> int:
-    """Gradients in fp32 and in the model's precision, and two temporary tensors of torch's Adam."""
+    """Gradients in fp32 and in the model's precision, and two temporary tensors of torch's Adam.
+
+    At stages 1 and 2 the latter are there twice: in parts, and concatenated.
+    """
     temporary = 0 if on_gpu else _MOMENTS
     if stage == 0:
         largest = vocab_size * model.hidden_size
         return (width + (_FP32 if width < _FP32 else 0)) * size + temporary * largest
+    if stage < 3 and on_gpu:
+        return (2 * width + (_FP32 if width < _FP32 else 0)) * part
     return (_FP32 + temporary + (width if stage < 3 else 0)) * part
 
 
@@ -168,7 +185,7 @@ def _activations(model: ModelConfig, micro: MicroBatch, width: int, *, on_gpu: b
     """Tensors that autograd keeps: inputs of matrices, norms, activations and attention."""
     hidden, inner = model.hidden_size, model.intermediate_size
     # Per token and layer: input and output of two norms; query, key, value; output of attention.
-    numbers = (8 + (2 if model.positions == "rope" else 0)) * hidden
+    numbers = 8 * hidden
     if model.feed_forward == "glu":
         numbers += 4 * inner
     else:
@@ -186,7 +203,14 @@ def _activations(model: ModelConfig, micro: MicroBatch, width: int, *, on_gpu: b
     return micro.num_tokens * (per_token + 3 * between + micro.row_length)
 
 
-def _logits(model: ModelConfig, micro: MicroBatch, vocab_size: int, width: int) -> int:
-    """The softmax and two of its gradients in fp32, and 16-bit logits."""
-    per_row = 3 * _FP32 * vocab_size + (width * vocab_size if width < _FP32 else 0)
-    return micro.num_masked * (per_row + 5 * width * model.hidden_size)
+def _logits(micro: MicroBatch, hidden: int, vocab_size: int, width: int, *, on_gpu: bool) -> int:
+    """The head and the loss, which takes the logits in chunks of 32 bits.
+
+    Forward, a chunk is there twice: widened if it has 16 bits, and inside the log-sum-exp. Backward,
+    the gradient of all logits is there, and one chunk.
+    """
+    numbers = micro.num_masked * vocab_size
+    chunk = _FP32 * min(numbers, _LOSS_CHUNK[on_gpu])
+    forward = width * numbers + (chunk if width == _FP32 else 2 * chunk)
+    backward = 2 * width * numbers + chunk
+    return max(forward, backward) + micro.num_masked * 5 * width * hidden

@@ -15,7 +15,12 @@ from bertds.config.batch import BatchSplit
 from bertds.config.case import Case, read_case
 from bertds.data.packing import MaskedSequences, PackedBatch, pack
 from bertds.distributed.world import World
-from bertds.engine.deepspeed_config import check_device, warn_of_one_host, warn_of_stage_0
+from bertds.engine.deepspeed_config import (
+    check_device,
+    limit_bucket,
+    warn_of_one_host,
+    warn_of_stage_0,
+)
 from bertds.engine.engine import Engine
 from bertds.errors import ConfigError
 from bertds.model.batch import DeviceBatch
@@ -140,6 +145,24 @@ def test_steps_equal_torch(name: str, stage: int, device: torch.device, tmp_path
         assert float(engine.grad_norm) == pytest.approx(norm.item(), rel=1e-5)
         same_weights(engine, twin)
     engine.close()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_bucket_is_no_larger_than_the_model(
+    stage: int, device: torch.device, tmp_path: Path
+) -> None:
+    """Unless the case gives its size."""
+    engine, twin = build(case_of(tmp_path, zero_optimization={"stage": stage}), device)
+    size = sum(parameter.numel() for parameter in twin.parameters())
+    assert engine.deepspeed.zero_reduce_bucket_size() == size
+    engine.train_step(packs(0, 2), 0, stop=False)
+    engine.close()
+    large = {"zero_optimization": {"stage": stage}}
+    limit_bucket(large, 700_000_000)
+    assert large["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+    given = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 7e8}}
+    limit_bucket(given, size)
+    assert given["zero_optimization"]["reduce_bucket_size"] == 7e8
 
 
 def test_clipping_limits_the_norm(device: torch.device, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from bertds.config.schema import ModelConfig
 from bertds.data.packing import MaskedSequences, pack
-from bertds.model.attention import Rotary, segments_of
+from bertds.model.attention import Attention, Rotary, segments_of
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from tests.helpers.tensors import PAD, VOCAB, loss_and_gradients, make_sequences
@@ -41,6 +41,40 @@ def test_a_token_of_a_row_sees_its_segment_and_window():
     assert near[1, 0, 0].tolist() == [1, 1, 0, 0]
     assert (group.mask_RLL[visible == 0] == -math.inf).all()
     assert segments_of(numbers, torch.tensor([0]), 4, (), 2, torch.float64).groups == ()
+
+
+def test_queries_and_keys_are_kept_once(monkeypatch):
+    """After rotation only, for the backward pass; the gradients are those without the copy."""
+    config = ModelConfig.model_validate(
+        {"preset": "modernbert", "hidden_size": 16, "num_attention_heads": 2}
+        | {"num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 32}
+    )
+    torch.manual_seed(0)
+    attention = Attention(config, local=False)
+    hidden = torch.randn(32, 16)
+    rotary = Rotary.at(torch.arange(32), 8, 10_000.0, torch.float32)
+    segments = segments_of(
+        torch.zeros(32), torch.tensor([0, 32]), 32, ((1, 32),), None, torch.float32
+    )
+    kept: list[torch.Tensor] = []
+
+    def gradients() -> list[torch.Tensor]:
+        attention.zero_grad()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            out = attention(hidden, segments, rotary, None)
+        out.square().sum().backward()
+        return [parameter.grad for parameter in attention.parameters()]
+
+    def keeps_the_projection() -> bool:
+        return any(tensor.untyped_storage().nbytes() == 32 * 3 * 16 * 4 for tensor in kept)
+
+    ours = gradients()
+    assert not keeps_the_projection()
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda tensor: tensor)
+    theirs = gradients()
+    assert keeps_the_projection()
+    assert all(map(torch.equal, ours, theirs))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from bertds.config.schema import ModelConfig
 from bertds.data.shards.reader import ShardSet
 from bertds.distributed.world import World
 from bertds.errors import ConfigError
-from bertds.model import mlm
+from bertds.model import loss, mlm
+from bertds.planner import memory as memory_module
 from bertds.planner.corpus import Corpus, corpus_of
 from bertds.planner.memory import MicroBatch, count_parameters, memory
 from bertds.planner.plan import GPUS, communication, make_plan, table
@@ -133,6 +134,27 @@ def test_the_memory_estimate_is_close_to_the_measured_peak(
     print(f"{name}: measured {measured:,}, expected {expected:,}, {expected / measured:.3f}")
     assert measured > 300e6  # a small leak makes no difference
     assert expected == pytest.approx(measured, rel=0.15)
+
+
+def test_the_chunks_of_the_loss_are_those_of_the_model() -> None:
+    assert memory_module._LOSS_CHUNK == {True: loss._NUMBERS_ON_GPU, False: loss._CACHED_NUMBERS}
+
+
+def test_the_bucket_is_the_model_unless_a_size_is_given(tmp_path: Path) -> None:
+    """On a GPU, where it is allocated; a large micro-batch reaches its peak before it."""
+    tiny = MicroBatch(num_tokens=96, num_masked=15, row_length=0)
+
+    def peak(micro_batch: MicroBatch, **zero: Any) -> int:
+        case, _ = case_of(tmp_path, {}, zero_optimization={"stage": 1, **zero})
+        return memory(case, 1, 1, micro_batch, vocab_size=VOCAB_SIZE).peak
+
+    case, _ = case_of(tmp_path, {})
+    size = count_parameters(case.bertds.model, VOCAB_SIZE)
+    assert peak(tiny) == peak(tiny, reduce_bucket_size=size)
+    large = peak(tiny, reduce_bucket_size=5e8)
+    assert large - peak(tiny, reduce_bucket_size=4e8) == 4e8  # fp32
+    busy = MicroBatch(num_tokens=9600, num_masked=30_000, row_length=0)
+    assert peak(busy) == peak(busy, reduce_bucket_size=2 * size)
 
 
 def corpus(**changes: Any) -> Corpus:
