@@ -28,8 +28,8 @@ from bertds.data.validation import (
     valid_packs,
 )
 from bertds.data.vocabulary import Vocabulary
+from bertds.distributed.malloc import keep_freed_memory
 from bertds.errors import ConfigError
-from bertds.malloc import keep_freed_memory
 from bertds.metrics.accumulators import (
     NUM_VALIDATION_SUMS,
     AsyncSums,

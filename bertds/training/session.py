@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from bertds.distributed.malloc import keep_freed_memory
 from bertds.distributed.world import World
 from bertds.engine.process_group import all_gather_object, init_process_group
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode
-from bertds.malloc import keep_freed_memory
 from bertds.runs.lock import locked
 from bertds.training.preemption import PreemptionSignal, resume_advice
 from bertds.training.setup import RunSetup

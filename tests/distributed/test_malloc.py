@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import numpy as np
-from bertds.malloc import keep_freed_memory
+from bertds.distributed.malloc import keep_freed_memory
 
 def resident():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()
