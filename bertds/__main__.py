@@ -15,27 +15,45 @@ from bertds.errors import ConfigError
 
 
 def evaluate(
-    run_dir: Path, data: str = "data", checkpoint: str = "latest", sequences: Path | None = None
+    run_dir: Path,
+    data: str = "data",
+    checkpoint: str = "latest",
+    valid: str = "",
+    sequences: Path | None = None,
 ) -> None:
-    """Compute the validation metrics of a checkpoint, as training logged them.
+    """Compute the validation metrics of a checkpoint, as training logged them, or of a model.
 
     Args:
-        run_dir: The run's directory, such as runs/case11/batch64_cosine.
+        run_dir: The run's directory, such as runs/case11/batch64_cosine; or a Hugging Face directory,
+            which needs --valid.
         data: Directory or URL that the names of datasets are relative to.
         checkpoint: latest, best, or a step such as 1000.
+        valid: A shard set to validate on instead of the run's own sets, such as corpus/valid.
         sequences: Also write the sums of each validation sequence to this file (.npz).
     """
-    from bertds.inference.evaluate import open_evaluation
+    from bertds.data.tokenizer import Tokenizer
+    from bertds.inference.evaluate import open_evaluation, open_model_evaluation
     from bertds.inference.sequence_sums import sequence_sums, write_sequence_sums
     from bertds.runs.trained_run import TrainedRun
 
-    trained = TrainedRun.open(run_dir, checkpoint)
-    evaluation = open_evaluation(trained, data)
+    is_model = (run_dir / "config.json").is_file()
+    if is_model and not valid:
+        raise ConfigError(
+            f"--valid is missing: {run_dir} is a model, so name a shard set to try it on"
+        )
+    if is_model:
+        evaluation, step = open_model_evaluation(run_dir, data, valid), None
+        tokenizer = Tokenizer.load(run_dir / "tokenizer.json")
+    else:
+        trained = TrainedRun.open(run_dir, checkpoint)
+        evaluation, step = open_evaluation(trained, data, valid), trained.checkpoint.step
+        tokenizer = trained.tokenizer
     metrics = evaluation.metrics()
     if sequences is not None:
-        write_sequence_sums(sequences, sequence_sums(evaluation, trained.tokenizer))
+        write_sequence_sums(sequences, sequence_sums(evaluation, tokenizer))
     width = max(map(len, metrics))
-    print(f"{'step':<{width}}  {trained.checkpoint.step}")
+    if step is not None:
+        print(f"{'step':<{width}}  {step}")
     for tag, value in metrics.items():
         print(f"{tag:<{width}}  {value!r}")
 

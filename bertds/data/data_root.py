@@ -25,11 +25,13 @@ class DataRoot:
     cache: Cache
 
     @classmethod
-    def of(cls, root: str | Path, data: DataConfig) -> "DataRoot":
-        """Build from the value of `--data` and the cache settings of a case."""
+    def of(cls, root: str | Path, data: DataConfig | None = None) -> "DataRoot":
+        """Build from the value of `--data` and the cache settings of a case, if there is one."""
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bertds"
-        directory = Path(data.cache_dir or default).expanduser()
-        return cls(str(root), Cache(directory, int(data.cache_gb * 1e9)))
+        cache_dir = data.cache_dir if data else None
+        cache_gb = data.cache_gb if data else DataConfig.model_fields["cache_gb"].default
+        directory = Path(cache_dir or default).expanduser()
+        return cls(str(root), Cache(directory, int(cache_gb * 1e9)))
 
     def where(self, name: str) -> str:
         """Return the path or URL of a shard set; a name that is a URL is returned unchanged."""

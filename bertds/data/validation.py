@@ -40,9 +40,11 @@ def open_valid(case: Case, root: DataRoot) -> dict[str, DatasetSubset]:
     }
 
 
-def masked_valid(case: Case, subset: DatasetSubset, vocabulary: Vocabulary) -> MaskedDataset:
+def masked_valid(
+    chosen: MaskingConfig, subset: DatasetSubset, vocabulary: Vocabulary
+) -> MaskedDataset:
     """Add masks to a validation set: static ones, whatever the masking of training is."""
-    stored, chosen = subset.shards.index.masking, case.bertds.masking
+    stored = subset.shards.index.masking
     static = {
         "mode": "static",
         "copies": 1 if stored is None else stored.copies,  # only STATIC_COPY is read

@@ -17,10 +17,13 @@ import torch
 from tqdm import tqdm
 
 from bertds.config.batch import valid_micro_batch_size
+from bertds.config.schema import MaskingConfig, ModelConfig
 from bertds.data.data_root import DataRoot
 from bertds.data.dataset import DatasetSubset
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import PackedBatch, RankBatchSpec
+from bertds.data.shards.format import TOKENIZER_NAME
+from bertds.data.tokenizer import Tokenizer
 from bertds.data.validation import (
     characters_per_token,
     masked_valid,
@@ -30,6 +33,8 @@ from bertds.data.validation import (
 from bertds.data.vocabulary import Vocabulary
 from bertds.distributed.malloc import keep_freed_memory
 from bertds.errors import ConfigError
+from bertds.huggingface.model_block import model_block
+from bertds.huggingface.pretrained import open_pretrained
 from bertds.metrics.accumulators import (
     NUM_VALIDATION_SUMS,
     AsyncSums,
@@ -44,6 +49,7 @@ from bertds.runs.trained_run import TrainedRun
 
 logger = logging.getLogger("bertds")
 
+_MODEL_MICRO_BATCH = 64
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,21 +79,29 @@ class Evaluation:
         return AsyncSums(values).validation_sums()
 
 
-def open_evaluation(trained: TrainedRun, data_root: str | Path) -> Evaluation:
+def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "") -> Evaluation:
     """Read the model and the validation sets of a run.
 
     Args:
         trained: The run and its checkpoint.
         data_root: Directory or URL that the names of shard sets are relative to.
+        valid: A shard set to validate on instead of the run's own sets.
 
     Raises:
         ValueError: The case has no validation set, or a set is missing, damaged, or has another
             vocabulary.
         RemoteError: A set's URL cannot be read.
     """
-    subsets = open_valid(trained.case, DataRoot.of(data_root, trained.case.bertds.data))
+    root = DataRoot.of(data_root, trained.case.bertds.data)
+    if valid:
+        subsets = {valid: DatasetSubset.open(root, valid, 1.0)}
+    else:
+        subsets = open_valid(trained.case, root)
     if not subsets:
-        raise ConfigError(f"{trained.run_dir} has no validation set: data.valid is empty")
+        raise ConfigError(
+            f"{trained.run_dir} has no validation set, since data.valid is empty: name a shard set "
+            "with --valid"
+        )
     vocabulary = Vocabulary.of(list(subsets.values()))
     _check_data(trained, subsets, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,9 +110,58 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path) -> Evaluation:
     return Evaluation(
         model=trained.model().to(device, _DTYPES[trained.precision]),
         sets={
-            name: masked_valid(trained.case, subset, vocabulary) for name, subset in subsets.items()
+            name: masked_valid(trained.case.bertds.masking, subset, vocabulary)
+            for name, subset in subsets.items()
         },
         spec=_batch_spec(trained, subsets, vocabulary),
+        mask_id=vocabulary.mask_id,
+        device=device,
+    )
+
+
+def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) -> Evaluation:
+    """Read a Hugging Face directory, and a shard set to validate it on.
+
+    The masks are those of a case with the default masking, the precision is fp32.
+
+    Args:
+        directory: A Hugging Face directory of a class that `run.init_from` accepts.
+        data_root: Directory or URL that the names of shard sets are relative to.
+        valid: The shard set.
+
+    Raises:
+        ValueError: The model is of no supported class, or the set is missing, damaged, or has another
+            vocabulary.
+        RemoteError: The set's URL cannot be read.
+    """
+    subset = DatasetSubset.open(DataRoot.of(data_root), valid, 1.0)
+    vocabulary = Vocabulary.of([subset])
+    config = ModelConfig.model_validate(model_block(directory))
+    longest = subset.shards.index.max_length
+    if longest > config.max_position_embeddings:
+        raise ConfigError(
+            f"{subset.shards.files} has a sequence of {longest} tokens, but {directory} accepts "
+            f"{config.max_position_embeddings}: make shards with --seq_len "
+            f"{config.max_position_embeddings}"
+        )
+    tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
+    weights = open_pretrained(directory, config, tokenizer).weights()
+    model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
+    model.load_state_dict(weights, strict=False)  # a tied decoder has no weights of its own
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Evaluation(
+        model=model.eval().to(device),
+        sets={valid: masked_valid(MaskingConfig(), subset, vocabulary)},
+        spec=RankBatchSpec(
+            rank=0,
+            world_size=1,
+            micro_batch_size=_MODEL_MICRO_BATCH,
+            row_length=longest,
+            pad_id=vocabulary.pad_id,
+            unmaskable_ids=vocabulary.unmaskable_ids,
+        ),
         mask_id=vocabulary.mask_id,
         device=device,
     )
@@ -119,9 +182,9 @@ def _check_data(
             f"{trained.run_dir / 'tokenizer.json'}: point --data at shards of the run's tokenizer"
         )
     for name, subset in subsets.items():
-        before = trained.metadata["valid"][name]
+        before = trained.metadata["valid"].get(name)
         identity = (subset.shards.index.set_key, subset.num_sequences)
-        if identity != (before["set_key"], before["sequences"]):
+        if before and identity != (before["set_key"], before["sequences"]):
             logger.warning(
                 "%s holds other sequences than those the run was validated on",
                 subset.shards.files,

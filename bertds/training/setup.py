@@ -138,7 +138,10 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         split=split,
         loader=loader,
         train=train,
-        valid={name: masked_valid(case, subset, vocabulary) for name, subset in valid.items()},
+        valid={
+            name: masked_valid(case.bertds.masking, subset, vocabulary)
+            for name, subset in valid.items()
+        },
         vocabulary=vocabulary,
         train_row_length=spec.row_length,
         valid_spec=replace(

@@ -21,7 +21,7 @@ def test_the_masks_are_those_of_static_copy_0(data_root, name, seeds):
     masking = MaskingConfig(mode="dynamic", ratio=0.4, valid_ratio=0.15, **seeds)
     case = SimpleNamespace(bertds=SimpleNamespace(masking=masking))
     subset = DatasetSubset.open(data_root, name, 1.0)
-    valid = masked_valid(case, subset, Vocabulary.of([subset]))
+    valid = masked_valid(case.bertds.masking, subset, Vocabulary.of([subset]))
     static = MaskingConfig(mode="static", copies=2, ratio=0.15, seed=5)
     (expected,) = masked_datasets(data_root, [{"name": "ko"}], static)
     masks = [expected.read(block, 0) for block in range(subset.num_blocks)]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds import malloc
 from bertds.config.case import read_case
+from bertds.distributed import malloc
 from bertds.distributed.world import World
 from bertds.training import session
 from bertds.training.setup import prepare_run

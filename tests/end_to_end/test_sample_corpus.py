@@ -39,7 +39,7 @@ def sets_of(case: Case, root: Path) -> tuple[DatasetSubset, MaskedDataset, Vocab
     train = DatasetSubset.open(root, "sample/train", 1.0)
     valid = DatasetSubset.open(root, "sample/valid", 1.0)
     vocabulary = Vocabulary.of([train, valid])
-    return train, masked_valid(case, valid, vocabulary), vocabulary
+    return train, masked_valid(case.bertds.masking, valid, vocabulary), vocabulary
 
 
 def test_the_encoder_beats_models_without_context(sample: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertds.inference.evaluate import evaluate
+from bertds.config.schema import MaskingConfig
+from bertds.inference.evaluate import evaluate, open_evaluation
 from bertds.inference.export import model_card
 from bertds.io.json_files import read_json, write_json
 from bertds.runs.trained_run import TrainedRun
@@ -95,6 +96,45 @@ def test_command_prints_the_logged_metrics(run_dirs, data_root, capsys):
         rows = dict(line.split() for line in stdout.splitlines())
         assert int(rows.pop("step")) == step
         assert {tag: float(value) for tag, value in rows.items()} == logged(run_dir, step)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", ["bert", "prenorm_of_two", "modernbert_bf16"])
+def test_an_exported_model_has_the_figures_of_its_run_on_any_set(
+    run_dirs, data_root, tmp_path, capsys, name
+):
+    """The masks of a model are those of the default masking, which this run does not have."""
+    exported = tmp_path / "exported"
+    assert bertds_command(capsys, "export", run_dirs[name], "--out", exported)[0] == 0
+    flags = ("--data", data_root, "--valid", "en")
+    code, stdout, _ = bertds_command(capsys, "evaluate", exported, *flags)
+    assert code == 0
+    of_model = {tag: float(value) for tag, value in map(str.split, stdout.splitlines())}
+    trained = TrainedRun.open(run_dirs[name], "latest")
+    block = trained.case.bertds
+    case = dataclasses.replace(
+        trained.case, bertds=block.model_copy(update={"masking": MaskingConfig()})
+    )
+    manifest = trained.checkpoint.manifest | {"precision": "fp32"}
+    checkpoint = dataclasses.replace(trained.checkpoint, manifest=manifest)
+    of_run = open_evaluation(
+        dataclasses.replace(trained, case=case, checkpoint=checkpoint), data_root, "en"
+    ).metrics()
+    assert of_model == pytest.approx(of_run, rel=1e-5)
+
+
+@pytest.mark.dist
+def test_a_model_needs_a_set_of_its_vocabulary(run_dirs, data_root, tmp_path, capsys):
+    exported = tmp_path / "exported"
+    assert bertds_command(capsys, "export", run_dirs["bert"], "--out", exported)[0] == 0
+    for flags, words in [
+        ((), "--valid is missing"),
+        (("--valid", "none"), str(data_root / "none")),
+    ]:
+        code, _, stderr = bertds_command(capsys, "evaluate", exported, "--data", data_root, *flags)
+        assert code in (2, 3)
+        assert words in stderr
+        assert stderr.count("\n") == 1
 
 
 @pytest.mark.dist

@@ -16,7 +16,7 @@ from tests.helpers.in_process_training import BASE
 
 
 def masks_of(case, subset):
-    sequences = masked_valid(case, subset, Vocabulary.of([subset])).read(0, 0)
+    sequences = masked_valid(case.bertds.masking, subset, Vocabulary.of([subset])).read(0, 0)
     return sequences.is_masked, sequences.lengths
 
 
@@ -44,7 +44,10 @@ def parts(data_root, tmp_path):
     case = read_case(path, "main")
     subsets = {name: DatasetSubset.open(data_root, name, 0.5) for name in ("ko", "en")}
     vocabulary = Vocabulary.of([*subsets.values()])
-    valid = {name: masked_valid(case, subset, vocabulary) for name, subset in subsets.items()}
+    valid = {
+        name: masked_valid(case.bertds.masking, subset, vocabulary)
+        for name, subset in subsets.items()
+    }
     train = [DatasetSubset.open(data_root, "en", 1.0), DatasetSubset.open(data_root, "ko", 0.3, 2)]
     return valid, train, vocabulary
 

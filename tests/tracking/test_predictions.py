@@ -43,7 +43,8 @@ def test_shown_predictions_equal_the_models_output(run_dirs, data_root, name):
     subsets = open_valid(trained.case, data_root)
     vocabulary = Vocabulary.of(list(subsets.values()))
     sets = {
-        name: masked_valid(trained.case, subset, vocabulary) for name, subset in subsets.items()
+        name: masked_valid(trained.case.bertds.masking, subset, vocabulary)
+        for name, subset in subsets.items()
     }
     spec = _batch_spec(trained, subsets, vocabulary)
     samples = SamplePredictions(sets, spec, vocabulary.directory / TOKENIZER_NAME)
