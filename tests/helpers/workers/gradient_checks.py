@@ -30,12 +30,17 @@ FP16 = {"enabled": True, "initial_scale_power": 17, "hysteresis": 1, "loss_scale
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"bf16": {"enabled": True}},
+    "bf16, summed in fp32": {
+        "bf16": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+    },
     "fp16": {"fp16": FP16},
 }
 CASES: list[tuple[int, str, float]] = [
     (1, "fp32", 0.05),
     (2, "fp32", 0),
     (2, "bf16", 0.05),
+    (2, "bf16, summed in fp32", 0.05),
     (1, "fp16", 0.05),
 ]
 
