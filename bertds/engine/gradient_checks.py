@@ -79,7 +79,9 @@ def scaled_global_norm(optimizer: Any, norm_type: int = 2) -> Tensor:
 def _gradients(optimizer: Any, group: int) -> list[Tensor]:
     """The parts of a group's gradients that this rank updates, without padding if it has others."""
     parts = [part.detach() for part in optimizer.averaged_gradients[group]]
-    padding = [getattr(part, "_zero_padding", False) for part in optimizer.averaged_gradients[group]]
+    padding = [
+        getattr(part, "_zero_padding", False) for part in optimizer.averaged_gradients[group]
+    ]
     return [part for part, is_zero in zip(parts, padding, strict=True) if not is_zero] or parts
 
 
