@@ -22,7 +22,7 @@ from bertds.config.schema import ModelConfig
 _FP32 = 4
 _MOMENTS = 8  # Adam's two moments, in fp32
 _BUCKET = 500_000_000  # DeepSpeed's default reduce_bucket_size
-_LOSS_CHUNK = {True: 1 << 26, False: 1 << 20}  # numbers of `model/loss.py`, on a GPU or not
+_LOSS_CHUNK = 1 << 26  # numbers that `model/loss.py` widens at once on a GPU
 _LIVE = 1_000_000_000  # DeepSpeed's default stage3_max_live_parameters
 
 
@@ -206,11 +206,14 @@ def _activations(model: ModelConfig, micro: MicroBatch, width: int, *, on_gpu: b
 def _logits(micro: MicroBatch, hidden: int, vocab_size: int, width: int, *, on_gpu: bool) -> int:
     """The head and the loss, which takes the logits in chunks of 32 bits.
 
-    Forward, a chunk is there twice: widened if it has 16 bits, and inside the log-sum-exp. Backward,
-    the gradient of all logits is there, and one chunk.
+    On a GPU: forward, a chunk is there twice, widened if it has 16 bits, and inside the log-sum-exp;
+    backward, the gradient of all logits is there, and one chunk. The term for a CPU is fitted.
     """
     numbers = micro.num_masked * vocab_size
-    chunk = _FP32 * min(numbers, _LOSS_CHUNK[on_gpu])
-    forward = width * numbers + (chunk if width == _FP32 else 2 * chunk)
-    backward = 2 * width * numbers + chunk
-    return max(forward, backward) + micro.num_masked * 5 * width * hidden
+    if on_gpu:
+        chunk = _FP32 * min(numbers, _LOSS_CHUNK)
+        forward = width * numbers + (chunk if width == _FP32 else 2 * chunk)
+        loss = max(forward, 2 * width * numbers + chunk)
+    else:
+        loss = (3 * _FP32 + (width if width < _FP32 else 0)) * numbers
+    return loss + micro.num_masked * 5 * width * hidden

@@ -137,7 +137,7 @@ def test_the_memory_estimate_is_close_to_the_measured_peak(
 
 
 def test_the_chunks_of_the_loss_are_those_of_the_model() -> None:
-    assert memory_module._LOSS_CHUNK == {True: loss._NUMBERS_ON_GPU, False: loss._CACHED_NUMBERS}
+    assert memory_module._LOSS_CHUNK == loss._NUMBERS_ON_GPU
 
 
 def test_the_bucket_is_the_model_unless_a_size_is_given(tmp_path: Path) -> None:
