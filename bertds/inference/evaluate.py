@@ -43,6 +43,7 @@ from bertds.metrics.accumulators import (
     validation_metrics,
     zero_sums,
 )
+from bertds.metrics.device import allow_tf32
 from bertds.model.attention import uses_varlen_attention
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.trained_run import TrainedRun
@@ -107,6 +108,7 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and trained.case.bertds.run.keep_freed_memory:
         keep_freed_memory()
+    allow_tf32(trained.case.bertds.run.tf32)
     return Evaluation(
         model=trained.model().to(device, _DTYPES[trained.precision]),
         sets={

@@ -1,4 +1,4 @@
-"""The device: its name, peak memory, and measured FLOP/s of matrix products."""
+"""The device: its name, peak memory, matrix products in TF32, and their measured FLOP/s."""
 
 import resource
 import sys
@@ -19,10 +19,17 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def allow_tf32(device: torch.device, *, allowed: bool) -> None:
+    """Choose how this process multiplies fp32 matrices on a GPU: in TF32, or in full precision."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+
+
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
     """The highest FLOP/s of a few matrix products in this process: the peak for MFU.
 
-    The matrices grow as long as the measurement takes less than a second in total. On a GPU, a
+    The numbers are random: a GPU that multiplies ones or zeros draws less power and clocks higher,
+    a rate that no training reaches. The matrices grow as long as the measurement takes less than a second in total. On a GPU, a
     small product takes as long as its kernel launch. A CPU without bf16 instructions needs seconds
     for a large one.
     """
@@ -38,7 +45,11 @@ def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def _product_times(device: torch.device, dtype: torch.dtype, side: int) -> list[float]:
     """Seconds of each product of two square matrices, after one as warm-up."""
-    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    # A generator of its own, so that the random numbers of the run stay the same.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (
+        torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2)
+    )
     left @ right
     timer = StepTimer(device)
     times = []

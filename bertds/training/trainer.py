@@ -22,6 +22,7 @@ from bertds.engine.engine import Engine
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode, PeerLostError, exit_code_of
 from bertds.io.json_files import read_json
 from bertds.metrics.accumulators import AsyncSums
+from bertds.metrics.device import allow_tf32
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.status import write_status
 from bertds.tracking.console import log_to_file
@@ -80,6 +81,7 @@ class Trainer:
                     write_status(run.run_dir, "running", ExitCode.PREEMPTED, "starting", step)
                 self.preemption.set_deadline(settings.max_hours)
                 torch.use_deterministic_algorithms(settings.deterministic)
+                allow_tf32(self.device, allowed=settings.tf32)
                 on_timeout = partial(_record_failure, run, ExitCode.RANK_FAILURE)
                 with (
                     Watchdog(run.world, settings.collective_timeout_s, on_timeout) as watchdog,

@@ -246,3 +246,4 @@ def test_defaults_that_the_documentation_names():
     run = RunConfig(max_steps=1)
     assert (run.resume, run.seed, run.no_decay) == ("auto", 0, None)
     assert not run.deterministic
+    assert not run.tf32

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertds.metrics import device as device_module
 from bertds.metrics import timing
-from bertds.metrics.device import measured_flops, peak_memory_gb
+from bertds.metrics.device import allow_tf32, measured_flops, peak_memory_gb
 from bertds.metrics.timing import StepTimer
 
 CPU = torch.device("cpu")
@@ -117,3 +118,38 @@ def test_measuring_flops_takes_less_than_a_second(monkeypatch, device, largest, 
     assert measured_flops(torch.device(device), torch.bfloat16) == pytest.approx(rate)
     assert sum(4 * 2 * side**3 / rate for side in sides) < 1.0
     assert sides[-1] == largest or 3 * 2 * (2 * sides[-1]) ** 3 / rate >= 0.5
+
+
+class Operands(TorchDispatchMode):
+    """Keeps the spread of the matrices that are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.spreads = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default:
+            self.spreads += [float(matrix.float().std()) for matrix in args]
+        return func(*args, **(kwargs or {}))
+
+
+def test_flops_are_measured_with_random_numbers_that_leave_the_run_as_it_is():
+    before = torch.get_rng_state()
+    with Operands() as operands:
+        measured_flops(CPU, torch.float32)
+    assert operands.spreads and min(operands.spreads) > 0.9
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_set_on_a_gpu_only(allowed):
+    other, expected = ("highest", "high") if allowed else ("high", "highest")
+    default = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(other)
+        allow_tf32(CPU, allowed=allowed)
+        assert torch.get_float32_matmul_precision() == other
+        allow_tf32(torch.device("cuda"), allowed=allowed)
+        assert torch.get_float32_matmul_precision() == expected
+    finally:
+        torch.set_float32_matmul_precision(default)

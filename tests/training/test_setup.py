@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bertds.config.case import read_case
 from bertds.data.tokenizer import Tokenizer
 from bertds.distributed.world import World
 from bertds.errors import ConfigError, ShardError
 from bertds.runs.status import write_status
+from bertds.training import trainer
 from bertds.training.setup import prepare_run
-from tests.helpers.in_process_training import BASE
+from tests.helpers.in_process_training import BASE, train_here
 
 
 def refusal(data: Path, out: Path, settings: str = "", world_size: int = 1) -> str:
@@ -152,3 +154,23 @@ def test_an_index_of_another_version_is_rejected(data_root: Path, tmp_path: Path
     assert "is not an index of bertds-shards version 1" in refusal(
         tmp_path / "data", tmp_path / "out"
     )
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_training_sets_tf32_as_the_case_says(
+    tf32: bool,
+    data_root: Path,
+    tmp_path: Path,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def stop(_device: torch.device, *, allowed: bool) -> None:
+        asked.append(allowed)
+        raise InterruptedError
+
+    monkeypatch.setattr(trainer, "allow_tf32", stop)
+    with pytest.raises(InterruptedError):
+        train_here(data_root, tmp_path, device, f"run.tf32={json.dumps(tf32)}")
+    assert asked == [tf32]
