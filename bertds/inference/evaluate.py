@@ -108,7 +108,7 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and trained.case.bertds.run.keep_freed_memory:
         keep_freed_memory()
-    allow_tf32(trained.case.bertds.run.tf32)
+    allow_tf32(device, allowed=trained.case.bertds.run.tf32)
     return Evaluation(
         model=trained.model().to(device, _DTYPES[trained.precision]),
         sets={
