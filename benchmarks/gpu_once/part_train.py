@@ -39,7 +39,7 @@ def make_case(precision: str, stage: int, steps: int, *, tiny: bool) -> Case:
         "data.train": [{"name": DATASET}],
         "data.valid": {"held_out": {"name": DATASET, "fraction": 0.02}},
         "train_batch_size": 16,
-        "optimizer.params.lr": 5e-3,
+        "optimizer.params.lr": 2e-3,
         "zero_optimization.stage": stage,
         "zero_optimization.reduce_bucket_size": BUCKET,
         "bf16.enabled": precision == "bf16",
