@@ -120,6 +120,8 @@ def main() -> int:
         lines.write(describe_start(options, packages))
         if options.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # Its own, because a compilation that was killed leaves a torn file behind.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(work / "compiled")
         deadline = begin + 60 * options.minutes
         for group in groups(options.device, data, options.out, options.jobs, tiny=options.tiny):
             chosen = [p for p in group if any(fnmatch(p.name, only) for only in options.only)]
