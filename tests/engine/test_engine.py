@@ -57,8 +57,8 @@ def case_of(tmp_path: Path, settings: str = "", **changes: Any) -> Case:
     return read_case(path, "main", settings)
 
 
-def packs(step: int, count: int) -> list[PackedBatch]:
-    """Micro-batches with different numbers of masked tokens."""
+def packs(step: int, count: int, row_length: int = 16) -> list[PackedBatch]:
+    """Micro-batches with different numbers of masked tokens; row length 0 is the varlen layout."""
     generator = np.random.default_rng(step)
     made = []
     for number in range(count):
@@ -66,7 +66,7 @@ def packs(step: int, count: int) -> list[PackedBatch]:
         tokens = generator.integers(5, VOCAB_SIZE, lengths.sum())
         masked = np.sort(generator.choice(tokens.size, 2 + 3 * number, replace=False))
         sequences = MaskedSequences.masked_at(masked, tokens=tokens, inputs=tokens, lengths=lengths)
-        made.append(pack(sequences, row_length=16, pad_id=0))
+        made.append(pack(sequences, row_length=row_length, pad_id=0))
     return made
 
 

@@ -90,6 +90,12 @@ def as_one_row(sequences: list[MaskedSequences]) -> DeviceBatch:
     return tensors_of(flat, rows=((1, flat.inputs.size),))
 
 
+def as_varlen(sequences: list[MaskedSequences]) -> DeviceBatch:
+    """Pack in the varlen layout, whose kernel `varlen_kernels.py` registers for the CPU."""
+    whole = MaskedSequences.concatenate(sequences)
+    return tensors_of(pack(whole, row_length=0, pad_id=PAD, multiple=16))
+
+
 def tensors_of(batch: PackedBatch, rows: tuple[tuple[int, int], ...] = ()) -> DeviceBatch:
     """Convert a packed batch to tensors; `rows` overrides its rows."""
     device_batch = to_device(torch.device("cpu"), batch)
