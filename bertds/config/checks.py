@@ -38,6 +38,7 @@ _PLACEHOLDERS: Json = {
     },
 }
 _MAX_ROUNDS = 20
+_WITH_AUTO = ("bertds.run.resume", "bertds.run.attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def _unsupported(content: Mapping[str, Any], path: str = "") -> Iterator[Problem
 
 def _auto(value: Any, key: str = "") -> Iterator[Problem]:
     is_unsupported = remedy(key) is not None
-    if value == "auto" and key != "bertds.run.resume" and not is_unsupported:
+    if value == "auto" and key not in _WITH_AUTO and not is_unsupported:
         yield Problem(key, f'{key} is "auto", which is not supported: give a value')
     elif isinstance(value, Mapping) and not is_unsupported:
         for name, nested in value.items():

@@ -32,6 +32,8 @@ def invalid_combinations(
     yield from _precision(file)
     yield from _reduced_states(file)
     yield from _optimizer_and_stage(file)
+    yield from _compiled(file)
+    yield from _flash_attention_3(file)
     if file.bertds.model.pad_vocab_to_multiple_of > 1:
         yield from _unused_ids(file, optimizer)
 
@@ -124,6 +126,38 @@ def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
         yield (
             f"optimizer.type is Lamb at zero_optimization.stage {stage}, which splits the layers "
             "whose norms Lamb compares: set the stage to 0, or use AdamW"
+        )
+
+
+def _compiled(file: CaseFile) -> Iterator[str]:
+    """A compiled layer has no hooks inside, and its kernels add in an order of their own."""
+    if not file.bertds.run.compile:
+        return
+    if file.zero_optimization.stage == 3:
+        yield (
+            "run.compile is true at zero_optimization.stage 3, which gathers weights inside the layers: "
+            "set the stage to 2 or less, or run.compile to false"
+        )
+    if file.bertds.run.deterministic:
+        yield (
+            "run.compile is true and run.deterministic is true, but the order in which compiled "
+            "kernels add is not fixed: set one of them to false"
+        )
+    if file.flops_profiler.enabled:
+        yield (
+            "run.compile is true and flops_profiler.enabled is true, which counts inside the layers: "
+            "set one of them to false"
+        )
+
+
+def _flash_attention_3(file: CaseFile) -> Iterator[str]:
+    model, precision = file.bertds.model, file.precision
+    if file.bertds.run.attention == "fa3" and not model.supports_varlen_attention(precision):
+        yield (
+            f'run.attention is "fa3" with {precision}, model.attention_probs_dropout_prob '
+            f"{model.attention_probs_dropout_prob:g} and heads of {model.head_size}: it needs bf16 or "
+            "fp16, no such dropout, and a head size that is a multiple of 8, at most 256; change "
+            'them, or set it to "auto"'
         )
 
 

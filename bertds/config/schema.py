@@ -329,6 +329,12 @@ class RunConfig(Block):
     tf32: bool = False
     """On CUDA in fp32: compute matrix products in TF32, with 10 bits of mantissa instead of 23.
     Several times as fast and less exact. No effect in bf16 and fp16."""
+    compile: bool = False
+    """Compile the layers, the rotary embedding and the loss with `torch.compile`, when they are
+    first used. May change when a run resumes. Not with ZeRO stage 3, nor with run.deterministic."""
+    attention: Literal["auto", "fa3"] = "auto"
+    """Attention kernel of a GPU in bf16 and fp16: that of PyTorch (auto), or FlashAttention 3 (fa3),
+    which needs compute capability 9.0 and the package flash_attn_interface."""
     collective_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Timeout of a collective operation in seconds, after which the process exits."""
     on_bad_shard: Literal["stop", "skip"] = "stop"

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch.utils.cpp_extension import get_default_build_root
 
 from bertds.distributed.world import World
-from bertds.errors import NonFiniteError, OutOfMemoryError, PeerLostError, PortError
+from bertds.errors import ConfigError, NonFiniteError, OutOfMemoryError, PeerLostError, PortError
 
 _COMPILING_S = 600.0
 
@@ -71,10 +72,18 @@ def translate_step_errors(world: World, micro_batch_size: int) -> Iterator[None]
     Raises:
         NonFiniteError: The loss scale of fp16 is at its minimum and gradients still overflow.
         OutOfMemoryError: This process has no memory left.
+        ConfigError: torch cannot compile the model on this machine.
     """
     try:
         yield
     except Exception as error:
+        if _is_compilation_error(error):
+            cause = getattr(error, "inner_exception", error)  # the backend's own error
+            raise ConfigError(
+                "run.compile is true, but torch.compile fails on "
+                f"{socket.gethostname()} ({_first_line(cause)}): install what it needs there (a C++ "
+                "compiler, Python's headers and, for a GPU, Triton), or set run.compile to false"
+            ) from error
         if "loss scale already at minimum" in str(error):
             raise NonFiniteError(
                 "gradients overflow in fp16 at the minimum loss scale, fp16.min_loss_scale: lower "
@@ -117,6 +126,11 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _is_compilation_error(error: Exception) -> bool:
+    module = sys.modules.get("torch._dynamo.exc")  # loaded by the first compilation, in seconds
+    return module is not None and isinstance(error, module.TorchDynamoException)
 
 
 def _first_line(error: Exception) -> str:

@@ -61,6 +61,7 @@ from bertds.metrics.accumulators import (
 )
 from bertds.metrics.timing import StepTimer
 from bertds.model.batch import to_device
+from bertds.model.compiled import compile_parts
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.lr_schedules import torch_scheduler
 from bertds.optim.param_groups import no_decay, parameter_groups
@@ -118,6 +119,8 @@ class Engine:
         else:
             import_muon_uncompiled()
         record_nvtx_ranges(False)
+        if case.bertds.run.compile:
+            compile_parts(model)
         lr_lambda = custom_lr_lambda(case, lengths)
         scheduler = None if lr_lambda is None else partial(torch_scheduler, factor=lr_lambda)
         engine, *_ = deepspeed.initialize(

@@ -103,7 +103,7 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """(T,) ids and (T,) positions to (M, D), the hidden states of the selected tokens."""
         hidden_TD = self.embeddings(inputs_T, positions_T)
-        rotaries = self._rotaries(positions_T, hidden_TD.dtype)
+        rotaries = self.rotaries(positions_T, hidden_TD.dtype)
         for number, layer in enumerate(self.layers):
             rotary = rotaries[is_local(self.config, number)]
             # No layer reads the other rows of the last one, so these are not computed.
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
                 hidden_TD = layer(*inputs)
         return self.norm(hidden_TD)
 
-    def _rotaries(self, positions_T: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
+    def rotaries(self, positions_T: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
         """Compute the rotations of global (False) and local (True) layers."""
         config = self.config
         if config.positions != "rope":

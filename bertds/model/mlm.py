@@ -53,6 +53,7 @@ class MaskedLanguageModel(nn.Module):
         rows = config.padded_vocab_size(vocab_size)
         self.encoder = Encoder(config, rows, pad_id)
         self.head = MlmHead(config, rows)
+        self.cross_entropy = summed_cross_entropy
         self.apply(self._initialise)
         nn.init.constant_(self.head.decoder.bias[vocab_size:], UNUSED_BIAS)
         if config.tie_word_embeddings:
@@ -81,4 +82,4 @@ class MaskedLanguageModel(nn.Module):
 
     def forward(self, pack: DeviceBatch) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats, summed over the M masked tokens, with gradient; (M,) correct or not."""
-        return summed_cross_entropy(self.logits(pack), pack.labels_M)
+        return self.cross_entropy(self.logits(pack), pack.labels_M)

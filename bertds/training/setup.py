@@ -38,6 +38,7 @@ from bertds.errors import ConfigError
 from bertds.huggingface.pretrained import Pretrained, open_pretrained
 from bertds.io.json_files import read_json
 from bertds.model.attention import uses_varlen_attention
+from bertds.model.flash_attention import check_flash_attention
 from bertds.runs.config_drift import check_unchanged
 from bertds.tracking.packages import check_packages
 
@@ -110,6 +111,8 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     check_device(case, world)
     warn_of_one_host(case, world)
     warn_of_stage_0(case)
+    check_flash_attention(case)
+    _warn_of_compiled_rows(case)
     check_packages(case)
     _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
@@ -151,6 +154,16 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         pretrained=_open_pretrained(case, run_dir, vocabulary),
         changes=check_unchanged(run_dir, case.resolved),
     )
+
+
+def _warn_of_compiled_rows(case: Case) -> None:
+    """Without the varlen kernel, a graph holds for one combination of row lengths."""
+    has_rows = not uses_varlen_attention(case.bertds.model, case.precision)
+    if case.bertds.run.compile and has_rows:
+        logger.warning(
+            "run.compile is true, but attention is computed in rows here: each combination of row "
+            "lengths is compiled anew during a step; use bf16 or fp16 on a GPU, or set it to false"
+        )
 
 
 def _open_data(

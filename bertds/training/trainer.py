@@ -23,6 +23,7 @@ from bertds.errors import COLLECTIVE_ERRORS, ExitCode, PeerLostError, exit_code_
 from bertds.io.json_files import read_json
 from bertds.metrics.accumulators import AsyncSums
 from bertds.metrics.device import allow_tf32
+from bertds.model.flash_attention import activate_flash_attention
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.status import write_status
 from bertds.tracking.console import log_to_file
@@ -82,6 +83,7 @@ class Trainer:
                 self.preemption.set_deadline(settings.max_hours)
                 torch.use_deterministic_algorithms(settings.deterministic)
                 allow_tf32(self.device, allowed=settings.tf32)
+                activate_flash_attention(run.case)
                 on_timeout = partial(_record_failure, run, ExitCode.RANK_FAILURE)
                 with (
                     Watchdog(run.world, settings.collective_timeout_s, on_timeout) as watchdog,
