@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bertds import cli
 from bertds.config.case import list_arms, select_arms
-from bertds.config.sweep import write_swept_case
 from bertds.errors import RESUMABLE, ConfigError
 from bertds.io.json_files import read_json
+from bertds.runs.sweeps import write_swept_case
 
 # The flags of launch/train.py that a command does not use.
 IGNORED_FLAGS = {"data": Path, "set": str, "profile": bool}

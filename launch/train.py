@@ -15,11 +15,11 @@ from pathlib import Path
 
 from bertds import cli
 from bertds.config.case import select_arms
-from bertds.config.sweep import write_swept_case
 from bertds.distributed.launcher_guard import terminate_with_launcher
 from bertds.distributed.world import World
 from bertds.engine.process_group import destroy_process_group
 from bertds.errors import DeviceError, ExitCode, exit_code_of
+from bertds.runs.sweeps import write_swept_case
 from bertds.tracking import console
 from bertds.training.case_check import read_cases
 from bertds.training.session import open_session

@@ -6,9 +6,7 @@ The result is an ordinary case file. So each point is a run with its own directo
 reported like any arm, and can be a task of a Slurm array.
 """
 
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +17,11 @@ from bertds.config.case import arm_patches, read_file
 from bertds.config.overrides import (
     Json,
     join_patches,
-    parse_settings,
     parse_value,
     settings_patch,
     split,
 )
 from bertds.errors import ConfigError
-from bertds.io.atomic import atomic_write
 
 _MOST_ARMS = 1000
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
@@ -81,32 +77,13 @@ def swept_case(path: Path, sweep: str) -> Json:
     return content
 
 
-def write_swept_case(path: Path, sweep: str, out: Path, settings: str = "") -> Path:
-    """Write the swept case file below `out`; its name, and so that of the case, is unchanged.
-
-    Args:
-        path: The case file.
-        sweep: As for `swept_case`.
-        out: A directory.
-        settings: The text of `--set`, which is applied to all arms later.
-
-    Returns:
-        Its path, which depends on file and sweep only: all processes may write it at once.
+def swept_keys(sweep: str) -> set[str]:
+    """The paths of the settings of a sweep, without the prefix `bertds.`.
 
     Raises:
-        ConfigError: The file or the sweep is wrong, or `--set` has a key of the sweep.
+        ConfigError: The sweep is wrong.
     """
-    swept = {axis.key.removeprefix("bertds.") for axis in _parse(sweep)}
-    for key, _ in parse_settings(settings):
-        if key.removeprefix("bertds.") in swept:
-            raise ConfigError(f"--set {key} is also in --sweep, and would win: remove one of them")
-    content = json.dumps(swept_case(path, sweep), indent=1, ensure_ascii=False) + "\n"
-    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-    target = out / "sweeps" / path.stem / digest / path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target, concurrent_writers=True) as file:
-        file.write(content.encode())
-    return target
+    return {axis.key.removeprefix("bertds.") for axis in _parse(sweep)}
 
 
 def _parse(sweep: str) -> list[_Axis]:

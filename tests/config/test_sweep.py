@@ -6,8 +6,9 @@ import json
 import pytest
 
 from bertds.config.case import list_arms, read_case
-from bertds.config.sweep import swept_case, write_swept_case
+from bertds.config.sweep import swept_case
 from bertds.errors import ConfigError
+from bertds.runs.sweeps import write_swept_case
 from tests.helpers.launching import ROOT
 
 CASE11, CASE10, SAMPLE = (
