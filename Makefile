@@ -11,6 +11,7 @@ LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/pyth
 .PHONY: install train sample-data docs test lint test-fast test-slow test-scale test-cluster test-gpu gpu-carry bench record-check soak fuzz audit clean
 
 install: $(VENV)/installed
+	@command -v g++ >/dev/null || echo "g++ is not installed, and the tests need it (Debian: apt-get install g++)"
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

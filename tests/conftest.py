@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "end_to_end/test_batch_invariance.py",
     "launch/test_train.py",
+    "fake_cuda/test_step_waits.py",
+    "fake_cuda/test_full_size.py",
     "engine/test_optimizer_state.py",
     "end_to_end/test_exact_resume.py",
     "distributed/test_launcher_guard.py",
