@@ -105,6 +105,8 @@ class Recorder(TorchDispatchMode):
             self.record.calls[name] += 1
         for output in outputs:
             self._track(output)
+        if name == "logsumexp":  # it computes exp(input - maximum) in memory of its own
+            self.record.peak = max(self.record.peak, self.live + _size(inputs[0].nbytes))
         return result
 
     def _track(self, tensor: Tensor) -> None:
@@ -114,7 +116,7 @@ class Recorder(TorchDispatchMode):
         key = storage._cdata
         if key in self._storages:
             return
-        size = -(-storage.nbytes() // _ALIGNMENT) * _ALIGNMENT
+        size = _size(storage.nbytes())
         self._storages[key] = weakref.ref(storage, lambda _: self._forget(key, size))
         self.live += size
         self.record.peak = max(self.record.peak, self.live)
@@ -155,6 +157,11 @@ def _on_card(tensor: Tensor) -> bool:
     # The attribute of a fake tensor, because `device` is an operator of its own.
     device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
     return bool(device.type == "cuda")
+
+
+def _size(num_bytes: int) -> int:
+    """Bytes that the allocator takes for a tensor of this size."""
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _any_number(dtype: torch.dtype) -> float | int | bool:
