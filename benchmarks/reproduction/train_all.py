@@ -12,10 +12,12 @@ the same command to resume after an interruption. The output of an arm goes to O
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -83,14 +85,15 @@ def list_jobs(variants: list[Variant], cases: list[str], directory: Path) -> lis
     """Return every run once, under the case that trains it, then the arms that reuse such a run."""
     training: dict[str, Job] = {}
     shared = []
-    for variant in variants:
-        for path in [directory / f"{name}.json" for name in variant.cases if name in cases]:
-            for arm in list_arms(path):
-                source = replace(arm, name=arm.run_arm)
-                job = Job(variant=variant, case=arm.path, arm=source)
-                training.setdefault(job.directory, job)
-                if arm.path != path:
-                    shared.append(Job(variant=variant, case=path, arm=arm))
+    # All seeds of a case before the next case: then its verdict is known as soon as possible.
+    for name, variant in itertools.product(cases, variants):
+        path = directory / f"{name}.json"
+        for arm in list_arms(path) if name in variant.cases else []:
+            source = replace(arm, name=arm.run_arm)
+            job = Job(variant=variant, case=arm.path, arm=source)
+            training.setdefault(job.directory, job)
+            if arm.path != path:
+                shared.append(Job(variant=variant, case=path, arm=arm))
     return [*training.values(), *shared]
 
 
@@ -110,6 +113,25 @@ def run_job(job: Job, options: argparse.Namespace) -> None:
         pack(options.out / job.directory, options.committed / job.directory)
     minutes = (time.monotonic() - start) / 60
     print(f"{job.directory}: done after {minutes:.1f} minutes", flush=True)
+
+
+class Links:
+    """The arms that are the same as a run of another case: each is done as soon as that run is."""
+
+    def __init__(self, jobs: list[Job], options: argparse.Namespace) -> None:
+        self._jobs, self._options = jobs, options
+        self._lock = threading.Lock()
+
+    def run_ready(self) -> None:
+        """Write the reports of the arms whose run is finished, and copy their figures."""
+        out = self._options.out
+        with self._lock:
+            ready = [
+                job for job in self._jobs if is_finished(out / job.variant.name / job.arm.same_as)
+            ]
+            self._jobs = [job for job in self._jobs if job not in ready]
+        for job in ready:
+            run_job(job, self._options)
 
 
 def make_data(options: argparse.Namespace) -> int:
@@ -151,10 +173,15 @@ def main() -> None:
         unpack(options.committed, options.out)
     jobs = list_jobs([each for each in VARIANTS if each.name in names], cases, directory)
     jobs = [job for job in jobs if not is_finished(options.committed / job.directory)]
-    for is_shared in (False, True):  # a run is finished before other cases reuse it
-        with ThreadPoolExecutor(options.side_by_side) as pool:
-            selected = [job for job in jobs if job.is_shared == is_shared]
-            list(pool.map(lambda job: run_job(job, options), selected))
+    links = Links([job for job in jobs if job.is_shared], options)
+    links.run_ready()
+
+    def run(job: Job) -> None:
+        run_job(job, options)
+        links.run_ready()
+
+    with ThreadPoolExecutor(options.side_by_side) as pool:
+        list(pool.map(run, [job for job in jobs if not job.is_shared]))
 
 
 if __name__ == "__main__":
