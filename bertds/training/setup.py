@@ -202,7 +202,12 @@ def _batch_spec(
 
 
 def _train_row_length(run_dir: Path, longest: int) -> int:
-    """The longest row of a training batch: a validation set that is added later does not change it."""
+    """The longest row of a training batch: a validation set that is added later does not change it.
+
+    Without a checkpoint the run starts anew, perhaps on other shards with longer sequences.
+    """
+    if not list_checkpoints(run_dir):
+        return longest
     resolved = read_json(run_dir / "case.json").get("resolved", {})
     saved: int = resolved.get("train_row_length", resolved.get("valid_row_length", 0))
     return min(saved, longest) or longest

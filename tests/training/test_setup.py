@@ -174,3 +174,16 @@ def test_training_sets_tf32_as_the_case_says(
     with pytest.raises(InterruptedError):
         train_here(data_root, tmp_path, device, f"run.tf32={json.dumps(tf32)}")
     assert asked == [tf32]
+
+
+def test_a_run_without_a_checkpoint_has_rows_for_the_shards_of_now(
+    data_root: Path, tmp_path: Path
+) -> None:
+    """Its first attempt may have failed on other shards, whose sequences were shorter."""
+    path, run_dir = tmp_path / "case.json", tmp_path / "run"
+    path.write_text(json.dumps(BASE))
+    run_dir.mkdir()
+    (run_dir / "case.json").write_text(json.dumps({"resolved": {"train_row_length": 8}}))
+    run = prepare_run(read_case(path, "main"), data_root, run_dir, World())
+    assert run.train_row_length == run.valid_spec.row_length > 8
+    assert sum(pack.num_tokens for pack in run.loader.batch(0)) > 0
