@@ -1,10 +1,12 @@
 """Freed memory stays with a process on glibc, unless a key or a variable says otherwise."""
 
+import ctypes
 import json
 import os
 import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from tests.helpers.in_process_training import BASE
 
 PROGRAM = """
 import sys
+import types
 from pathlib import Path
 import numpy as np
 from bertds.distributed.malloc import keep_freed_memory
@@ -60,6 +63,26 @@ def test_freed_memory_is_kept(variables: dict[str, str], printed: str) -> None:
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not malloc.keep_freed_memory()
+
+
+def test_an_older_glibc_gets_the_largest_threshold_that_it_accepts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It rejects larger ones, and any setting ends the rise of the threshold from 128 KiB."""
+    accepted: dict[int, int] = {}
+
+    def mallopt(key: int, value: int) -> int:
+        if key == -3 and value > 32 << 20:
+            return 0
+        accepted[key] = value
+        return 1
+
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: types.SimpleNamespace(mallopt=mallopt))
+    assert malloc.keep_freed_memory()
+    assert accepted == {-1: (1 << 31) - 1, -3: 32 << 20}
 
 
 @pytest.mark.parametrize(("settings", "calls"), [("", 1), ("run.keep_freed_memory=false", 0)])
