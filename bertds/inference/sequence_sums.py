@@ -10,7 +10,7 @@ The file is NumPy's compressed format, with one array `<set>/<field>` for each f
 import hashlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -98,9 +98,11 @@ def read_sequence_sums(path: Path) -> dict[str, SequenceSums]:
 def _of_dataset(
     evaluation: Evaluation, dataset: MaskedDataset, tokenizer: Tokenizer
 ) -> list[SequenceSums]:
+    """The sums of each batch of each training rank: together they are the whole set, in its order."""
     return [
         _of_batch(evaluation, sequences, tokenizer)
-        for sequences in valid_micro_batches(dataset, evaluation.spec)
+        for rank in range(evaluation.spec.world_size)
+        for sequences in valid_micro_batches(dataset, replace(evaluation.spec, rank=rank))
     ]
 
 

@@ -41,13 +41,15 @@ def test_a_sequence_has_the_same_sums_in_every_batch(run_dirs, data_root):
     trained = TrainedRun.open(run_dirs["bert"], "latest")
     evaluation = open_evaluation(trained, data_root)
     together = sequence_sums(evaluation, trained.tokenizer)["en"]
-    alone = replace(evaluation, spec=replace(evaluation.spec, micro_batch_size=1))
+    alone = replace(evaluation, spec=replace(evaluation.spec, micro_batch_size=1, world_size=3))
     single = sequence_sums(alone, trained.tokenizer)["en"]
+    assert len(single.text) == evaluation.sets["en"].subset.num_sequences  # of all ranks
     np.testing.assert_allclose(single.nats, together.nats, rtol=1e-4)
     for field in ("correct", "masked", "maskable", "characters", "text"):
         assert np.array_equal(getattr(single, field), getattr(together, field))
     (sequences,) = valid_micro_batches(
-        evaluation.sets["en"], replace(evaluation.spec, micro_batch_size=1 << 20)
+        evaluation.sets["en"],
+        replace(evaluation.spec, micro_batch_size=1 << 20, world_size=1),
     )
     texts = [
         trained.tokenizer.decode(part.tolist())
