@@ -6,6 +6,7 @@ Everything else in a report takes the result as one more arm.
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,23 +17,27 @@ from bertds.report.run_data import ArmRun, Floats
 
 __all__ = ["mean_over_seeds", "range_of"]
 SEEDS = ("bertds.run.seed", "bertds.masking.seed")
-_SEED_SUFFIX = re.compile(r"[_.-]*(run_|masking_)?(seed)?[_.-]*$")
+_SEED = re.compile(r"(^|[_.-]+)(run_|masking_)?seed[_.-]*\d*(?=$|[_.-])")
+_OPEN_END = re.compile(r"[_.-]+$")
 
 
 def mean_over_seeds(arms: Sequence[ArmRun]) -> list[ArmRun]:
     """Replace each group of arms that differ in their seeds only by one arm with their means.
 
-    A mean is over all members, at the steps that all have logged. Other arms are left as they are.
-    Without any group the arms are returned unchanged, also in their colours.
+    A mean is over all members, at the steps that all have logged. Arms that have failed or have
+    logged nothing yet are no members. Other arms are left as they are. Without any group the arms are returned unchanged, also in their colours.
     """
     by_settings: dict[str, list[ArmRun]] = {}
     for number, arm in enumerate(arms):
-        key = _settings(arm) if arm.case and not arm.failed else f"alone {number}"
+        key = _settings(arm) if arm.case and arm.lines and not arm.failed else f"alone {number}"
         by_settings.setdefault(key, []).append(arm)
+    groups = list(by_settings.values())
+    names = Counter(_shared_name(group) for group in groups if _differs_in_seeds(group))
     joined: list[ArmRun] = []
-    for group in by_settings.values():
-        has_seeds = len(group) > 1 and len({_seeds(arm) for arm in group}) == len(group)
-        joined += [_mean(group)] if has_seeds else group
+    for group in groups:
+        name = _shared_name(group)
+        name = name if names[name] == 1 else f"{group[0].name} and others"
+        joined += [_mean(group, name)] if _differs_in_seeds(group) else group
     if len(joined) == len(arms):
         return list(arms)
     return [replace(arm, colour=number) for number, arm in enumerate(joined)]
@@ -60,15 +65,19 @@ def _settings(arm: ArmRun) -> str:
     return json.dumps(flat, sort_keys=True)
 
 
+def _differs_in_seeds(arms: Sequence[ArmRun]) -> bool:
+    return len(arms) > 1 and len({_seeds(arm) for arm in arms}) == len(arms)
+
+
 def _seeds(arm: ArmRun) -> tuple[int | None, ...]:
     flat = flatten(arm.case.get("config", {}))
     return tuple(flat.get(key) for key in SEEDS)
 
 
-def _mean(members: Sequence[ArmRun]) -> ArmRun:
+def _mean(members: Sequence[ArmRun], name: str) -> ArmRun:
     unfinished = [arm for arm in members if arm.status.get("state") != "done"]
     return ArmRun(
-        name=f"{_shared_name(members)} ({len(members)} seeds)",
+        name=f"{name} ({len(members)} seeds)",
         same_as="",
         case=members[0].case,
         status=(unfinished or members)[0].status,
@@ -78,9 +87,12 @@ def _mean(members: Sequence[ArmRun]) -> ArmRun:
 
 
 def _shared_name(members: Sequence[ArmRun]) -> str:
-    """What the names have in common, without the word for the seed: `lr1e-4_seed0` is `lr1e-4`."""
-    prefix = os.path.commonprefix([arm.name for arm in members])
-    return _SEED_SUFFIX.sub("", prefix) or "all"
+    """What the names have in common without the seeds: that of `seed0_lr1e-4` is `lr1e-4`."""
+    names = [_SEED.sub("", arm.name).lstrip("_.-") for arm in members]
+    prefix = os.path.commonprefix(names)
+    if any(name != prefix and name[len(prefix)].isdigit() for name in names):
+        prefix = prefix.rstrip("0123456789")  # not a part of a number
+    return _OPEN_END.sub("", prefix) or "all"
 
 
 def _mean_lines(members: Sequence[ArmRun]) -> list[dict[str, float]]:

@@ -61,6 +61,9 @@ def test_arms_that_differ_otherwise_are_left_alone(tmp_path):
     [
         (("seed0", "seed1"), "all (2 seeds)"),
         (("large_run_seed0_masking_seed0", "large_run_seed1_masking_seed1"), "large (2 seeds)"),
+        (("lr1e-4_seed10", "lr1e-4_seed11", "lr1e-4_seed12"), "lr1e-4 (3 seeds)"),
+        (("seed0_lr1e-4", "seed1_lr1e-4"), "lr1e-4 (2 seeds)"),
+        (("layers2-run10", "layers2-run11"), "layers2-run (2 seeds)"),
         (("a", "b"), "all (2 seeds)"),
     ],
 )
@@ -71,6 +74,24 @@ def test_the_name_is_what_the_members_share(tmp_path, names, shared):
         write_run(tmp_path, "case1", name, lines_of(5), config=config)
     (arm,) = mean_over_seeds(load_arms(tmp_path / "case1"))
     assert arm.name == shared
+
+
+def test_two_groups_have_different_names(tmp_path):
+    for number, name in enumerate("abcd"):
+        config = copy.deepcopy(CONFIG)
+        config["optimizer"]["params"]["lr"] = 1e-4 * (1 + number // 2)
+        config["bertds"]["run"] = {"seed": number}
+        write_run(tmp_path, "case1", name, lines_of(5), config=config)
+    shown = mean_over_seeds(load_arms(tmp_path / "case1"))
+    assert [arm.name for arm in shown] == ["a and others (2 seeds)", "c and others (2 seeds)"]
+
+
+def test_a_run_that_has_logged_nothing_does_not_hide_the_others(tmp_path):
+    case = write_sweep(tmp_path, rates=("1e-4",))
+    (case / "lr1e-4_seed2/metrics.jsonl").write_text("")
+    mean, started = mean_over_seeds(load_arms(case))
+    assert (mean.name, started.name) == ("lr1e-4 (2 seeds)", "lr1e-4_seed2")
+    assert mean.lines
 
 
 def test_the_report_shows_means_ranges_and_a_band(tmp_path):
