@@ -8,12 +8,13 @@ reported like any arm, and can be a task of a Slurm array.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertds.config.case import arm_patches, read_file
+from bertds.config.flatten import flatten
 from bertds.config.overrides import (
     Json,
     join_patches,
@@ -39,6 +40,11 @@ class _Axis:
     def values(self) -> list[Any]:
         """The values."""
         return [parse_value(text) for text in self.texts]
+
+    @property
+    def leaves(self) -> set[str]:
+        """The paths that any of its values sets."""
+        return set().union(*(leaves(self.key, value) for value in self.values))
 
 
 def swept_case(path: Path, sweep: str) -> Json:
@@ -77,13 +83,28 @@ def swept_case(path: Path, sweep: str) -> Json:
     return content
 
 
-def swept_keys(sweep: str) -> set[str]:
-    """The paths of the settings of a sweep, without the prefix `bertds.`.
+def swept_leaves(sweep: str) -> set[str]:
+    """The paths that any point of a sweep sets.
 
     Raises:
         ConfigError: The sweep is wrong.
     """
-    return {axis.key.removeprefix("bertds.") for axis in _parse(sweep)}
+    return set().union(*(axis.leaves for axis in _parse(sweep)))
+
+
+def leaves(key: str, value: Any) -> set[str]:
+    """The paths that a setting sets; a block sets several.
+
+    Raises:
+        ConfigError: No case file has the path.
+    """
+    return {*flatten(settings_patch({key: value}))}
+
+
+def overlap(one: Iterable[str], other: Iterable[str]) -> bool:
+    """Whether a path of one is a path of the other, or leads to it."""
+    pairs = [(f"{left}.", f"{right}.") for left in one for right in other]
+    return any(left.startswith(right) or right.startswith(left) for left, right in pairs)
 
 
 def _parse(sweep: str) -> list[_Axis]:
@@ -99,9 +120,13 @@ def _parse(sweep: str) -> list[_Axis]:
         if any(axis.values.count(value) > 1 for value in axis.values):
             raise ConfigError(f"--sweep {key} has a value twice: remove one")
         axes.append(axis)
-    keys = [axis.key for axis in axes]
-    if len(set(keys)) < len(keys) or not keys:
-        raise ConfigError(f"--sweep {sweep!r} has no setting, or one twice")
+    if not axes:
+        raise ConfigError(f"--sweep {sweep!r} has no setting, such as run.seed=0|1|2")
+    for one, other in itertools.combinations(axes, 2):
+        if overlap(one.leaves, other.leaves):
+            raise ConfigError(
+                f"--sweep has a setting twice, in {one.key} and {other.key}: remove one"
+            )
     return axes
 
 

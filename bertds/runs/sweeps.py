@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from bertds.config.overrides import parse_settings
-from bertds.config.sweep import swept_case, swept_keys
+from bertds.config.sweep import leaves, overlap, swept_case, swept_leaves
 from bertds.errors import ConfigError
 from bertds.io.atomic import atomic_write
 
@@ -25,9 +25,9 @@ def write_swept_case(path: Path, sweep: str, out: Path, settings: str = "") -> P
     Raises:
         ConfigError: The file or the sweep is wrong, or `--set` has a key of the sweep.
     """
-    swept = swept_keys(sweep)
-    for key, _ in parse_settings(settings):
-        if key.removeprefix("bertds.") in swept:
+    swept = swept_leaves(sweep)
+    for key, value in parse_settings(settings):
+        if overlap(leaves(key, value), swept):
             raise ConfigError(f"--set {key} is also in --sweep, and would win: remove one of them")
     content = json.dumps(swept_case(path, sweep), indent=1, ensure_ascii=False) + "\n"
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
