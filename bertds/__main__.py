@@ -5,6 +5,7 @@ Each command imports only what it needs: `report` starts in a second, without to
 
 import contextlib
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,13 +238,16 @@ def init(from_: Path, data: Path, out: Path) -> None:
 
     if out.exists():
         raise ConfigError(f"--out {out} exists: choose another file, or delete it")
+    if data.name in ("", ".."):  # names of shard sets are relative to the directory above
+        data = data.resolve()
     case = continued_case(from_, data, bf16=torch.cuda.is_available())
     model = ModelConfig.model_validate(case.content["bertds"]["model"])
     open_pretrained(from_, model, Tokenizer.load(data / "train" / TOKENIZER_NAME))
     write_json(out, case.content)
     for reason in case.reasons:
         print(reason)
-    print(f"{out}: train with deepspeed launch/train.py --ds_config {out} --data {data.parent}")
+    flags = shlex.join(["--ds_config", str(out), "--data", str(data.parent)])
+    print(f"{out}: train with deepspeed launch/train.py {flags}")
 
 
 @contextlib.contextmanager

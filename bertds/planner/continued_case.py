@@ -5,6 +5,7 @@ falls with the square root of the batch size.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _STEPS_AN_EPOCH = 100
 _RATE, _RATE_BATCH = 1e-4, 256
 _WARMUP = 0.06
 _MICRO_TOKENS = 16_384
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
 # Devlin et al., BERT, 2019, §3.1; Warner et al., "Smarter, Better, Faster, Longer", 2024, §2.2.
 _RATIOS = {"bert": 0.15, "bert-prenorm": 0.15, "modernbert": 0.3}
 
@@ -128,9 +130,10 @@ def _deepspeed_blocks(schedule: Schedule, *, bf16: bool) -> Json:
 
 def _data(shards: Path, seq_len: int) -> Json:
     has_valid = (shards / "valid" / "index.json").is_file()
+    plain = _NOT_IN_NAMES.sub("-", shards.name).strip("_.+-") or "valid"
     return {
         "train": [{"name": f"{shards.name}/train"}],
-        "valid": {shards.name: {"name": f"{shards.name}/valid"}} if has_valid else {},
+        "valid": {plain: {"name": f"{shards.name}/valid"}} if has_valid else {},
         "seq_len": seq_len,
     }
 

@@ -1,5 +1,6 @@
 """`python -m bertds init --from` writes a case that trains."""
 
+import shlex
 import shutil
 
 import pytest
@@ -41,6 +42,31 @@ def test_the_case_continues_the_model(tokenizer, shards, tmp_path, capsys, prese
     steps = run.lengths.num_steps
     assert f"{steps:,} steps" in stdout
     assert case.bertds.run.num_epochs == 10  # of a small text
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "given", "valid"),
+    [
+        ("corpus", "data/corpus", ".", "corpus"),
+        ("corpus", "data/corpus/train", "..", "corpus"),
+        ("my corpus", "data", "my corpus", "my-corpus"),
+        ("코퍼스", "data", "코퍼스", "valid"),
+    ],
+)
+def test_any_directory_of_shards_gives_a_case_that_can_be_read(
+    tokenizer, shards, tmp_path, capsys, monkeypatch, name, here, given, valid
+):
+    shards.rename(shards.parent / name)
+    model = make_model(tokenizer, max_position_embeddings=64)
+    directory, out = write(model, tokenizer, tmp_path / "hub"), tmp_path / "continued.json"
+    monkeypatch.chdir(tmp_path / here)
+    code, stdout, _ = bertds_command(
+        capsys, "init", "--from", directory, "--data", given, "--out", out
+    )
+    assert code == 0
+    data = shlex.split(stdout)[-1]
+    run = prepare_run(Case.read(out), data, tmp_path / "runs", World())
+    assert list(run.valid) == [valid]
 
 
 def test_batch_rate_and_length_follow_the_size_of_the_text():
