@@ -67,7 +67,7 @@ def paired_effect(
     texts = left[0].text
     for sums in (*left, *right):
         texts = np.intersect1d(texts, sums.text)
-    if len(texts) < 0.9 * len(left[0].text):
+    if len(texts) < 0.9 * len(np.unique(left[0].text)):
         raise ValueError("the runs were validated on different texts: they cannot be paired")
     weights = _draw_weights(len(texts))
     scores = [

@@ -77,6 +77,13 @@ def test_sequences_are_paired_by_their_texts():
         paired_effect([left], [other], "nats")
 
 
+def test_a_text_that_is_there_several_times_counts_once():
+    text = np.arange(SIZE) % (SIZE // 2)
+    nats = np.where(np.arange(SIZE) < SIZE // 2, 10.0, 1e9)
+    effect = paired_effect([sums(nats, text=text)], [sums(nats - 5, text=text)], "nats")
+    assert effect.mean == pytest.approx(1)
+
+
 def test_one_seed_has_no_interval():
     effect = paired_effect([sums(np.full(SIZE, 10.0))], [sums(np.full(SIZE, 9.0))], "nats")
     assert (effect.low, effect.high) == (-math.inf, math.inf)
