@@ -4,7 +4,8 @@ transformers 4 and 5 use different keys for ModernBERT's local layers and rotary
 keys are written; either is read. A key that a config.json omits has the class's own default.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertds.config.schema import ModelConfig
@@ -182,6 +183,13 @@ def model_values(
         ValueError: A value has another type than the class expects.
     """
     full = _with_defaults(theirs, architecture)
+    with _type_errors(architecture):
+        return _model_values(full, architecture, pad_id)
+
+
+def _model_values(
+    full: Mapping[str, Any], architecture: Architecture, pad_id: int
+) -> dict[str, Any]:
     keys = _KEYS[architecture.name].items()
     values = {ours: full[key] for key, ours in keys if ours not in ("preset", "positions")}
     values["max_position_embeddings"] -= architecture.first_position(pad_id)
@@ -247,8 +255,14 @@ def _with_defaults(theirs: Mapping[str, Any], architecture: Architecture) -> dic
     Raises:
         ValueError: A value has another type than the class expects.
     """
-    try:
+    with _type_errors(architecture):
         return _normalized(theirs, architecture)
+
+
+@contextlib.contextmanager
+def _type_errors(architecture: Architecture) -> Iterator[None]:
+    try:
+        yield
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"config.json has a value that {architecture.name} does not accept ({error})"

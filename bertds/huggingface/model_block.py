@@ -53,7 +53,7 @@ def model_block(directory: Path) -> dict[str, Any]:
 
 def _model_block(found: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     kind = found.get("model_type")
-    if kind not in _PRESETS:
+    if not isinstance(kind, str) or kind not in _PRESETS:
         known = ", ".join(_PRESETS)
         raise ValueError(f"config.json has model_type {kind!r}, expected one of {known}")
     architecture, preset = _PRESETS[kind]

@@ -67,6 +67,8 @@ def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, name, preset):
         ({"num_attention_heads": 3}, "num_attention_heads is 3, which does not divide"),
         ({"hidden_size": "16"}, 'model.hidden_size is "16", expected a whole number'),
         ({"vocab_size": 7}, "vocab_size 7, the case needs"),
+        ({"model_type": ["bert"]}, "expected one of bert, roberta-pre"),
+        ({"max_position_embeddings": "512"}, "a value that BertForMaskedLM does not accept"),
     ],
 )
 def test_what_no_case_can_have_is_named(tokenizer, tmp_path, changes, words):
