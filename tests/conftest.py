@@ -116,11 +116,12 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., ShardSet]:
         masking: StoredMasking | None = None,
         num_shards: int = 2,
         characters: int = 0,
+        seq_len: int = 64,
     ) -> ShardSet:
         directory.mkdir(parents=True)
         facts = SetFacts(
             tokenizer=tokenizer,
-            seq_len=64,
+            seq_len=seq_len,
             special_tokens=False,
             set_key=set_key,
             masking=masking,

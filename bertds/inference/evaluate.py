@@ -7,7 +7,7 @@ rank by rank in float64.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
         valid: A shard set to validate on instead of the run's own sets.
 
     Raises:
-        ValueError: The case has no validation set, or a set is missing, damaged, or has another
-            vocabulary.
+        ValueError: The case has no validation set, or a set is missing, damaged, has another
+            vocabulary, or longer sequences than the model accepts.
         RemoteError: A set's URL cannot be read.
     """
     root = DataRoot.of(data_root, trained.case.bertds.data)
@@ -105,6 +105,7 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
         )
     vocabulary = Vocabulary.of(list(subsets.values()))
     _check_data(trained, subsets, vocabulary)
+    _check_lengths(subsets.values(), trained.case.bertds.model, trained.run_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and trained.case.bertds.run.keep_freed_memory:
         keep_freed_memory()
@@ -139,13 +140,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
     subset = DatasetSubset.open(DataRoot.of(data_root), valid, 1.0)
     vocabulary = Vocabulary.of([subset])
     config = ModelConfig.model_validate(model_block(directory))
-    longest = subset.shards.index.max_length
-    if longest > config.max_position_embeddings:
-        raise ConfigError(
-            f"{subset.shards.files} has a sequence of {longest} tokens, but {directory} accepts "
-            f"{config.max_position_embeddings}: make shards with --seq_len "
-            f"{config.max_position_embeddings}"
-        )
+    _check_lengths([subset], config, directory)
     tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
     weights = open_pretrained(directory, config, tokenizer).weights()
     model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
@@ -160,7 +155,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
             rank=0,
             world_size=1,
             micro_batch_size=_MODEL_MICRO_BATCH,
-            row_length=longest,
+            row_length=subset.shards.index.max_length,
             pad_id=vocabulary.pad_id,
             unmaskable_ids=vocabulary.unmaskable_ids,
         ),
@@ -190,6 +185,18 @@ def _check_data(
             logger.warning(
                 "%s holds other sequences than those the run was validated on",
                 subset.shards.files,
+            )
+
+
+def _check_lengths(subsets: Iterable[DatasetSubset], model: ModelConfig, directory: Path) -> None:
+    """Reject sequences for which the model has no positions."""
+    most = model.max_position_embeddings
+    for subset in subsets:
+        longest = subset.shards.index.max_length
+        if longest > most:
+            raise ConfigError(
+                f"{subset.shards.files} has a sequence of {longest} tokens, but {directory} accepts "
+                f"{most}: make shards with --seq_len {most}"
             )
 
 

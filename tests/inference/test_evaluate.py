@@ -138,6 +138,20 @@ def test_a_model_needs_a_set_of_its_vocabulary(run_dirs, data_root, tmp_path, ca
 
 
 @pytest.mark.dist
+def test_a_set_with_longer_sequences_than_the_model_accepts_is_named(
+    run_dirs, write_shards, tmp_path, capsys
+):
+    row = [7] * 80  # the run has 64 positions
+    sizes = {"block_sequences": (9,), "num_shards": 1, "seq_len": 80}
+    write_shards(tmp_path / "long", [row] * 9, set_key=3, **sizes)
+    code, _, stderr = bertds_command(
+        capsys, "evaluate", run_dirs["bert"], "--data", tmp_path, "--valid", "long"
+    )
+    assert code == 2
+    assert f"a sequence of 80 tokens, but {run_dirs['bert']} accepts 64" in stderr
+
+
+@pytest.mark.dist
 def test_missing_run_data_or_checkpoint_is_named(run_dirs, data_root, tmp_path, capsys):
     run_dir = shutil.copytree(run_dirs["bert"], tmp_path / "case" / "run")
     data = ("--data", data_root)
