@@ -63,16 +63,18 @@ def final(arm: ArmRun, key: str) -> float:
 
 
 def _seeds(arms: Sequence[ArmRun]) -> list[str]:
-    """The range over the seeds, for arms that are means."""
+    """The range over the seeds, for arms that are means; no value until all seeds have one."""
     rows = []
     for arm in arms:
         cells = []
         for key in ("loss/valid", "acc/valid"):
             values = [final(member, key) for member in arm.members]
-            if any(map(math.isfinite, values)):
+            if values and all(map(math.isfinite, values)):
                 ends = (metric(key, each) for each in (min(values), max(values)))
                 cells += [metric(key, sum(values) / len(values)), " to ".join(ends)]
-        if cells:
+            else:
+                cells += [NO_VALUE, NO_VALUE]
+        if any(cell != NO_VALUE for cell in cells):
             rows.append([f"`{arm.name}`", f"{len(arm.members)}", *cells])
     header = ("arm", "seeds", "valid loss", "range", "valid acc", "range")
     return [SEED_NOTE, table(header, rows)] if rows else []

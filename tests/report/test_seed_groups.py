@@ -94,6 +94,16 @@ def test_a_run_that_has_logged_nothing_does_not_hide_the_others(tmp_path):
     assert mean.lines
 
 
+def test_a_range_is_not_shown_before_all_seeds_were_validated(tmp_path):
+    case = write_sweep(tmp_path, rates=("1e-4",))
+    assert "the least and the greatest value" in write_report(case).record.read_text()
+    lines = (case / "lr1e-4_seed2/metrics.jsonl").read_text().splitlines()[:3]
+    (case / "lr1e-4_seed2/metrics.jsonl").write_text("\n".join(lines) + "\n")
+    text = write_report(case).record.read_text()
+    assert "`lr1e-4 (3 seeds)`" in text
+    assert "the least and the greatest value" not in text
+
+
 def test_the_report_shows_means_ranges_and_a_band(tmp_path):
     report = write_report(write_sweep(tmp_path))
     text = report.record.read_text()
