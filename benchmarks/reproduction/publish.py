@@ -137,7 +137,7 @@ def _publish(options: argparse.Namespace) -> int:
             messages = differences(docs, out)
             print("\n".join(messages) or f"{docs} matches the committed figures")
             return 1 if messages else 0
-        for path in docs.rglob("*.*"):
+        for path in [*docs.glob("case*.md"), *docs.glob("images/*.png")]:
             if not (out / path.relative_to(docs)).exists():
                 path.unlink()  # of a case that is no longer there
         shutil.copytree(out, docs, dirs_exist_ok=True)

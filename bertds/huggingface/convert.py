@@ -59,10 +59,11 @@ def _files(weights: Path) -> list[Path]:
     if not weights.name.endswith(_INDEX_SUFFIX):
         return [weights]
     index = read_json_object(weights, name=weights.name, max_bytes=_MAX_BYTES)
-    names = sorted(set(index.get("weight_map", {}).values()))
-    if not names or any(Path(name).name != name for name in names):
+    weight_map = index.get("weight_map")
+    names = {*weight_map.values()} if isinstance(weight_map, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ConfigError(f"{weights} has no weight_map with the names of files beside it")
-    return [weights.parent / name for name in names]
+    return [weights.parent / name for name in sorted(names)]
 
 
 def _load(path: Path) -> dict[str, Tensor]:

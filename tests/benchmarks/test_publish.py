@@ -191,14 +191,16 @@ def test_the_check_names_the_files_that_the_figures_do_not_give(copy, capsys):
     for line in lines:
         line["loss/train"] = line.get("loss/train", 0) + 1.0
     metrics.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
-    (copy / "pages/old.md").touch()
+    (copy / "pages/case99.md").touch()
+    (copy / "pages/old.md").touch()  # not written here, so it is named but not deleted
     assert publish(copy, "--check") == 1
     output = capsys.readouterr().out
     assert "case6.md: differs from what the committed figures give" in output
     assert "images/case6_loss.png: differs" in output
     assert "old.md: only published" in output
     assert publish(copy) == 0
-    assert not (copy / "pages/old.md").exists()
+    assert not (copy / "pages/case99.md").exists()
+    assert (copy / "pages/old.md").exists()
 
 
 def test_the_full_reports_can_be_kept(copy, tmp_path):

@@ -44,7 +44,7 @@ def _pass_of(case: Case) -> dict[str, Any]:
             model = MaskedLanguageModel(case.bertds.model, VOCAB_SIZE, 0)
         model = model.to(dtype).train()
         recorder.take()
-        loss, correct = model(to_device(CARD, batch))
+        loss, is_correct = model(to_device(CARD, batch))
         loss.backward()
         record = recorder.take()
     wrong = [
@@ -61,7 +61,8 @@ def _pass_of(case: Case) -> dict[str, Any]:
         "waits": list(record.waits),
         "wrong_gradients": wrong,
         "loss": [str(loss.dtype), str(loss.device), list(loss.shape)],
-        "correct": [str(correct.dtype), str(correct.device), list(correct.shape)],
+        "is_correct": [str(is_correct.dtype), str(is_correct.device)],
+        "has_one_for_each_label": is_correct.shape == batch.labels.shape,
     }
 
 

@@ -33,7 +33,8 @@ def test_a_pass_has_the_right_devices_types_and_kernels(
         "waits": [],
         "wrong_gradients": [],
         "loss": ["torch.float32", "cuda:0", []],
-        "correct": ["torch.int64", "cuda:0", []],
+        "is_correct": ["torch.bool", "cuda:0"],
+        "has_one_for_each_label": True,
     }
 
 
