@@ -76,8 +76,8 @@ test-gpu:
 	PATH="$$(dirname $$(command -v $$found)):$$PATH"; \
 	$$found -m pytest -m gpu $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
-# What a machine with a GPU and without network lacks, into data/gpu_carry; then run
-# `python3 -m benchmarks.gpu_once` there.
+# Collects packages and data for a machine with a GPU and without network in data/gpu_carry. Copy it, and
+# run `python3 -m benchmarks.gpu_once` there.
 gpu-carry: install
 	$(BIN)/python -m benchmarks.gpu_once.carry --corpus $(CORPUS) --out $(DATA)/gpu_carry
 

@@ -40,7 +40,7 @@ def evaluate(
     is_model = (run_dir / "config.json").is_file()
     if is_model and not valid:
         raise ConfigError(
-            f"--valid is missing: {run_dir} is a model, so name a shard set to try it on"
+            f"--valid is missing: {run_dir} is a model, so name a shard set to validate it on"
         )
     if is_model:
         evaluation, step = open_model_evaluation(run_dir, data, valid), None
@@ -220,7 +220,7 @@ def import_config(file: Path, out: Path) -> None:
 def init(from_: Path, data: Path, out: Path) -> None:
     """Write a case that continues a Hugging Face model on other text.
 
-    Prints why its values are what they are.
+    Prints the reason for each value.
 
     Args:
         from_: The Hugging Face directory, as hf download NAME --local-dir DIR makes it.

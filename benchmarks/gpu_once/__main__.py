@@ -1,11 +1,11 @@
-"""Everything that is to be learned from one GPU, in eight minutes and without network.
+"""Tests and measures the project on one GPU, in eight minutes and without network.
 
     python -m benchmarks.gpu_once [--carry data/gpu_carry] [--out data/gpu_once] [--minutes 8]
     python -m benchmarks.gpu_once --device cpu --tiny       tries all parts on any machine
     python -m benchmarks.gpu_once --only 'train/*' 'peak'   some parts
 
-Run `make gpu-carry` on a machine with network before, and take the directory along. OUT/lines.jsonl
-gets one JSON line as each part ends. The exit code is 1 if a part failed or was too slow.
+Before, run `make gpu-carry` on a machine with network, and copy its directory. One JSON line per part is
+appended to OUT/lines.jsonl. The exit code is 1 if a part failed or was too slow.
 """
 
 import argparse

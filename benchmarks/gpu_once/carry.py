@@ -1,4 +1,4 @@
-"""Makes what `benchmarks.gpu_once` takes along to a machine without network.
+"""Collects the packages and data that `benchmarks.gpu_once` needs on a machine without network.
 
     python -m benchmarks.gpu_once.carry --corpus DIR [--out data/gpu_carry]
 

@@ -19,7 +19,8 @@ TITLE = "Reproduction of the reference experiments"
 INTRODUCTION = (
     "The reference experiments are eleven comparisons of BERT-like encoders. One person ran them by hand in four "
     "weeks on two GPUs, over 1.6 million sentences each of Korean and English. Here the same cases are trained at "
-    "a small scale, on other text, with three seeds. The question is which of the eleven findings hold."
+    "a small scale, on other text, with three seeds. The question is which of the eleven findings hold. Each case "
+    "is a file in `ds_configs/`, for example `case4.json`."
 )
 SOURCES = (
     "Both texts are in the public domain: Korean film reviews (NSMC, `e9t/nsmc`) and English sentences from 76 "
@@ -27,24 +28,25 @@ SOURCES = (
     "reference; the values cannot."
 )
 RULE = (
-    "One rule (`benchmarks/reproduction/scaling_rule.py`) scales every case down. Widths are a quarter (the layers "
-    "have a sixteenth of the weights), merges an eighth, batch sizes a sixteenth. Epochs and schedules are an "
-    "eighth, attention heads a half. Training uses one in 128 of the sentences, or more in a case of few epochs. "
+    "One rule (`benchmarks/reproduction/scaling_rule.py`) scales every case down. It divides widths by 4, so that "
+    "the layers have a sixteenth of the weights. It divides attention heads by 2, BPE merges by 8, batch sizes by "
+    "16, and epochs and schedules by 8. Training uses one in 128 of the sentences, or more in a case of few epochs. "
     "Positions are rotary, except in case 12. Depth, weight decay, learning rates, masking, and the ratios of "
     "vocabularies and batch sizes are unchanged. The rule was fixed on 2026-11-29, before the first seed, after "
-    "three pilots that are described there. Each arm trains in one process with one CPU thread, in fp32."
+    "the pilot runs that the file lists. Each arm trains in one process with one CPU thread, in fp32."
 )
 SEED_NOTE = (
-    "A seed changes the weights, the order, the dropout and the training masks. All seeds are validated on the same "
-    "masks. Times are processor times, because the machine was shared."
+    "A seed changes the initial weights, the data order, the dropout and the training masks. All seeds are validated "
+    "on the same masks. Times are processor times, because the machine was shared."
 )
 TEST = (
-    "Two arms are compared at their last step, sequence by sequence, on the same validation masks. The interval "
-    "holds 95 % of the differences that other validation sequences and other seeds would give "
-    "(`benchmarks/reproduction/paired.py` has the method). A comparison is decided if the interval excludes zero. "
-    f"Arms count as alike if the interval is within {ALIKE} nats of zero. Where the vocabularies differ, nats "
-    "cannot be compared; bits per character can. A comparison is undecided, whatever its interval, if no run of either arm "
-    "has left the plateau: then none has learned to read context."
+    "Two arms are compared at their last step, sequence by sequence, on the same validation masks. The 95 % interval "
+    "covers the variation over validation sequences and over seeds (`benchmarks/reproduction/paired.py` has the "
+    "method). A comparison is decided if the interval excludes zero. "
+    f"Arms count as alike if the interval is within {ALIKE} nats of zero. Nats cannot be compared between "
+    "vocabularies, because they are over different tokens; bits per character can. A comparison is undecided, "
+    f"whatever its interval, if no run of either arm comes {PLATEAU_NATS} nats below the unigram baseline: then none "
+    "has learned to use context."
 )
 EXPORT = (
     "Cases with `bert-prenorm` and rotary positions have no Hugging Face class, so these runs cannot be exported. "
@@ -88,7 +90,7 @@ def case_summary(results: Sequence[Result], case: str) -> str:
             f"**The reference found:** {FINDINGS[case]}\n\n**Here:** {_sentence(verdict)}."
         )
     else:
-        blocks.append("This case is not one of the reference. It asks new questions.")
+        blocks.append("This case is not part of the reference.")
     return "\n\n".join([*blocks, comparison_table(own), TEST])
 
 
@@ -104,8 +106,8 @@ def seeds_section(runs: Path, case: str) -> str:
     header += ["under neighbour", "steps to leave the plateau"]
     note = (
         "Final values: the mean over the seeds, and the range. The loss is also given as nats under the unigram and "
-        f"the neighbour baseline. An arm has left the plateau when it is {PLATEAU_NATS} nats under the unigram "
-        "baseline."
+        "the neighbour baseline; a negative number is above it. An arm has left the plateau when its loss is "
+        f"{PLATEAU_NATS} nats under the unigram baseline."
     )
     blocks = ["## Figures of all seeds", note, table(header, rows)]
     for variant in VARIANTS:
@@ -189,8 +191,8 @@ def _number_of(results: Sequence[Result]) -> str:
     tested = [result for result in results if result.verdict != "not trained yet"]
     note = (
         "A positive number is the amount by which the first arm is better: lower in loss or in bits per "
-        "character, higher in accuracy. At equal costs: mean and range over the seeds, interpolated between "
-        f"validations. {len(tested)} of {len(results)} comparisons are tested."
+        "character, higher in accuracy. The columns `at equal …` are interpolated between validations, and give "
+        f"mean and range over the seeds. {len(tested)} of {len(results)} comparisons have been tested."
     )
     if tested:
         note += (

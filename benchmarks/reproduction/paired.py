@@ -1,16 +1,16 @@
 """Differences between runs with intervals, from the sums of each validation sequence.
 
 All runs of a case are validated on the same sequences with the same masks, so two arms are compared sequence
-by sequence. A difference between two arms has two sources of chance:
+by sequence. A difference between two arms has two sources of random variation:
 
-- The sequences. They are drawn again with replacement (the bootstrap: Efron, 1979), the same ones for both arms
-  and all seeds.
-- The seeds. Each is a cluster: all of its sequences share one pair of runs. A few clusters cannot be drawn
-  again, so their uncertainty is that of the mean of n values, s / sqrt(n) times Student's t with n - 1 degrees
-  of freedom.
+- The sequences. They are resampled with replacement (bootstrap: Efron, 1979), the same ones for both arms and all
+  seeds.
+- The seeds. All sequences of a seed share one pair of runs, so each seed is a cluster. There are too few clusters
+  to resample. Their uncertainty is that of a mean of n values: s / sqrt(n) times Student's t with n - 1 degrees of
+  freedom.
 
-A draw of the difference is the mean over the seeds on drawn sequences, plus a draw of the second term. The
-interval holds the middle 95 % of 4,000 draws.
+One draw of the difference is the mean over the seeds on resampled sequences, plus a draw of the second term. The
+interval contains the middle 95 % of 4,000 draws.
 """
 
 import math

@@ -21,14 +21,15 @@ SEED_NOTE = (
 )
 GAIN_NOTE = "Validation before the first step and after the last one."
 BASELINE_NOTE = (
-    "Nats by which the last validation loss is under each baseline, and the first step at which it is "
-    f"{PLATEAU_NATS} nats under the unigram baseline (interpolated between validations): there the "
-    "encoder has left the plateau on which it predicts frequent tokens only. A negative number is above "
-    "the baseline."
+    "Nats by which the last validation loss is under each baseline; a negative number is above it. An "
+    "encoder first learns only which tokens are frequent, and its loss stays on a plateau. It has left the "
+    f"plateau at the first step at which the loss is {PLATEAU_NATS} nats under the unigram baseline "
+    "(interpolated between validations)."
 )
 PLACE_NOTE = (
-    "Validation accuracy by what the masked place shows. An encoder only has to copy where a token was "
-    "kept, so the accuracy at [MASK] shows best what it has learned."
+    "Validation accuracy at masked tokens that the encoder sees as [MASK], as a random token, or "
+    "unchanged (kept). A kept token only has to be copied, so the accuracy at [MASK] shows best what the "
+    "encoder has learned."
 )
 BITS_NOTE = (
     "The arms have different vocabularies, so their losses and accuracies are over different tokens. "
