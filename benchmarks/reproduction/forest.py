@@ -16,6 +16,8 @@ COLOURS = {"agrees": "#009988", "disagrees": "#cc3311", "undecided": "#8a94a3"}
 ROW = 0.2
 """Inches of a comparison."""
 WIDTH = 9.0
+LINEAR = 0.1
+"""Nats up to which the axis is linear."""
 MEANINGS = {
     "agrees": "as stated",
     "disagrees": "the opposite",
@@ -64,8 +66,10 @@ def _draw(axis: Axes, measure: Measure, rows: Sequence[Result]) -> None:
     ]
     axis.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    if measure == "nats":  # a failing arm is many nats away, and most effects are small
-        axis.set_xscale("symlog", linthresh=0.1)
+    effects = [result.effect for result in rows if result.effect is not None]
+    farthest = max(max(-effect.low, effect.high) for effect in effects)
+    if measure == "nats" and farthest > LINEAR:  # a failing arm is many nats away, most are not
+        axis.set_xscale("symlog", linthresh=LINEAR)
         axis.xaxis.set_major_locator(FixedLocator([-5, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 5]))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -64,7 +64,7 @@ INTERACTIVE = (
 FOREST = "images/effects.png"
 FOREST_CAPTION = (
     "All comparisons. To the right of zero the first arm is better, as the reference found in cases 1 to 11. Bars "
-    "are 95 % intervals, small lines the seeds. The axis of nats is linear up to 0.1 and logarithmic beyond."
+    "are 95 % intervals, small lines the seeds. If effects are large, the axis of nats is logarithmic beyond 0.1."
 )
 AXES = {"step": "steps", "epoch": "epochs", "tokens": "tokens", "seconds": "time"}
 

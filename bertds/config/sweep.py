@@ -66,6 +66,9 @@ def swept_case(path: Path, sweep: str) -> Json:
     names = _names(axes)
     patches = arm_patches(path, content)
     shared = [name for name, patch in patches.items() if "same_as" in patch]
+    num_arms = (len(patches) - len(shared)) * len(points)
+    if num_arms > _MOST_ARMS:
+        raise ConfigError(f"--sweep has {num_arms:,} arms, expected at most {_MOST_ARMS:,}")
     arms: dict[str, Json] = {}
     for (arm, patch), (name, point) in itertools.product(
         patches.items(), zip(names, points, strict=True)
@@ -77,8 +80,6 @@ def swept_case(path: Path, sweep: str) -> Json:
         raise ConfigError(
             f"--sweep: the arms of {path} ({', '.join(shared)}) are runs of other cases: sweep those"
         )
-    if len(arms) > _MOST_ARMS:
-        raise ConfigError(f"--sweep has {len(arms):,} arms, expected at most {_MOST_ARMS:,}")
     content["bertds"]["arms"] = arms
     return content
 
@@ -117,7 +118,8 @@ def _parse(sweep: str) -> list[_Axis]:
                 f"--sweep {setting.strip()!r} is not path=value|value, such as run.seed=0|1|2"
             )
         axis = _Axis(key=key, texts=texts)
-        if any(axis.values.count(value) > 1 for value in axis.values):
+        values = axis.values
+        if any(values.count(value) > 1 for value in values):
             raise ConfigError(f"--sweep {key} has a value twice: remove one")
         axes.append(axis)
     if not axes:

@@ -28,6 +28,7 @@ def quick_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "compile_parts", quick)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_backend")
 def test_runs_with_and_without_compilation_resume_each_other(
     data_root: Path, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,7 +56,10 @@ class CountedBackend:
         return self.compile(graph, inputs)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "modernbert" else pytest.mark.slow) for kind in MODELS],
+)
 def test_few_graphs_hold_for_batches_of_every_size(kind):
     """They compute the same, and parameters keep their names."""
     model = make_model(**MODELS[kind])
