@@ -4,7 +4,7 @@ The record of the original has one sentence a case. Each becomes comparisons of 
 one run. Cases 12 to 14 are this project's own, so they have questions and no findings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.reproduction.paired import Measure
@@ -69,13 +69,7 @@ def _of(
 
 
 def _asked(case: str, left: str, right: str, measure: Measure = "nats") -> Comparison:
-    return Comparison(
-        case=case,
-        left=_side(case, left),
-        right=_side(case, right),
-        measure=measure,
-        is_original=False,
-    )
+    return replace(_of(case, left, right, measure), is_original=False)
 
 
 def _side(case: str, name: str) -> Side:
