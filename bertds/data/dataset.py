@@ -12,6 +12,7 @@ from bertds.config.case import Case
 from bertds.data.data_root import DataRoot
 from bertds.data.shards.format import Block
 from bertds.data.shards.reader import ShardSet
+from bertds.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +120,22 @@ def mean_length_of(subsets: list[DatasetSubset]) -> float:
     counts = [subset.num_sequences * subset.weight for subset in subsets]
     tokens = sum(each.mean_length * count for each, count in zip(subsets, counts, strict=True))
     return tokens / sum(counts)
+
+
+def check_longest(shards: ShardSet, most: int, model: Path) -> None:
+    """Check that a model has positions for all sequences of a set.
+
+    Args:
+        shards: The set.
+        most: Tokens that the model accepts.
+        model: Its directory.
+
+    Raises:
+        ConfigError: A sequence is longer.
+    """
+    longest = shards.index.max_length
+    if longest > most:
+        raise ConfigError(
+            f"{shards.files} has a sequence of {longest} tokens, but {model} accepts {most}: make "
+            f"shards with --seq_len {most}"
+        )

@@ -7,7 +7,7 @@ rank by rank in float64.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from bertds.config.batch import valid_micro_batch_size
 from bertds.config.schema import MaskingConfig, ModelConfig
 from bertds.data.data_root import DataRoot
-from bertds.data.dataset import DatasetSubset
+from bertds.data.dataset import DatasetSubset, check_longest
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import PackedBatch, RankBatchSpec
 from bertds.data.shards.format import TOKENIZER_NAME
@@ -105,7 +105,10 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
         )
     vocabulary = Vocabulary.of(list(subsets.values()))
     _check_data(trained, subsets, vocabulary)
-    _check_lengths(subsets.values(), trained.case.bertds.model, trained.run_dir)
+    for subset in subsets.values():
+        check_longest(
+            subset.shards, trained.case.bertds.model.max_position_embeddings, trained.run_dir
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and trained.case.bertds.run.keep_freed_memory:
         keep_freed_memory()
@@ -140,7 +143,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
     subset = DatasetSubset.open(DataRoot.of(data_root), valid, 1.0)
     vocabulary = Vocabulary.of([subset])
     config = ModelConfig.model_validate(model_block(directory))
-    _check_lengths([subset], config, directory)
+    check_longest(subset.shards, config.max_position_embeddings, directory)
     tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
     weights = open_pretrained(directory, config, tokenizer).weights()
     model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
@@ -185,18 +188,6 @@ def _check_data(
             logger.warning(
                 "%s holds other sequences than those the run was validated on",
                 subset.shards.files,
-            )
-
-
-def _check_lengths(subsets: Iterable[DatasetSubset], model: ModelConfig, directory: Path) -> None:
-    """Reject sequences for which the model has no positions."""
-    most = model.max_position_embeddings
-    for subset in subsets:
-        longest = subset.shards.index.max_length
-        if longest > most:
-            raise ConfigError(
-                f"{subset.shards.files} has a sequence of {longest} tokens, but {directory} accepts "
-                f"{most}: make shards with --seq_len {most}"
             )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertds.config.overrides import Json
+from bertds.data.dataset import check_longest
 from bertds.data.shards.reader import ShardSet
 from bertds.errors import ConfigError
 from bertds.huggingface.model_block import model_block
@@ -92,13 +93,9 @@ def continued_case(model: Path, shards: Path, *, bf16: bool) -> NewCase:
             "model first, with hf download NAME --local-dir DIR"
         )
     block = model_block(model)
-    train = ShardSet.open(shards / "train").index
-    most = block["max_position_embeddings"]
-    if train.max_length > most:
-        raise ConfigError(
-            f"{shards / 'train'} has a sequence of {train.max_length} tokens, but {model} accepts "
-            f"{most}: make shards with --seq_len {most}"
-        )
+    shard_set, most = ShardSet.open(shards / "train"), block["max_position_embeddings"]
+    check_longest(shard_set, most, model)
+    train = shard_set.index
     schedule, seq_len = Schedule.of(train.sequences), min(train.seq_len, most)
     ratio = _RATIOS[block["preset"]]
     content = _deepspeed_blocks(schedule, bf16=bf16) | {
