@@ -46,11 +46,6 @@ class Effect:
     by_seed: tuple[float, ...]
 
 
-def join(parts: Sequence[SequenceSums]) -> SequenceSums:
-    """The sums of several validation sets as one."""
-    return SequenceSums.concatenate(list(parts))
-
-
 def paired_effect(
     left: Sequence[SequenceSums], right: Sequence[SequenceSums], measure: Measure
 ) -> Effect:

@@ -36,9 +36,7 @@ from bertds.data.shards.reader import ShardSet
 from data_prep.reproduction import vocabulary_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# Keep freed memory instead of returning it to the kernel: see results/optimization_log.md.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483648"}
-ENVIRONMENT = os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.reproduction.claims import ALIKE, COMPARISONS, FINDINGS, Comparison, Side
 from benchmarks.reproduction.committed_runs import run_directory
-from benchmarks.reproduction.paired import Effect, Measure, join, paired_effect, unpaired_effect
+from benchmarks.reproduction.paired import Effect, Measure, paired_effect, unpaired_effect
 from benchmarks.reproduction.scaling_rule import SEEDS
 from bertds.inference.sequence_sums import SequenceSums, read_sequence_sums
 from bertds.report.context_tables import plateau_step
@@ -104,7 +104,10 @@ def _test(runs: Path, comparison: Comparison) -> Result:
     seeds = [each for each in seeds if all(_sums(runs, each, side) for side in (left, right))]
     if not seeds:
         return Result(comparison=comparison, effect=None, at_equal={})
-    scores = [[join(_sums(runs, seed, side)) for seed in seeds] for side in (left, right)]
+    scores = [
+        [SequenceSums.concatenate(_sums(runs, seed, side)) for seed in seeds]
+        for side in (left, right)
+    ]
     if comparison.measure != "accuracy":
         scores.reverse()  # a lower loss is better
     is_paired = left.valid_set == right.valid_set

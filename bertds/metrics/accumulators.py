@@ -109,7 +109,7 @@ def evaluate_packs(
     values = zero_sums(device, NUM_VALIDATION_SUMS)
     for pack in packs:
         loss, is_correct = model(to_device(device, pack))
-        is_kind = np.stack([kinds_of(pack, mask_id) == kind for kind in range(len(KINDS))])
+        is_kind = kinds_of(pack, mask_id) == np.arange(len(KINDS))[:, None]
         is_kind_on_device = torch.from_numpy(is_kind).to(device, non_blocking=True)
         correct = (is_kind_on_device & is_correct).sum(1)
         by_kind = torch.cat([is_kind_on_device.sum(1), correct]).double()

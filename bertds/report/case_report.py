@@ -57,6 +57,8 @@ class CaseReport:
     case_dir: Path
     title: str
     arms: Sequence[ArmRun]
+    shown: Sequence[ArmRun]
+    """The arms, with those that differ in their seeds only as one."""
     verdict: bytes
     """The previous report from `**Verdict:**` on."""
 
@@ -81,13 +83,9 @@ class CaseReport:
             case_dir=case_dir,
             title=one_line(f"{case_dir.name}: {title}" if title else case_dir.name),
             arms=arms,
+            shown=mean_over_seeds(arms),
             verdict=verdict,
         )
-
-    @property
-    def shown(self) -> list[ArmRun]:
-        """The arms, with those that differ in their seeds only as one."""
-        return mean_over_seeds(self.arms)
 
     def section(self) -> Section:
         """The case as a section of an HTML page."""

@@ -25,7 +25,8 @@ def mean_over_seeds(arms: Sequence[ArmRun]) -> list[ArmRun]:
     """Replace each group of arms that differ in their seeds only by one arm with their means.
 
     A mean is over all members, at the steps that all have logged. Arms that have failed or have
-    logged nothing yet are no members. Other arms are left as they are. Without any group the arms are returned unchanged, also in their colours.
+    logged nothing yet are no members. Other arms are left as they are. Without any group the arms
+    are returned unchanged, also in their colours.
     """
     by_settings: dict[str, list[ArmRun]] = {}
     for number, arm in enumerate(arms):
