@@ -77,6 +77,10 @@ class ModelConfig(Block):
     """Round the rows of the token embedding and the output layer up to a multiple of this, as some
     models on the Hub do; 64 or 128 is faster on a GPU. The added rows are never predicted. Not with Lamb, nor with
     weight decay of biases."""
+    type_vocab_size: Annotated[int, Field(ge=0)] = 0
+    """Rows of the table of token types (segments), as in Hugging Face's config.json. Every training
+    text has type 0; the other rows are kept unchanged for pairs of texts. `init --from` sets it. 0:
+    no table; the exported one is 0."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each sublayer (pre) or after each residual sum (post)."""
     positions: Literal["learned", "sinusoidal", "rope"] = "learned"

@@ -127,8 +127,13 @@ def load_weights(ds_engine: Any, reader: TensorSource) -> None:
 
 
 def set_weights(ds_engine: Any, weights: Mapping[str, Tensor]) -> None:
-    """Fill them from whole tensors by name; `refresh_weights` must follow on all ranks."""
+    """Fill them from whole tensors by name; `refresh_weights` must follow on all ranks.
+
+    A parameter without a tensor keeps its weights.
+    """
     for shard in parameter_shards(ds_engine):
+        if shard.name not in weights:
+            continue
         flat = weights[shard.name].view(-1)
         shard.of(shard.master).copy_(flat[shard.start : shard.start + shard.length])
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
 
+TOKEN_TYPES = "encoder.embeddings.token_types.weight"
+"""Our name of the token type table."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
@@ -26,8 +29,9 @@ class Architecture:
     decoder_bias: str
     """The bias over the vocabulary. In some classes it is not in the decoder module."""
     token_types: str = ""
-    """The token type table, which our model lacks; empty if the class has none."""
+    """The token type table; empty if the class has none."""
     token_type_rows: int = 0
+    """Its rows in the export of a model without token types."""
     always_biased: bool = True
     """Whether its linear layers and norms always have biases."""
     counts_positions_from_pad: bool = False
@@ -37,10 +41,17 @@ class Architecture:
         """Hugging Face's names for one of our parameters: one, or one per part."""
         if name == "head.decoder.bias":
             return (self.decoder_bias,)
+        if name == TOKEN_TYPES:
+            return (self.token_types,)
         module, kind = name.rsplit(".", 1)
         layer = "".join(re.findall(r"layers\.(\d+)\.", module))
         hf_modules = self.modules[re.sub(r"layers\.\d+\.", "layers.{}.", module)]
         return tuple(f"{hf_module.format(layer)}.{kind}" for hf_module in hf_modules)
+
+    @property
+    def base_prefix(self) -> str:
+        """The first part of the encoder's names, which the class without a head omits."""
+        return self.modules["encoder.embeddings.tokens"][0].partition(".")[0]
 
     @property
     def decoder_module_bias(self) -> str:
@@ -162,6 +173,7 @@ def _unsupported_options(config: ModelConfig, architecture: Architecture) -> lis
             (config.feed_forward != "glu", "feed_forward"),
             (config.norm != "pre", "norm"),
             (config.preset != "modernbert", "preset"),  # its first layer has no norm
+            (config.type_vocab_size > 0, "type_vocab_size"),
         ]
     has_window = config.local_attention is not None and config.global_attn_every_n_layers > 1
     # In the head, BERT applies the encoder's activation and RobertaPreLayerNorm applies gelu. Our

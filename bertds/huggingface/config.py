@@ -5,7 +5,8 @@ keys are written; either is read. A key that a config.json omits has the class's
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from bertds.config.schema import ModelConfig
@@ -16,7 +17,9 @@ from bertds.huggingface.architectures import (
     Architecture,
     architecture_of,
 )
+from bertds.io.json_files import read_json_object
 
+_MAX_BYTES = 64 << 20  # of a JSON file
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
@@ -29,6 +32,7 @@ _BERT_KEYS = {
     "hidden_act": "hidden_act",
     "layer_norm_eps": "layer_norm_eps",
     "max_position_embeddings": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
     "tie_word_embeddings": "tie_word_embeddings",
 }
 _MODERNBERT_KEYS = {
@@ -68,6 +72,7 @@ _BERT_DEFAULTS = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "max_position_embeddings": 512,
+    "type_vocab_size": 2,
     "tie_word_embeddings": True,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -94,6 +99,22 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "classifier_activation": "gelu",
     },
 }
+
+# Keys with which a class computes another function than ours, unless they have these values.
+_REQUIRED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a Hugging Face directory.
+
+    Raises:
+        ValueError: It is missing, or not a JSON object.
+    """
+    return read_json_object(path, name=path.name, max_bytes=_MAX_BYTES)
 
 
 def config_json(
@@ -130,7 +151,7 @@ def config_json(
     return shared | {
         "max_position_embeddings": config.max_position_embeddings
         + architecture.first_position(special_ids["pad"]),
-        "type_vocab_size": architecture.token_type_rows,
+        "type_vocab_size": config.type_vocab_size or architecture.token_type_rows,
         "hidden_act": config.hidden_act,
         "layer_norm_eps": config.layer_norm_eps,
         "hidden_dropout_prob": config.hidden_dropout_prob,
@@ -215,7 +236,11 @@ def row_multiple(rows: Any, num_ids: int) -> int:
 
 
 def difference(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], architecture: Architecture
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    architecture: Architecture,
+    *,
+    ignored: Collection[str] = (),
 ) -> str:
     """Describe all differences between two configurations; empty if they are the same.
 
@@ -223,6 +248,7 @@ def difference(
         theirs: The `config.json` of a Hugging Face directory.
         ours: The result of `config_json` for the case.
         architecture: The class of the case's model.
+        ignored: Keys that are not compared.
 
     Returns:
         `config.json has num_hidden_layers 12, the case needs 2 (model.num_hidden_layers)`, and
@@ -238,9 +264,13 @@ def difference(
         keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
     if theirs.get("model_type") != ours["model_type"]:
         keys = {"model_type": "preset"}
-    texts = []
+    texts = [
+        f"{key} {theirs[key]!r}, no case has another than {value!r}"
+        for key, value in _REQUIRED.items()
+        if theirs.get(key, value) != value
+    ]
     for key, our_key in keys.items():
-        if theirs.get(key) != ours[key]:
+        if key not in ignored and theirs.get(key) != ours[key]:
             by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
             texts.append(
                 f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} "

@@ -14,15 +14,19 @@ from bertds.config.schema import ModelConfig
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import BERT, MODERNBERT, ROBERTA_PRENORM
-from bertds.huggingface.config import config_json, difference, model_values, row_multiple
-from bertds.io.json_files import read_json_object
+from bertds.huggingface.config import (
+    config_json,
+    difference,
+    model_values,
+    read_json,
+    row_multiple,
+)
 
 _PRESETS = {
     BERT.model_type: (BERT, "bert"),
     ROBERTA_PRENORM.model_type: (ROBERTA_PRENORM, "bert-prenorm"),
     MODERNBERT.model_type: (MODERNBERT, "modernbert"),
 }
-_MAX_BYTES = 64 << 20
 _ALWAYS_SHOWN = (
     "hidden_size",
     "num_hidden_layers",
@@ -42,10 +46,8 @@ def model_block(directory: Path) -> dict[str, Any]:
         ConfigError: A file is missing or malformed, or no case can have this architecture.
     """
     try:
-        found = read_json_object(
-            directory / "config.json", name="config.json", max_bytes=_MAX_BYTES
-        )
-        tokenizer = Tokenizer.load(directory / "tokenizer.json")
+        found = read_json(directory / "config.json")
+        tokenizer = Tokenizer.load(directory)
         return _model_block(found, tokenizer)
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from error

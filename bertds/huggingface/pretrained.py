@@ -1,46 +1,35 @@
 """Reads initial weights from a Hugging Face directory, after checking it against a case.
 
-The check reads only the config, the tokenizer and file headers. Weights are read from safetensors,
-in one file or several. Pickles are rejected, because loading one can run code. Each process holds
-the fp32 weights once while it starts.
+The check reads only the config, the tokenizer and file headers. Each process holds the fp32 weights
+once while it starts.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bertds.config.schema import ModelConfig
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import Architecture, architecture_of
-from bertds.huggingface.config import config_json, difference, row_multiple
+from bertds.huggingface.config import config_json, difference, read_json, row_multiple
+from bertds.huggingface.stored_tensors import (
+    StoredTensor,
+    open_tensors,
+    stored_tensors,
+)
 from bertds.huggingface.weights import from_hf_state_dict, to_hf_state_dict
-from bertds.io.json_files import read_json_object
 from bertds.model.mlm import MaskedLanguageModel
 
-_SINGLE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_MAX_BYTES = 64 << 20  # of a JSON file
-
-
-# Parts of tensor names that a file may hold and that are not read: other heads, tensors of older
-# transformers versions, and copies of tied weights.
-_UNUSED = ("pooler.", "cls.seq_relationship.", "position_ids", "decoder.weight", "decoder.bias")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredTensor:
-    """A tensor in a safetensors file."""
-
-    path: Path
-    key: str
-    """Its name in the file."""
-    shape: list[int]
+# Parts of names of tensors that our model has no place for: poolers and other heads.
+_OTHER_PARTS = ("pooler.", "cls.seq_relationship.", "classifier.", "qa_outputs.")
+# And of copies: tied weights, and buffers of older transformers versions.
+_COPIES = ("position_ids", "token_type_ids", "decoder.weight", "decoder.bias")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,23 +42,45 @@ class Pretrained:
     pad_id: int
     tensors: Mapping[str, StoredTensor]
     """By their names in current transformers versions."""
+    has_head: bool
+    """Whether it has a head for masked tokens; a bare encoder has none."""
+    unplaced: Sequence[str]
+    """The names of tensors that our model has no place for."""
 
     def weights(self) -> dict[str, Tensor]:
-        """Read the fp32 weights by our names, tied weights once.
+        """Read the fp32 weights by our names, tied weights once; without a head, the encoder's.
 
         Raises:
             ConfigError: A file cannot be read.
         """
-        with contextlib.ExitStack() as stack, _prefix_errors(self.directory):
-            paths = {stored.path for stored in self.tensors.values()}
-            files = {path: _open(stack, path) for path in paths}
+        with _prefix_errors(self.directory), open_tensors(self.tensors) as read:
+            return from_hf_state_dict(self.model, self.pad_id, read, has_head=self.has_head)
 
-            def read(name: str) -> Tensor:
-                stored = self.tensors[name]
-                tensor: Tensor = files[stored.path].get_tensor(stored.key)
-                return tensor
+    def unplaced_tensors(self) -> dict[str, Tensor]:
+        """Read the tensors that our model has no place for, in fp32.
 
-            return from_hf_state_dict(self.model, self.pad_id, read)
+        Raises:
+            ConfigError: A file cannot be read.
+        """
+        with _prefix_errors(self.directory), open_tensors(self.tensors) as read:
+            return {name: read(name).float().contiguous() for name in self.unplaced}
+
+    def notes(self) -> list[str]:
+        """What a user should know of how the weights are used."""
+        notes = []
+        if not self.has_head:
+            notes.append("it has no head for masked tokens: a new one starts from random weights")
+        if self.unplaced:
+            names = ", ".join(self.unplaced)
+            notes.append(f"not used in training, and copied into an export: {names}")
+        architecture, config = architecture_of(self.model.config), self.model.config
+        rows = self.tensors[architecture.token_types].shape[0] if architecture.token_types else 0
+        if rows and not config.type_vocab_size:
+            notes.append(
+                "its token types are added to the positions, and an export has none: set "
+                f"model.type_vocab_size to {rows} to keep them"
+            )
+        return notes
 
 
 def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> Pretrained:
@@ -93,17 +104,27 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
         _check_options(config, architecture)
         _check_vocabulary(directory, tokenizer)
         expected = config_json(config, tokenizer.vocab_size, tokenizer.special_ids)
-        found = _read_json(directory / "config.json")
+        found = read_json(directory / "config.json")
         _check_vocab_size(found.get("vocab_size"), expected["vocab_size"], tokenizer.vocab_size)
-        fault = difference(found, expected, architecture)
+        # Without token types, the model reads only the first row of any table.
+        ignored = () if config.type_vocab_size else ("type_vocab_size",)
+        fault = difference(found, expected, architecture, ignored=ignored)
         if fault:
             raise ValueError(f"{fault}: change one to match the other")
-        tensors = _stored_tensors(directory, architecture, tied=config.tie_word_embeddings)
+        tensors = stored_tensors(directory, architecture, tied=config.tie_word_embeddings)
         pad_id = tokenizer.special_ids["pad"]
         with torch.device("meta"):
             model = MaskedLanguageModel(config, tokenizer.vocab_size, pad_id)
-        _check_tensors(tensors, _expected_shapes(model, pad_id))
-    return Pretrained(directory=directory, model=model, pad_id=pad_id, tensors=tensors)
+        has_head = any(name in tensors for name in _head_names(model, architecture))
+        unplaced = _check_tensors(tensors, _expected_shapes(model, pad_id, has_head=has_head))
+    return Pretrained(
+        directory=directory,
+        model=model,
+        pad_id=pad_id,
+        tensors=tensors,
+        has_head=has_head,
+        unplaced=unplaced,
+    )
 
 
 @contextlib.contextmanager
@@ -127,8 +148,7 @@ def _check_options(config: ModelConfig, architecture: Architecture) -> None:
 
 
 def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
-    path = directory / "tokenizer.json"
-    theirs = Tokenizer.load(path)
+    theirs = Tokenizer.load(directory)
     their_tokens, our_tokens = (t.tokens([*range(t.vocab_size)]) for t in (theirs, tokenizer))
     if their_tokens == our_tokens:
         return
@@ -141,7 +161,7 @@ def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
         ours_has = repr(our_tokens[differing])
     raise ValueError(
         f"tokenizer.json has {theirs_has}, but the shards' tokenizer has {ours_has}: create the "
-        f"shards with --tokenizer {path}"
+        f"shards with --tokenizer {directory / 'tokenizer.json'}"
     )
 
 
@@ -156,83 +176,44 @@ def _check_vocab_size(found: Any, expected: int, num_ids: int) -> None:
     )
 
 
-def _stored_tensors(
-    directory: Path, architecture: Architecture, *, tied: bool
-) -> dict[str, StoredTensor]:
-    """The tensors by their current names; only file headers are read."""
-    tensors = {}
-    for path in _weight_files(directory):
-        with contextlib.ExitStack() as stack:
-            file = _open(stack, path)
-            for key in file.keys():  # noqa: SIM118  (a safetensors file is not a mapping)
-                shape = list(file.get_slice(key).get_shape())
-                tensors[_current_name(key)] = StoredTensor(path=path, key=key, shape=shape)
-    bias, module_bias = architecture.decoder_bias, architecture.decoder_module_bias
-    if module_bias in tensors and (not tied or bias not in tensors):
-        tensors[bias] = tensors[module_bias]
-    return tensors
+def _head_names(model: MaskedLanguageModel, architecture: Architecture) -> set[str]:
+    """The names of the head's tensors."""
+    ours = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    return {hf_name for name in ours for hf_name in architecture.hf_names(name)}
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    if (directory / _SINGLE_FILE).is_file():
-        return [directory / _SINGLE_FILE]
-    if (directory / _INDEX).is_file():
-        names = sorted(set(_read_json(directory / _INDEX).get("weight_map", {}).values()))
-        outside = [name for name in names if Path(name).name != name]
-        if outside:
-            raise ValueError(f"{_INDEX} names a file outside the directory: {outside[0]!r}")
-        return [directory / name for name in names]
-    pickles = sorted(path.name for path in directory.glob("*.bin"))
-    if pickles:
-        raise ValueError(
-            f"{pickles[0]} is a pickle, which can run code and is not read here: convert it with "
-            f"python -m bertds convert {directory / pickles[0]} --out DIR"
-        )
-    raise ValueError(f"neither {_SINGLE_FILE} nor {_INDEX} exists")
-
-
-def _expected_shapes(model: MaskedLanguageModel, pad_id: int) -> dict[str, list[int]]:
+def _expected_shapes(
+    model: MaskedLanguageModel, pad_id: int, *, has_head: bool
+) -> dict[str, list[int]]:
     """The shapes of the tensors that export would write."""
     architecture = architecture_of(model.config)
     state = to_hf_state_dict(model, pad_id)
     shapes = {name: list(tensor.shape) for name, tensor in state.items()}
     if architecture.decoder_module_bias != architecture.decoder_bias:
         shapes.pop(architecture.decoder_module_bias, None)  # a copy
+    if not has_head:
+        head = _head_names(model, architecture)
+        shapes = {name: shape for name, shape in shapes.items() if name not in head}
+    if architecture.token_types and not model.config.type_vocab_size:
+        shapes[architecture.token_types][0] = 0  # only the first row is read
     return shapes
 
 
-def _check_tensors(tensors: Mapping[str, StoredTensor], expected: Mapping[str, list[int]]) -> None:
+def _check_tensors(
+    tensors: Mapping[str, StoredTensor], expected: Mapping[str, list[int]]
+) -> list[str]:
+    """Check names and shapes, and list the tensors that our model has no place for."""
     for name, expected_shape in expected.items():
         shape = tensors[name].shape if name in tensors else None
-        # Of the token types only the first is read, so their number may differ.
-        first = 1 if "token_type" in name else 0
+        first = 1 if expected_shape[:1] == [0] else 0  # any number of rows
         if shape is None:
             raise ValueError(f"tensor {name} is missing, the case's model needs {expected_shape}")
         if shape[first:] != expected_shape[first:]:
             raise ValueError(
                 f"tensor {name} has shape {shape}, the case's model needs {expected_shape}"
             )
-    for name in tensors:
-        if name not in expected and not any(part in name for part in _UNUSED):
+    others = [name for name in tensors if name not in expected]
+    for name in others:
+        if not any(part in name for part in (*_OTHER_PARTS, *_COPIES)):
             raise ValueError(f"tensor {name} does not exist in the case's model")
-
-
-def _current_name(name: str) -> str:
-    """A tensor's name in current transformers versions: BERT's norms once had gamma and beta."""
-    module, _, kind = name.rpartition(".")
-    if module.endswith("LayerNorm"):
-        kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
-    return f"{module}.{kind}"
-
-
-def _open(stack: contextlib.ExitStack, path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"{path.name} is missing")
-    try:
-        return stack.enter_context(safe_open(path, framework="pt"))
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is not a complete safetensors file ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json_object(path, name=path.name, max_bytes=_MAX_BYTES)
+    return sorted(name for name in others if any(part in name for part in _OTHER_PARTS))

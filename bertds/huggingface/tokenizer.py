@@ -12,6 +12,7 @@ r"""Builds a tokenizer for transformers that gives a text the same ids as in tra
 import json
 from typing import Any
 
+from bertds.config.schema import ModelConfig
 from bertds.data.tokenizer import Tokenizer
 from bertds.data.white_space import normalizer_steps
 
@@ -53,20 +54,21 @@ def _cleaning(tokenizer: Tokenizer) -> list[dict[str, Any]]:
     return steps
 
 
-def tokenizer_config(tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
     """The content of `tokenizer_config.json`.
 
     Args:
         tokenizer: The tokenizer of the shards.
-        max_length: The longest sequence that the model takes, in tokens.
+        config: The model, which says how long a sequence may be, and whether it has token types.
     """
     names = dict(
         zip(tokenizer.special_ids, tokenizer.tokens([*tokenizer.special_ids.values()]), strict=True)
     )
+    types = ["token_type_ids"] if config.type_vocab_size > 1 else []
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": config.max_position_embeddings,
+        "model_input_names": ["input_ids", *types, "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": name for role, name in names.items()},
     }

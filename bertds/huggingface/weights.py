@@ -29,7 +29,7 @@ def to_hf_state_dict(model: MaskedLanguageModel, pad_id: int) -> dict[str, Tenso
         hf_names = architecture.hf_names(name)
         state |= zip(hf_names, tensor.chunk(len(hf_names)), strict=True)
     bias = model.head.decoder.bias
-    if architecture.token_types:
+    if architecture.token_types and not model.config.type_vocab_size:
         shape = (architecture.token_type_rows, model.config.hidden_size)
         state[architecture.token_types] = bias.new_zeros(shape)
     if not model.config.tie_word_embeddings:
@@ -39,7 +39,7 @@ def to_hf_state_dict(model: MaskedLanguageModel, pad_id: int) -> dict[str, Tenso
 
 
 def from_hf_state_dict(
-    model: MaskedLanguageModel, pad_id: int, read: ReadTensor
+    model: MaskedLanguageModel, pad_id: int, read: ReadTensor, *, has_head: bool = True
 ) -> dict[str, Tensor]:
     """Convert the tensors of a Hugging Face class to fp32 weights by our names, tied weights once.
 
@@ -48,20 +48,24 @@ def from_hf_state_dict(
             and it must have a bias wherever the class has one.
         pad_id: The padding token's id.
         read: Returns the tensor with a Hugging Face name.
+        has_head: Whether the class has a head for masked tokens; otherwise ours is left out.
     """
     architecture = architecture_of(model.config)
     weights = {}
     for name, _ in model.named_parameters():
-        parts = [read(hf_name).float() for hf_name in architecture.hf_names(name)]
-        weights[name] = torch.cat(parts)
-    weights["head.decoder.bias"][model.vocab_size :] = UNUSED_BIAS
-    if architecture.token_types:
-        table = weights[_POSITIONS]
+        if has_head or not name.startswith("head."):
+            parts = [read(hf_name).float() for hf_name in architecture.hf_names(name)]
+            weights[name] = torch.cat(parts)
+    if has_head:
+        weights["head.decoder.bias"][model.vocab_size :] = UNUSED_BIAS
+    if architecture.token_types and not model.config.type_vocab_size:
         # Every token has type 0, whose vector is added to every position instead.
         token_type = read(architecture.token_types)[0].float()
         if token_type.any():
-            table = table + token_type
-        weights[_POSITIONS] = _shift_rows(table, -_position_offset(model, architecture, pad_id))
+            weights[_POSITIONS] = weights[_POSITIONS] + token_type
+    if _POSITIONS in weights:
+        offset = _position_offset(model, architecture, pad_id)
+        weights[_POSITIONS] = _shift_rows(weights[_POSITIONS], -offset)
     return weights
 
 

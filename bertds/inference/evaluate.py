@@ -145,7 +145,13 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
     config = ModelConfig.model_validate(model_block(directory))
     check_longest(subset.shards, config.max_position_embeddings, directory)
     tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
-    weights = open_pretrained(directory, config, tokenizer).weights()
+    pretrained = open_pretrained(directory, config, tokenizer)
+    if not pretrained.has_head:
+        raise ConfigError(
+            f"{directory} is an encoder without a head for masked tokens, so there is nothing to "
+            "evaluate: train one with python -m bertds init --from"
+        )
+    weights = pretrained.weights()
     model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
     model.load_state_dict(weights, strict=False)  # a tied decoder has no weights of its own
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,5 +1,8 @@
 """Exports a run as a Hugging Face directory: weights, config, tokenizer, model card.
 
+A run that continues a Hugging Face model exports that model: its tokenizer, and every key and tensor
+that training did not use, are the source's.
+
 `AutoModelForMaskedLM`, `AutoTokenizer` and `pipeline("fill-mask")` load it without any bertds code,
 and compute equal logits. Export does not need transformers. Peak memory is at most twice the size
 of the fp32 model.
@@ -8,6 +11,7 @@ of the fp32 model.
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from bertds.huggingface.architectures import architecture_of
 from bertds.huggingface.config import config_json
+from bertds.huggingface.source_model import SourceModel
 from bertds.huggingface.tokenizer import standalone_tokenizer, tokenizer_config
 from bertds.huggingface.weights import to_hf_state_dict
 from bertds.io.atomic import atomic_directory
@@ -38,21 +43,34 @@ def export(trained: TrainedRun, out: Path) -> None:
     """
     config, tokenizer = trained.case.bertds.model, trained.tokenizer
     content = config_json(config, tokenizer.vocab_size, tokenizer.special_ids)
+    source = SourceModel.of_run(trained.run_dir)
     with atomic_directory(out) as draft:
         weights = to_hf_state_dict(trained.model(), tokenizer.special_ids["pad"])
         tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+        if source:
+            content, tensors = source.config(content), source.tensors() | tensors
         _write_json(draft / "config.json", content)
         file = draft / "model.safetensors"
         _save(tensors, file)
         # safetensors makes it readable by its owner only.
         file.chmod((draft / "config.json").stat().st_mode)
-        standalone = standalone_tokenizer(
-            tokenizer, add_special_tokens=trained.metadata["special_tokens"]
-        )
-        (draft / "tokenizer.json").write_bytes(standalone.content)
-        settings = tokenizer_config(tokenizer, config.max_position_embeddings)
-        _write_json(draft / "tokenizer_config.json", settings)
+        if source:
+            for path in source.tokenizer_files:
+                shutil.copyfile(path, draft / path.name)
+        else:
+            _write_tokenizer(trained, draft)
         (draft / "README.md").write_text(model_card(trained), encoding="utf-8")
+
+
+def _write_tokenizer(trained: TrainedRun, draft: Path) -> None:
+    """Write a tokenizer that gives a text the ids that it has in training."""
+    tokenizer, config = trained.tokenizer, trained.case.bertds.model
+    standalone = standalone_tokenizer(
+        tokenizer, add_special_tokens=trained.metadata["special_tokens"]
+    )
+    (draft / "tokenizer.json").write_bytes(standalone.content)
+    settings = tokenizer_config(tokenizer, config)
+    _write_json(draft / "tokenizer_config.json", settings)
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -13,24 +13,36 @@ from bertds.config.schema import ModelConfig
 
 
 class Embeddings(nn.Module):
-    """Sum of token and position embedding, then norm and dropout."""
+    """Sum of token, token type and position embedding, then norm and dropout."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, pad_id: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, config.hidden_size)
         self.positions = position_table(config, pad_id)
         self.offset = first_position(config, pad_id)
+        types, size = config.type_vocab_size, config.hidden_size
+        self.token_types = TokenTypes(types, size) if types else None
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inputs_T: Tensor, positions_T: Tensor) -> Tensor:
         """(T,) ids and (T,) positions, counted from 0, to (T, D)."""
         hidden_TD = self.tokens(inputs_T)
+        if self.token_types is not None:
+            hidden_TD = self.token_types(hidden_TD)
         if self.positions is not None:
             # DeepSpeed casts parameters to 16 bits, but not buffers such as the sinusoids.
             added_TD = self.positions(positions_T + self.offset)
             hidden_TD = hidden_TD + added_TD.to(hidden_TD.dtype)
         return self.dropout(self.norm(hidden_TD))
+
+
+class TokenTypes(nn.Embedding):
+    """The table of token types (segments); every token of a single text has type 0."""
+
+    def forward(self, hidden_TD: Tensor) -> Tensor:
+        """Add the row of type 0 to each of the (T, D) token embeddings."""
+        return hidden_TD + self.weight[0]
 
 
 def first_position(config: ModelConfig, pad_id: int) -> int:

@@ -4,6 +4,9 @@ from torch import nn
 
 from bertds.config.case import Case
 
+# Only the row of type 0 has gradients; the other rows must stay as they are.
+_NEVER = "embeddings.token_types.weight"
+
 
 def no_decay(case: Case) -> tuple[str, ...]:
     """Return the kinds of parameters without weight decay.
@@ -29,7 +32,8 @@ def parameter_groups(
     with_decay: list[nn.Parameter] = []
     without_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (without_decay if kind_of(name) in no_decay else with_decay).append(parameter)
+        is_exempt = kind_of(name) in no_decay or name.endswith(_NEVER)
+        (without_decay if is_exempt else with_decay).append(parameter)
     groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": with_decay}]
     if without_decay:
         groups.append({"params": without_decay, "weight_decay": 0.0})

@@ -108,6 +108,7 @@ def continued_case(model: Path, shards: Path, *, bf16: bool) -> NewCase:
         }
     }
     reasons = [f"model: {block['preset']}, as in {model / 'config.json'}", *schedule.reasons()]
+    reasons.append("no decay of embeddings: rows that training does not read stay as they are")
     reasons.append(f"masking {ratio:.0%}: as this class was pre-trained")
     return NewCase(content=content, reasons=reasons)
 
@@ -140,6 +141,8 @@ def _run(model: Path, schedule: Schedule, seq_len: int) -> Json:
     return {
         "num_epochs": schedule.epochs,
         "init_from": str(model),
+        # Rows that training does not read, as those of later positions, stay as they are.
+        "no_decay": ["bias", "norm", "embedding"],
         "log_every": 10,
         "eval_every": tenth,
         "save_every": tenth,

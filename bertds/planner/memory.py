@@ -147,6 +147,7 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     rows = model.padded_vocab_size(vocab_size)
     embeddings = rows * width + norm
     embeddings += (model.max_position_embeddings + offset) * width if learned else 0
+    embeddings += model.type_vocab_size * width
     gates = 2 if model.feed_forward == "glu" else 1
     attention = 4 * width * width + bias * 4 * width
     feed_forward = (gates + 1) * width * inner + bias * (gates * inner + width)

@@ -9,6 +9,8 @@ from bertds.checkpoint import saver
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
 from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
+from bertds.huggingface.pretrained import Pretrained
+from bertds.huggingface.source_model import SourceModel
 from bertds.runs.status import write_status
 from bertds.tracking.jsonl import read_metrics
 from bertds.training.metric_logger import MetricLogger
@@ -36,8 +38,7 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
     checkpoint = saver.find_newest(engine, run.run_dir, before)
     if checkpoint is None:
         if run.pretrained is not None:
-            logger.info("initial weights: %s", run.pretrained.directory)
-            engine.set_weights(run.pretrained.weights())
+            _start_from(run.pretrained, run, engine)
         return TrainState()
     changes = [f"changed since the start: {change}" for change in run.changes]
     for message in [*checkpoint.skipped, *changes]:
@@ -53,6 +54,16 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
         if warning:
             logger.warning("%s", warning)
     return resumed
+
+
+def _start_from(pretrained: Pretrained, run: RunSetup, engine: Engine) -> None:
+    """Set the weights of `run.init_from`, and keep what an export will need of the model."""
+    logger.info("initial weights: %s", pretrained.directory)
+    for note in pretrained.notes():
+        logger.info("%s: %s", pretrained.directory.name, note)
+    if run.world.is_main:
+        SourceModel.keep(pretrained, run.run_dir)
+    engine.set_weights(pretrained.weights())
 
 
 def _check_shards(run: RunSetup, checkpoint: Path, state: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
+from bertds.huggingface.architectures import architecture_of
 from bertds.huggingface.model_block import model_block
 from tests.huggingface.test_pretrained import PRESETS, make_config, make_model, write
 
@@ -38,6 +39,8 @@ def test_the_block_gives_the_model_that_was_exported(tokenizer, tmp_path, fields
     same = {"initializer_range", "attention_probs_dropout_prob"}  # no weight depends on them
     if model.config.preset != "modernbert":
         same.add("local_attention")  # the other classes have no local layers
+        assert config.type_vocab_size == architecture_of(config).token_type_rows
+        same.add("type_vocab_size")  # the exported table is 0
     assert config.model_dump(exclude=same) == model.config.model_dump(exclude=same)
 
 
@@ -55,7 +58,8 @@ def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, name, preset):
     (directory / "config.json").write_text(json.dumps(full))
     block = model_block(directory)
     shapes = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
-    assert block.keys() - shapes == {"preset", "max_position_embeddings"}
+    types = {"type_vocab_size"} if preset != "modernbert" else set()
+    assert block.keys() - shapes == {"preset", "max_position_embeddings"} | types
     assert block["preset"] == preset
 
 

@@ -10,11 +10,13 @@ import pytest
 import tokenizers
 
 from bertds.cli import run
+from bertds.config.schema import ModelConfig
 from bertds.data.shards.reader import ShardSet
 from bertds.data.tokenizer import Tokenizer
 from bertds.huggingface.tokenizer import standalone_tokenizer, tokenizer_config
 from data_prep.__main__ import COMMANDS
 from data_prep.readers.cleaning import clean_lines
+from tests.helpers.tensors import SMALL
 
 transformers = pytest.importorskip("transformers")
 DIRTY = [
@@ -48,7 +50,9 @@ def tokenizer_path(text) -> Path:
 def load_with_transformers(tokenizer: Tokenizer, directory: Path, *, add_special_tokens: bool):
     standalone = standalone_tokenizer(tokenizer, add_special_tokens=add_special_tokens)
     (directory / "tokenizer.json").write_bytes(standalone.content)
-    settings = tokenizer_config(tokenizer, 64)
+    settings = tokenizer_config(
+        tokenizer, ModelConfig.model_validate(SMALL | {"max_position_embeddings": 64})
+    )
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     (directory / "config.json").write_text('{"model_type": "bert"}')
     return transformers.AutoTokenizer.from_pretrained(directory)
