@@ -27,6 +27,7 @@ _PRESETS = {
     ROBERTA_PRENORM.model_type: (ROBERTA_PRENORM, "bert-prenorm"),
     MODERNBERT.model_type: (MODERNBERT, "modernbert"),
 }
+_MLM_CLASSES = ("ForMaskedLM", "ForPreTraining")
 _ALWAYS_SHOWN = (
     "hidden_size",
     "num_hidden_layers",
@@ -51,6 +52,15 @@ def model_block(directory: Path) -> dict[str, Any]:
         return _model_block(found, tokenizer)
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from error
+
+
+def has_mlm_head(directory: Path) -> bool:
+    """Whether `config.json` names a class with a head for masked tokens.
+
+    A file that names no class is taken for one with a head.
+    """
+    names = read_json(directory / "config.json").get("architectures") or [_MLM_CLASSES[0]]
+    return any(str(name).endswith(_MLM_CLASSES) for name in names)
 
 
 def _model_block(found: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

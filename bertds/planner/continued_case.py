@@ -14,7 +14,7 @@ from bertds.config.overrides import Json
 from bertds.data.dataset import check_longest
 from bertds.data.shards.reader import ShardSet
 from bertds.errors import ConfigError
-from bertds.huggingface.model_block import model_block
+from bertds.huggingface.model_block import has_mlm_head, model_block
 
 _MOST_SEQUENCES = 256
 """Largest batch."""
@@ -108,6 +108,8 @@ def continued_case(model: Path, shards: Path, *, bf16: bool) -> NewCase:
         }
     }
     reasons = [f"model: {block['preset']}, as in {model / 'config.json'}", *schedule.reasons()]
+    if not has_mlm_head(model):
+        reasons.append("head for masked tokens: the model has none, so a new one is trained")
     reasons.append("no decay of embeddings: rows that training does not read stay as they are")
     reasons.append(f"masking {ratio:.0%}: as this class was pre-trained")
     return NewCase(content=content, reasons=reasons)
