@@ -35,6 +35,7 @@ from pydantic_core import PydanticUndefined
 
 from bertds import errors
 from bertds.config import deepspeed_schema, optimizer_schema, schema, unsupported_keys
+from bertds.config.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "reference" / "config.md", ROOT / "docs" / "reference" / "cli.md")
@@ -259,8 +260,10 @@ def presets() -> str:
     """What each preset sets in place of the default."""
     fields = schema.ModelConfig.model_fields
     rows = []
-    for name, values in schema.PRESETS.items():
-        changed = {key: value for key, value in values.items() if value != fields[key].default}
+    for name, preset in PRESETS.items():
+        changed = {
+            key: value for key, value in preset.defaults.items() if value != fields[key].default
+        }
         texts = [f"`{key}` {json.dumps(value)}" for key, value in changed.items()]
         rows.append([f"`{name}`", ", ".join(texts) or "nothing"])
     return table(["Preset", "Sets in place of the default"], rows)

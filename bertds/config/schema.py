@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from bertds.config.presets import PRESETS, Preset, PresetName
+
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -18,7 +20,6 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 # Valid in file names and in the keys of metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
-Preset = Literal["bert", "bert-prenorm", "modernbert"]
 _EPOCHS = re.compile(r"\d{1,6}(\.\d{1,6})? epochs?")
 
 
@@ -54,11 +55,12 @@ class ModelConfig(Block):
     """The encoder. Keys have the names of Hugging Face's config.json.
 
     A preset sets the fields that define the architecture of a Hugging Face class: `bert` is
-    BertForMaskedLM, `bert-prenorm` is RobertaPreLayerNormForMaskedLM, and `modernbert` is
-    ModernBertForMaskedLM. A field in the file overrides the preset.
+    BertForMaskedLM, `bert-prenorm` is RobertaPreLayerNormForMaskedLM, `modernbert` is
+    ModernBertForMaskedLM, and `roberta`, `xlm-roberta`, `camembert` and `distilbert` are the classes of
+    these names. A field in the file overrides the preset.
     """
 
-    preset: Preset = "bert-prenorm"
+    preset: PresetName = "bert-prenorm"
     """Hugging Face architecture that provides the defaults of the other keys."""
     hidden_size: Count
     """Width of the residual stream (D)."""
@@ -69,8 +71,9 @@ class ModelConfig(Block):
     intermediate_size: Count
     """Width of the feed-forward layer (F)."""
     max_position_embeddings: Count = 512
-    """Longest sequence that the model accepts, in tokens. With `bert-prenorm`, the table of learned
-    positions has pad_id + 1 more rows, as in its Hugging Face class."""
+    """Longest sequence that the model accepts, in tokens. With `bert-prenorm`, `roberta`, `xlm-roberta`
+    and `camembert`, the table of learned positions has pad_id + 1 more rows, as in their Hugging Face
+    classes."""
     vocab_size: Count | None = None
     """Number of token ids. Default: read from the shards' index; a given value must equal it."""
     pad_vocab_to_multiple_of: Count = 1
@@ -122,7 +125,8 @@ class ModelConfig(Block):
         if not isinstance(values, dict):
             return values
         preset = values.get("preset", "bert-prenorm")
-        return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
+        is_known = isinstance(preset, str) and preset in PRESETS
+        return {**PRESETS[preset].defaults, **values} if is_known else values
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the token embedding for a tokenizer with this number of ids."""
@@ -149,6 +153,11 @@ class ModelConfig(Block):
         return self
 
     @property
+    def traits(self) -> Preset:
+        """What the preset says beyond the keys."""
+        return PRESETS[self.preset]
+
+    @property
     def head_size(self) -> int:
         """Width of an attention head (K)."""
         return self.hidden_size // self.num_attention_heads
@@ -162,26 +171,6 @@ class ModelConfig(Block):
         has_valid_head_size = self.head_size % 8 == 0 and self.head_size <= 256
         has_dropout = self.attention_probs_dropout_prob > 0
         return precision != "fp32" and not has_dropout and has_valid_head_size
-
-
-PRESETS: dict[str, dict[str, object]] = {
-    "bert": {"norm": "post", "hidden_act": "gelu", "layer_norm_eps": 1e-12},
-    "bert-prenorm": {"norm": "pre", "hidden_act": "gelu", "layer_norm_eps": 1e-12},
-    "modernbert": {
-        "norm": "pre",
-        "positions": "rope",
-        "feed_forward": "glu",
-        "hidden_act": "gelu",
-        "bias": False,
-        "hidden_dropout_prob": 0.0,
-        "layer_norm_eps": 1e-5,
-        "rope_theta": 160_000.0,
-        "local_rope_theta": 10_000.0,
-        "local_attention": 128,
-        "global_attn_every_n_layers": 3,
-        "max_position_embeddings": 8192,
-    },
-}
 
 
 class TrainSet(Block):

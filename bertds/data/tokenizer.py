@@ -183,6 +183,19 @@ class Tokenizer:
         names = (added.get(number) or self._backend.id_to_token(number) for number in ids)
         return [f"<{number}>" if name is None else name for number, name in zip(ids, names)]
 
+    def ambiguous_roles(self) -> dict[str, list[int]]:
+        """The special tokens that occur several times in the vocabulary, and their ids.
+
+        The unknown token may: its id is the one that the model emits.
+        """
+        names = self.tokens([*range(self.vocab_size)])
+        wanted = {names[self.special_ids[role]] for role in self.special_ids if role != "unk"}
+        ids: dict[str, list[int]] = {}
+        for number, name in enumerate(names):
+            if name in wanted:
+                ids.setdefault(name, []).append(number)
+        return {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+
     def word_starts(self) -> npt.NDArray[np.bool_]:
         """Tell for each id whether it begins a word; special tokens count as words.
 

@@ -6,10 +6,12 @@ fixed position table is a learned table that was not trained, and no bias is a b
 that no class supports are rejected.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bertds.config.presets import PRESETS, PresetName
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
 
@@ -23,6 +25,7 @@ class Architecture:
 
     name: str
     model_type: str
+    preset: PresetName
     modules: Mapping[str, tuple[str, ...]]
     """Our module names to Hugging Face's; `{}` is the layer index. If there are several names, each
     holds an equal part of our matrix along its first axis."""
@@ -34,8 +37,8 @@ class Architecture:
     """Its rows in the export of a model without token types."""
     always_biased: bool = True
     """Whether its linear layers and norms always have biases."""
-    counts_positions_from_pad: bool = False
-    """Whether positions start at pad_id + 1 (RoBERTa's offset) instead of 0."""
+    pair_separators: int = 1
+    """The [SEP] tokens between the two texts of a pair."""
 
     def hf_names(self, name: str) -> tuple[str, ...]:
         """Hugging Face's names for one of our parameters: one, or one per part."""
@@ -60,10 +63,26 @@ class Architecture:
 
     def first_position(self, pad_id: int) -> int:
         """The row of its position table that the first token of a sequence reads."""
-        return pad_id + 1 if self.counts_positions_from_pad else 0
+        return pad_id + 1 if PRESETS[self.preset].counts_positions_from_pad else 0
 
 
 _LAYER = "encoder.layers.{}"
+
+
+def _post_norm(prefix: str) -> dict[str, str]:
+    """The norms of a layer that is normalised after its residual sums."""
+    layer = f"{prefix}.encoder.layer.{{}}"
+    return {
+        f"{_LAYER}.attention_norm": f"{layer}.attention.output.LayerNorm",
+        f"{_LAYER}.feed_forward_norm": f"{layer}.output.LayerNorm",
+    }
+
+
+_ROBERTA_HEAD = {
+    "head.dense": "lm_head.dense",
+    "head.norm": "lm_head.layer_norm",
+    "head.decoder": "lm_head.decoder",
+}
 
 
 def _bert_like(prefix: str, other_modules: dict[str, str]) -> dict[str, tuple[str, ...]]:
@@ -85,11 +104,11 @@ def _bert_like(prefix: str, other_modules: dict[str, str]) -> dict[str, tuple[st
 BERT = Architecture(
     name="BertForMaskedLM",
     model_type="bert",
+    preset="bert",
     modules=_bert_like(
         "bert",
-        {
-            f"{_LAYER}.attention_norm": "bert.encoder.layer.{}.attention.output.LayerNorm",
-            f"{_LAYER}.feed_forward_norm": "bert.encoder.layer.{}.output.LayerNorm",
+        _post_norm("bert")
+        | {
             "head.dense": "cls.predictions.transform.dense",
             "head.norm": "cls.predictions.transform.LayerNorm",
             "head.decoder": "cls.predictions.decoder",
@@ -101,31 +120,72 @@ BERT = Architecture(
 )
 
 
-_ROBERTA = "roberta_prelayernorm"
+_PRENORM = "roberta_prelayernorm"
 ROBERTA_PRENORM = Architecture(
     name="RobertaPreLayerNormForMaskedLM",
     model_type="roberta-prelayernorm",
+    preset="bert-prenorm",
     modules=_bert_like(
-        _ROBERTA,
-        {
-            f"{_LAYER}.attention_norm": f"{_ROBERTA}.encoder.layer.{{}}.attention.LayerNorm",
-            f"{_LAYER}.feed_forward_norm": f"{_ROBERTA}.encoder.layer.{{}}.intermediate.LayerNorm",
-            "encoder.norm": f"{_ROBERTA}.LayerNorm",
-            "head.dense": "lm_head.dense",
-            "head.norm": "lm_head.layer_norm",
-            "head.decoder": "lm_head.decoder",
+        _PRENORM,
+        _ROBERTA_HEAD
+        | {
+            f"{_LAYER}.attention_norm": f"{_PRENORM}.encoder.layer.{{}}.attention.LayerNorm",
+            f"{_LAYER}.feed_forward_norm": f"{_PRENORM}.encoder.layer.{{}}.intermediate.LayerNorm",
+            "encoder.norm": f"{_PRENORM}.LayerNorm",
         },
     ),
     decoder_bias="lm_head.bias",
-    token_types=f"{_ROBERTA}.embeddings.token_type_embeddings.weight",
+    token_types=f"{_PRENORM}.embeddings.token_type_embeddings.weight",
     token_type_rows=1,
-    counts_positions_from_pad=True,
+)
+
+
+ROBERTA = Architecture(
+    name="RobertaForMaskedLM",
+    model_type="roberta",
+    preset="roberta",
+    modules=_bert_like("roberta", _ROBERTA_HEAD | _post_norm("roberta")),
+    decoder_bias="lm_head.bias",
+    token_types="roberta.embeddings.token_type_embeddings.weight",
+    token_type_rows=1,
+    pair_separators=2,
+)
+# The same weights under the same names, in classes of other names.
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA, name="XLMRobertaForMaskedLM", model_type="xlm-roberta", preset="xlm-roberta"
+)
+CAMEMBERT = dataclasses.replace(
+    ROBERTA, name="CamembertForMaskedLM", model_type="camembert", preset="camembert"
+)
+
+
+_DISTIL = "distilbert.transformer.layer.{}"
+DISTILBERT = Architecture(
+    name="DistilBertForMaskedLM",
+    model_type="distilbert",
+    preset="distilbert",
+    modules={
+        "encoder.embeddings.tokens": ("distilbert.embeddings.word_embeddings",),
+        "encoder.embeddings.positions": ("distilbert.embeddings.position_embeddings",),
+        "encoder.embeddings.norm": ("distilbert.embeddings.LayerNorm",),
+        f"{_LAYER}.attention.qkv": tuple(f"{_DISTIL}.attention.{part}_lin" for part in "qkv"),
+        f"{_LAYER}.attention.output": (f"{_DISTIL}.attention.out_lin",),
+        f"{_LAYER}.attention_norm": (f"{_DISTIL}.sa_layer_norm",),
+        f"{_LAYER}.feed_forward.input": (f"{_DISTIL}.ffn.lin1",),
+        f"{_LAYER}.feed_forward.output": (f"{_DISTIL}.ffn.lin2",),
+        f"{_LAYER}.feed_forward_norm": (f"{_DISTIL}.output_layer_norm",),
+        "head.dense": ("vocab_transform",),
+        "head.norm": ("vocab_layer_norm",),
+        "head.decoder": ("vocab_projector",),
+    },
+    decoder_bias="vocab_projector.bias",
 )
 
 
 MODERNBERT = Architecture(
     name="ModernBertForMaskedLM",
     model_type="modernbert",
+    preset="modernbert",
     modules={
         "encoder.embeddings.tokens": ("model.embeddings.tok_embeddings",),
         "encoder.embeddings.norm": ("model.embeddings.norm",),
@@ -145,16 +205,24 @@ MODERNBERT = Architecture(
 )
 
 
+ARCHITECTURES = (
+    BERT,
+    ROBERTA_PRENORM,
+    MODERNBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    DISTILBERT,
+)
+
+
 def architecture_of(config: ModelConfig) -> Architecture:
     """The Hugging Face class that computes the same function as a model with this config.
 
     Raises:
         ConfigError: No class does; the message names the unsupported option.
     """
-    if config.positions == "rope":
-        closest = MODERNBERT
-    else:
-        closest = BERT if config.norm == "post" else ROBERTA_PRENORM
+    closest = _closest(config)
     for is_unsupported, key in _unsupported_options(config, closest):
         if is_unsupported:
             raise ConfigError(
@@ -166,22 +234,36 @@ def architecture_of(config: ModelConfig) -> Architecture:
     return closest
 
 
+def _closest(config: ModelConfig) -> Architecture:
+    """The preset's own class, unless it has other positions or norms."""
+    if config.positions == "rope":
+        return MODERNBERT
+    if config.norm == "pre":
+        return ROBERTA_PRENORM
+    (own,) = (each for each in ARCHITECTURES if each.preset == config.preset)
+    return own if config.traits.defaults["norm"] == "post" else BERT
+
+
 def _unsupported_options(config: ModelConfig, architecture: Architecture) -> list[tuple[bool, str]]:
     """For each option that a class may not support: whether it does not, and the option's key."""
+    its, ours = PRESETS[architecture.preset], config.traits
+    lacks_norm = config.norm == "pre" and its.first_attention_norm != ours.first_attention_norm
     if architecture is MODERNBERT:
         return [
             (config.feed_forward != "glu", "feed_forward"),
             (config.norm != "pre", "norm"),
-            (config.preset != "modernbert", "preset"),  # its first layer has no norm
+            (lacks_norm, "preset"),
             (config.type_vocab_size > 0, "type_vocab_size"),
         ]
     has_window = config.local_attention is not None and config.global_attn_every_n_layers > 1
-    # In the head, BERT applies the encoder's activation and RobertaPreLayerNorm applies gelu. Our
-    # head follows the preset, so another class agrees only if the encoder's activation is gelu.
-    head_differs = (config.preset == "bert") != (architecture is BERT)
+    # Where the heads differ, they agree if the encoder's activation is gelu as well.
+    head_differs = its.gelu_in_head != ours.gelu_in_head
+    other_eps = architecture is DISTILBERT and config.layer_norm_eps != 1e-12
     return [
         (config.feed_forward != "mlp", "feed_forward"),
         (has_window, "local_attention"),
-        (architecture is ROBERTA_PRENORM and config.preset == "modernbert", "preset"),
+        (lacks_norm, "preset"),
         (head_differs and config.hidden_act != "gelu", "hidden_act"),
+        (not architecture.token_types and config.type_vocab_size > 0, "type_vocab_size"),
+        (other_eps, "layer_norm_eps"),  # no key of its config.json
     ]

@@ -12,8 +12,12 @@ from typing import Any
 from bertds.config.schema import ModelConfig
 from bertds.huggingface.architectures import (
     BERT,
+    CAMEMBERT,
+    DISTILBERT,
     MODERNBERT,
+    ROBERTA,
     ROBERTA_PRENORM,
+    XLM_ROBERTA,
     Architecture,
     architecture_of,
 )
@@ -21,6 +25,7 @@ from bertds.io.json_files import read_json_object
 
 _MAX_BYTES = 64 << 20  # of a JSON file
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_PAD_REASON = "the tokenizer's padding token; this class counts positions from it"
 
 
 # The compared keys of config.json, and the key of `bertds.model` that determines each.
@@ -33,6 +38,15 @@ _BERT_KEYS = {
     "layer_norm_eps": "layer_norm_eps",
     "max_position_embeddings": "max_position_embeddings",
     "type_vocab_size": "type_vocab_size",
+    "tie_word_embeddings": "tie_word_embeddings",
+}
+_DISTILBERT_KEYS = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+    "max_position_embeddings": "max_position_embeddings",
     "tie_word_embeddings": "tie_word_embeddings",
 }
 _MODERNBERT_KEYS = {
@@ -55,9 +69,14 @@ _MODERNBERT_KEYS = {
     "rope_type": "positions",
     "classifier_activation": "preset",
 }
+_ROBERTA_KEYS = _BERT_KEYS | {"pad_token_id": "preset"}
 _KEYS = {
     BERT.name: _BERT_KEYS,
-    ROBERTA_PRENORM.name: _BERT_KEYS | {"pad_token_id": "preset"},
+    ROBERTA_PRENORM.name: _ROBERTA_KEYS,
+    ROBERTA.name: _ROBERTA_KEYS,
+    XLM_ROBERTA.name: _ROBERTA_KEYS,
+    CAMEMBERT.name: _ROBERTA_KEYS,
+    DISTILBERT.name: _DISTILBERT_KEYS,
     MODERNBERT.name: _MODERNBERT_KEYS,
 }
 
@@ -78,6 +97,19 @@ _BERT_DEFAULTS = {
 _DEFAULTS: dict[str, dict[str, Any]] = {
     BERT.name: _BERT_DEFAULTS,
     ROBERTA_PRENORM.name: _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    ROBERTA.name: _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
+    XLM_ROBERTA.name: _BERT_DEFAULTS | {"pad_token_id": 1},
+    CAMEMBERT.name: _BERT_DEFAULTS | {"pad_token_id": 1},
+    DISTILBERT.name: {
+        "vocab_size": 30522,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "activation": "gelu",
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    },
     MODERNBERT.name: {
         "vocab_size": 50368,
         "hidden_size": 768,
@@ -148,7 +180,7 @@ def config_json(
     }
     if architecture is MODERNBERT:
         return shared | {"cls_token_id": cls_id, "sep_token_id": sep_id} | _modernbert(config)
-    return shared | {
+    content = shared | {
         "max_position_embeddings": config.max_position_embeddings
         + architecture.first_position(special_ids["pad"]),
         "type_vocab_size": config.type_vocab_size or architecture.token_type_rows,
@@ -157,6 +189,15 @@ def config_json(
         "hidden_dropout_prob": config.hidden_dropout_prob,
         "attention_probs_dropout_prob": config.attention_probs_dropout_prob,
     }
+    return _distilbert(content) if architecture is DISTILBERT else content
+
+
+def _distilbert(content: Mapping[str, Any]) -> dict[str, Any]:
+    """BERT's keys under DistilBERT's names, without those that the class does not have."""
+    names = {ours: theirs for theirs, ours in _DISTILBERT_KEYS.items()}
+    names |= {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
+    missing = ("layer_norm_eps", "type_vocab_size")
+    return {names.get(key, key): value for key, value in content.items() if key not in missing}
 
 
 def _modernbert(config: ModelConfig) -> dict[str, Any]:
@@ -214,7 +255,8 @@ def _model_values(
     keys = _KEYS[architecture.name].items()
     values = {ours: full[key] for key, ours in keys if ours not in ("preset", "positions")}
     values["max_position_embeddings"] -= architecture.first_position(pad_id)
-    dropout = "mlp_dropout" if architecture is MODERNBERT else "hidden_dropout_prob"
+    dropouts = {MODERNBERT.name: "mlp_dropout", DISTILBERT.name: "dropout"}
+    dropout = dropouts.get(architecture.name, "hidden_dropout_prob")
     values["hidden_dropout_prob"] = full.get(dropout, 0.0 if architecture is MODERNBERT else 0.1)
     if architecture is MODERNBERT:
         types = full["layer_types"]
@@ -272,9 +314,9 @@ def difference(
     for key, our_key in keys.items():
         if key not in ignored and theirs.get(key) != ours[key]:
             by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
+            reason = _PAD_REASON if key == "pad_token_id" else f"model.{our_key}"
             texts.append(
-                f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} "
-                f"(model.{our_key})"
+                f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} ({reason})"
             )
     return f"config.json has {'; '.join(texts)}" if texts else ""
 

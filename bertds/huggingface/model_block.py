@@ -13,7 +13,7 @@ from bertds.config.messages import problems_of
 from bertds.config.schema import ModelConfig
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import ConfigError
-from bertds.huggingface.architectures import BERT, MODERNBERT, ROBERTA_PRENORM
+from bertds.huggingface.architectures import ARCHITECTURES
 from bertds.huggingface.config import (
     config_json,
     difference,
@@ -22,12 +22,8 @@ from bertds.huggingface.config import (
     row_multiple,
 )
 
-_PRESETS = {
-    BERT.model_type: (BERT, "bert"),
-    ROBERTA_PRENORM.model_type: (ROBERTA_PRENORM, "bert-prenorm"),
-    MODERNBERT.model_type: (MODERNBERT, "modernbert"),
-}
 _MLM_CLASSES = ("ForMaskedLM", "ForPreTraining")
+_BY_TYPE = {architecture.model_type: architecture for architecture in ARCHITECTURES}
 _ALWAYS_SHOWN = (
     "hidden_size",
     "num_hidden_layers",
@@ -65,10 +61,11 @@ def has_mlm_head(directory: Path) -> bool:
 
 def _model_block(found: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     kind = found.get("model_type")
-    if not isinstance(kind, str) or kind not in _PRESETS:
-        known = ", ".join(_PRESETS)
+    if not isinstance(kind, str) or kind not in _BY_TYPE:
+        known = ", ".join(_BY_TYPE)
         raise ValueError(f"config.json has model_type {kind!r}, expected one of {known}")
-    architecture, preset = _PRESETS[kind]
+    architecture = _BY_TYPE[kind]
+    preset = architecture.preset
     block = {"preset": preset, **model_values(found, architecture, tokenizer.special_ids["pad"])}
     multiple = row_multiple(found.get("vocab_size"), tokenizer.vocab_size)
     if multiple > 1:

@@ -2,7 +2,8 @@ r"""Builds a tokenizer for transformers that gives a text the same ids as in tra
 
 `data_prep` does two things outside the tokenizer, and the exported tokenizer does them as well:
 
-- It adds [CLS] and [SEP] around a sequence, if the shards have them.
+- It adds [CLS] and [SEP] around a sequence, if the shards have them. The two texts of a pair are
+  separated as the tokenizer.json says, or else as the model's class does.
 - It cleans each line: it removes control characters, normalizes to NFC, replaces white space by
   single blanks (unless the tokenizer keeps white space), and strips both ends. The exported tokenizer strips only if it splits words at
   blanks. Other tokenizers may need the blank beside [MASK], where transformers splits a text before
@@ -22,18 +23,25 @@ _WHITE_SPACE = r"[\s\x1c-\x1f]+"
 _LINE_END = "\x1e"  # in documents of containers
 
 
-def standalone_tokenizer(tokenizer: Tokenizer, *, add_special_tokens: bool) -> Tokenizer:
+def standalone_tokenizer(
+    tokenizer: Tokenizer, *, add_special_tokens: bool, pair_separators: int = 1
+) -> Tokenizer:
     """A tokenizer that includes everything `data_prep` does to a text.
 
     Args:
         tokenizer: The tokenizer of the shards.
         add_special_tokens: Whether every sequence starts with [CLS] and ends with [SEP].
+        pair_separators: Number of [SEP] between the two texts of a pair, unless the tokenizer.json
+            itself puts [CLS] and [SEP] around a text: then its pairs are kept.
     """
     content: dict[str, Any] = json.loads(tokenizer.content)
     content |= {"truncation": None, "padding": None}
     if content["model"].get("dropout"):  # BPE dropout, which sharding ignores
         content["model"]["dropout"] = None
-    content["post_processor"] = _post_processor(tokenizer) if add_special_tokens else None
+    if not add_special_tokens:
+        content["post_processor"] = None
+    elif not _adds_cls_and_sep(tokenizer):
+        content["post_processor"] = _post_processor(tokenizer, pair_separators)
     steps = [*_cleaning(tokenizer), *normalizer_steps(content)]
     content["normalizer"] = {"type": "Sequence", "normalizers": steps}
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
@@ -74,14 +82,20 @@ def tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any
     }
 
 
-def _post_processor(tokenizer: Tokenizer) -> dict[str, Any]:
-    """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] for a pair."""
+def _adds_cls_and_sep(tokenizer: Tokenizer) -> bool:
+    """Whether the file's own post-processor puts [CLS] and [SEP] around a text."""
+    return tokenizer.encode_marked("") == [tokenizer.special_ids[role] for role in ("cls", "sep")]
+
+
+def _post_processor(tokenizer: Tokenizer, pair_separators: int) -> dict[str, Any]:
+    """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] for a pair, with one or two [SEP] in between."""
     ids = tokenizer.special_ids
     cls_token, sep_token = tokenizer.tokens([ids["cls"], ids["sep"]])
 
     def special(name: str, segment: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": segment}}
 
+    second = 1 if pair_separators == 1 else 0  # RoBERTa has one token type
     single = [
         special(cls_token, 0),
         {"Sequence": {"id": "A", "type_id": 0}},
@@ -90,7 +104,12 @@ def _post_processor(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, special(sep_token, 1)],
+        "pair": [
+            *single,
+            *[special(sep_token, 0)] * (pair_separators - 1),
+            {"Sequence": {"id": "B", "type_id": second}},
+            special(sep_token, second),
+        ],
         "special_tokens": {
             name: {"id": name, "ids": [ids[role]], "tokens": [name]}
             for role, name in (("cls", cls_token), ("sep", sep_token))

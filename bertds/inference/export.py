@@ -66,7 +66,9 @@ def _write_tokenizer(trained: TrainedRun, draft: Path) -> None:
     """Write a tokenizer that gives a text the ids that it has in training."""
     tokenizer, config = trained.tokenizer, trained.case.bertds.model
     standalone = standalone_tokenizer(
-        tokenizer, add_special_tokens=trained.metadata["special_tokens"]
+        tokenizer,
+        add_special_tokens=trained.metadata["special_tokens"],
+        pair_separators=architecture_of(config).pair_separators,
     )
     (draft / "tokenizer.json").write_bytes(standalone.content)
     settings = tokenizer_config(tokenizer, config)

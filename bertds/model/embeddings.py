@@ -46,11 +46,9 @@ class TokenTypes(nn.Embedding):
 
 
 def first_position(config: ModelConfig, pad_id: int) -> int:
-    """Return the row of the position table for the first token of a sequence.
-
-    Hugging Face's RobertaPreLayerNorm keeps RoBERTa's offset: positions start at pad_id + 1.
-    """
-    return pad_id + 1 if config.preset == "bert-prenorm" and config.positions == "learned" else 0
+    """Return the row of the position table for the first token of a sequence."""
+    has_offset = config.traits.counts_positions_from_pad and config.positions == "learned"
+    return pad_id + 1 if has_offset else 0
 
 
 def position_table(config: ModelConfig, pad_id: int) -> nn.Module | None:

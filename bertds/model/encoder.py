@@ -82,7 +82,7 @@ def attention_norm(config: ModelConfig, number: int) -> nn.Module:
 
     ModernBERT's first layer has none, since the embedding is normalised (Warner et al., 2024).
     """
-    skipped = config.preset == "modernbert" and config.norm == "pre" and number == 0
+    skipped = config.norm == "pre" and number == 0 and not config.traits.first_attention_norm
     return nn.Identity() if skipped else layer_norm(config)
 
 

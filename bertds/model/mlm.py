@@ -27,8 +27,8 @@ class MlmHead(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        # In RobertaPreLayerNorm and ModernBERT this is GELU for every hidden_act.
-        self.activation = ACTIVATIONS[config.hidden_act] if config.preset == "bert" else F.gelu
+        is_gelu = config.traits.gelu_in_head
+        self.activation = F.gelu if is_gelu else ACTIVATIONS[config.hidden_act]
         self.norm = layer_norm(config)
         self.decoder = nn.Linear(config.hidden_size, vocab_size)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertds.config.overrides import Json
+from bertds.config.presets import PRESETS
 from bertds.data.dataset import check_longest
 from bertds.data.shards.reader import ShardSet
 from bertds.errors import ConfigError
@@ -27,8 +28,6 @@ _RATE, _RATE_BATCH = 1e-4, 256
 _WARMUP = 0.06
 _MICRO_TOKENS = 16_384
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
-# Devlin et al., BERT, 2019, §3.1; Warner et al., "Smarter, Better, Faster, Longer", 2024, §2.2.
-_RATIOS = {"bert": 0.15, "bert-prenorm": 0.15, "modernbert": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +96,7 @@ def continued_case(model: Path, shards: Path, *, bf16: bool) -> NewCase:
     check_longest(shard_set, most, model)
     train = shard_set.index
     schedule, seq_len = Schedule.of(train.sequences), min(train.seq_len, most)
-    ratio = _RATIOS[block["preset"]]
+    ratio = PRESETS[block["preset"]].masking_ratio
     content = _deepspeed_blocks(schedule, bf16=bf16) | {
         "bertds": {
             "title": f"{model.name} continued on {shards.name}",

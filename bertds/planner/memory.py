@@ -137,13 +137,13 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     Args:
         model: The architecture.
         vocab_size: Number of ids of the tokenizer.
-        pad_id: Id of the padding token, which sets the size of bert-prenorm's position table.
+        pad_id: Id of the padding token; the position table of some presets starts after it.
     """
     width, inner = model.hidden_size, model.intermediate_size
     bias = int(model.bias)
     norm = width * (1 + bias)
     learned = model.positions == "learned"
-    offset = pad_id + 1 if model.preset == "bert-prenorm" else 0
+    offset = pad_id + 1 if model.traits.counts_positions_from_pad else 0
     rows = model.padded_vocab_size(vocab_size)
     embeddings = rows * width + norm
     embeddings += (model.max_position_embeddings + offset) * width if learned else 0
@@ -153,7 +153,7 @@ def count_parameters(model: ModelConfig, vocab_size: int, pad_id: int = 0) -> in
     feed_forward = (gates + 1) * width * inner + bias * (gates * inner + width)
     layers = model.num_hidden_layers * (attention + feed_forward + 2 * norm)
     is_pre = model.norm == "pre"
-    layers -= norm if model.preset == "modernbert" and is_pre else 0
+    layers -= norm if is_pre and not model.traits.first_attention_norm else 0
     decoder = rows if model.tie_word_embeddings else rows * (width + 1)
     head = width * width + bias * width + norm + decoder
     return embeddings + layers + (norm if is_pre else 0) + head

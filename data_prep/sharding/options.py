@@ -81,6 +81,11 @@ class ShardOptions:
         Raises:
             ValueError: The tokenizer lacks a token that the options need.
         """
+        for name, numbers in tokenizer.ambiguous_roles().items():
+            raise ValueError(
+                f"the tokenizer has {name!r} as tokens {' and '.join(map(str, numbers))}: give it one "
+                "id in the tokenizer.json, that of the model's config.json, and rename the others"
+            )
         ids = tokenizer.special_ids
         if self.special_tokens and not {"cls", "sep"} <= ids.keys():
             raise ValueError(

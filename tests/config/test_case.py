@@ -285,7 +285,7 @@ MUTATIONS = [
     # the bertds block
     ("bertds.modle", {}, "unknown key 'bertds.modle': did you mean 'model'?"),
     ("bertds.model.hidden_size", 500, "num_attention_heads is 8, which does not divide hidden_s"),
-    ("bertds.model.preset", "roberta", 'bertds.model.preset is "roberta", expected "bert"'),
+    ("bertds.model.preset", "gpt2", 'bertds.model.preset is "gpt2", expected "bert"'),
     ("bertds.model.max_position_embeddings", 255, "data.seq_len is 256, above model.max_position"),
     ("bertds.data.train", [], "bertds.data.train is [], expected at least 1"),
     ("bertds.data.train", "5k/en/train", 'bertds.data.train is "5k/en/train", expected a list'),

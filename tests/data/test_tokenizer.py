@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from bertds.data.tokenizer import MAX_BYTES, Tokenizer
+from tests.helpers.hub_tokenizers import hub_backend, hub_tokenizer
 
 
 def save(path, backend):
@@ -53,6 +54,41 @@ def test_roles_of_the_common_families(tmp_path):
     roberta = byte_level(tmp_path / "c")
     assert roberta.special_ids == {"cls": 0, "pad": 1, "sep": 2, "unk": 3, "mask": 4}
     assert roberta.unmaskable_ids == (0, 1, 2, 3, 4)
+
+
+# Vocabularies of the Hub: the ids of CamemBERT begin with names of fairseq, and <unk> occurs twice.
+HUB = {
+    "roberta": ({"cls": 0, "pad": 1, "sep": 2, "unk": 3}, []),
+    "xlm-roberta": ({"cls": 0, "pad": 1, "sep": 2, "unk": 3}, []),
+    "camembert": ({"cls": 5, "pad": 1, "sep": 6, "unk": 3}, [0, 2, 4]),
+}
+
+
+@pytest.mark.parametrize("preset", HUB)
+def test_tokenizers_of_the_roberta_family(preset):
+    """The right ids in each role, the library's ids for a text, and no special token from a text."""
+    lines, (roles, others) = ["ba~co  der", "ba co 😀 der"], HUB[preset]
+    backend, tokenizer = hub_backend(preset, lines), hub_tokenizer(preset, lines)
+    mask = tokenizer.vocab_size - 1
+    assert tokenizer.special_ids == roles | {"mask": mask}
+    assert list(tokenizer.unmaskable_ids) == sorted([*roles.values(), *others, mask])
+    assert tokenizer.ambiguous_roles() == {}
+    plain = backend.encode_batch(lines, add_special_tokens=False)
+    assert tokenizer.encode_batch(lines) == [encoding.ids for encoding in plain]
+    special = {*tokenizer.unmaskable_ids} - {roles["unk"]}
+    spelled = ["<s> ba</s><pad> <mask> <unk>", "<s>NOTUSED co <mask>"]
+    assert all(special.isdisjoint(ids) for ids in tokenizer.encode_batch(spelled))
+    assert tokenizer.encode_marked("ba <mask>") == backend.encode("ba <mask>").ids
+    ids = plain[0].ids
+    begin = [token[0] in "▁Ġ" for token in tokenizer.tokens(ids)]
+    assert tokenizer.word_starts()[ids].tolist() == begin
+
+
+def test_a_special_token_with_two_ids_is_found():
+    content = json.loads(hub_tokenizer("camembert", ["ba co"]).content)
+    content["model"]["vocab"][0][0] = "<pad>"
+    tokenizer = Tokenizer.of(json.dumps(content).encode(), "t.json")
+    assert tokenizer.ambiguous_roles() == {"<pad>": [0, 1]}
 
 
 def test_identity_and_size(tmp_path):

@@ -34,6 +34,10 @@ PRESETS = {
     "bert": "BertForMaskedLM",
     "bert-prenorm": "RobertaPreLayerNormForMaskedLM",
     "modernbert": "ModernBertForMaskedLM",
+    "roberta": "RobertaForMaskedLM",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "camembert": "CamembertForMaskedLM",
+    "distilbert": "DistilBertForMaskedLM",
 }
 LOCAL = {"preset": "modernbert", "num_hidden_layers": 4}
 
@@ -53,6 +57,11 @@ MODELS = {
     "bert-prenorm no bias": {"bias": False},
     "bert no bias, untied": {"preset": "bert", "bias": False, "tie_word_embeddings": False},
     "bert-prenorm eps": {"layer_norm_eps": 0.1},
+    "roberta sinusoidal": {"preset": "roberta", "positions": "sinusoidal"},
+    "roberta pre-norm": {"preset": "roberta", "norm": "pre", "hidden_act": "relu"},
+    "roberta no bias": {"preset": "roberta", "bias": False, "layer_norm_eps": 0.1},
+    "distilbert no bias": {"preset": "distilbert", "bias": False},
+    "distilbert pre-norm": {"preset": "distilbert", "norm": "pre"},
     "modernbert bias": {**LOCAL, "bias": True, "local_attention": 8},
     "modernbert global": {**LOCAL, "local_attention": None},
     "modernbert narrow, second": {**LOCAL, "local_attention": 3, "global_attn_every_n_layers": 2},
@@ -101,6 +110,9 @@ def test_logits_and_gradients_equal_the_hugging_face_class(name, tmp_path):
     for values in (logits, hf_logits):
         F.cross_entropy(values, all_positions % VOCAB).backward()
     expected = to_hf_state_dict(gradients_of(model), PAD)
+    names = architecture_of(model.config).hf_names
+    (tokens,), (decoder,) = names("encoder.embeddings.tokens.weight"), names("head.decoder.weight")
+    expected.setdefault(decoder, expected[tokens])  # tied; XLM-RoBERTa names the decoder first
     for key, parameter in hf_model.named_parameters():
         if not is_missing_in_our_model(key, model.config):
             torch.testing.assert_close(
@@ -142,6 +154,7 @@ UNSUPPORTED = {
                 "local_attention": None}],
     "hidden_act": [{"norm": "post", "hidden_act": "relu"},
                    {"preset": "bert", "norm": "pre", "hidden_act": "silu"}],
+    "layer_norm_eps": [{"preset": "distilbert", "layer_norm_eps": 1e-5}],
     "local_attention": [{"local_attention": 8, "global_attn_every_n_layers": 2}],
 }  # fmt: skip
 
@@ -163,7 +176,7 @@ def test_weights_round_trip_bit_exactly(name):
     weights = from_hf_state_dict(model, PAD, to_hf_state_dict(model, PAD).__getitem__)
     names = {key for key, _ in model.named_parameters()}
     assert weights.keys() == names
-    if model.config.norm != {"bert": "post"}.get(model.config.preset, "pre"):
+    if model.config.norm != model.config.traits.defaults["norm"]:
         # Another class than the preset's may drop position rows that no token reads.
         names.remove("encoder.embeddings.positions.weight")
     for key in names:

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
+from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
-from bertds.huggingface.architectures import architecture_of
+from bertds.huggingface.architectures import ARCHITECTURES, architecture_of
 from bertds.huggingface.model_block import model_block
-from tests.huggingface.test_pretrained import PRESETS, make_config, make_model, write
+from tests.huggingface.test_pretrained import make_config, make_model, write
 
 transformers = pytest.importorskip("transformers")
 
@@ -45,38 +46,42 @@ def test_the_block_gives_the_model_that_was_exported(tokenizer, tmp_path, fields
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"),
-    [
-        ("BertConfig", "bert"),
-        ("RobertaPreLayerNormConfig", "bert-prenorm"),
-        ("ModernBertConfig", "modernbert"),
-    ],
+    "architecture", ARCHITECTURES, ids=lambda architecture: architecture.preset
 )
-def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, name, preset):
+def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, architecture):
     directory = write(make_model(tokenizer), tokenizer, tmp_path)
+    name = architecture.name.replace("ForMaskedLM", "Config")
     full = getattr(transformers, name)(vocab_size=tokenizer.vocab_size, pad_token_id=0).to_dict()
+    if "layer_norm_eps" in full:  # RoBERTa's models have another than its class by default
+        full["layer_norm_eps"] = PRESETS[architecture.preset].defaults["layer_norm_eps"]
     (directory / "config.json").write_text(json.dumps(full))
     block = model_block(directory)
     shapes = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
-    types = {"type_vocab_size"} if preset != "modernbert" else set()
+    types = {"type_vocab_size"} if architecture.token_types else set()
     assert block.keys() - shapes == {"preset", "max_position_embeddings"} | types
-    assert block["preset"] == preset
+    assert block["preset"] == architecture.preset
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "roberta"}, "model_type 'roberta', expected one of bert, roberta-pre"),
+        ({"model_type": "t5"}, "model_type 't5', expected one of bert, roberta-pre"),
         ({"hidden_act": "tanh"}, 'model.hidden_act is "tanh", expected'),
         ({"num_attention_heads": 3}, "num_attention_heads is 3, which does not divide"),
         ({"hidden_size": "16"}, 'model.hidden_size is "16", expected a whole number'),
         ({"vocab_size": 7}, "vocab_size 7, the case needs"),
+        (
+            {"model_type": "roberta"},
+            "pad_token_id 1, the case needs 0 .the tokenizer's padding token; this class counts",
+        ),
         ({"model_type": ["bert"]}, "expected one of bert, roberta-pre"),
         ({"max_position_embeddings": "512"}, "a value that BertForMaskedLM does not accept"),
     ],
 )
 def test_what_no_case_can_have_is_named(tokenizer, tmp_path, changes, words):
-    write(make_model(tokenizer, preset="bert"), tokenizer, tmp_path, **changes)
+    write(
+        make_model(tokenizer, preset="bert"), tokenizer, tmp_path, **{"pad_token_id": 1, **changes}
+    )
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: .*{words}"):
         model_block(tmp_path)
 

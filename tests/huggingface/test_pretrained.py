@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
-from bertds.huggingface.architectures import BERT, MODERNBERT, ROBERTA_PRENORM
+from bertds.huggingface.architectures import ARCHITECTURES
 from bertds.huggingface.config import _KEYS, config_json, difference
 from bertds.huggingface.pretrained import open_pretrained
 from bertds.huggingface.weights import to_hf_state_dict
@@ -19,7 +20,6 @@ from tests.helpers.tensors import SMALL
 
 transformers = pytest.importorskip("transformers")
 PAD = 0
-PRESETS = ["bert", "bert-prenorm", "modernbert"]
 
 
 def make_config(**fields) -> ModelConfig:
@@ -161,15 +161,11 @@ def test_architecture_mismatch_names_the_key(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "hf_class"),
-    [
-        (BERT, "BertConfig"),
-        (ROBERTA_PRENORM, "RobertaPreLayerNormConfig"),
-        (MODERNBERT, "ModernBertConfig"),
-    ],
+    "architecture", ARCHITECTURES, ids=lambda architecture: architecture.preset
 )
-def test_omitted_keys_have_the_defaults_of_the_class(architecture, hf_class):
+def test_omitted_keys_have_the_defaults_of_the_class(architecture):
     """A file with the model type only equals the class's own full config, in both directions."""
+    hf_class = architecture.name.replace("ForMaskedLM", "Config")
     full = getattr(transformers, hf_class)().to_dict()
     least = {"model_type": architecture.model_type}
     assert difference(least, full, architecture) == ""

@@ -16,6 +16,7 @@ from bertds.data.tokenizer import Tokenizer
 from bertds.huggingface.tokenizer import standalone_tokenizer, tokenizer_config
 from data_prep.__main__ import COMMANDS
 from data_prep.readers.cleaning import clean_lines
+from tests.helpers.hub_tokenizers import hub_tokenizer
 from tests.helpers.tensors import SMALL
 
 transformers = pytest.importorskip("transformers")
@@ -114,6 +115,24 @@ def test_mask_in_a_text_is_the_mask_token_and_pairs_are_separated(tokenizer_path
     padded = hf_tokenizer("ba", "co", padding="max_length", max_length=20).input_ids
     assert padded.count(special["pad"]) > 5
     assert hf_tokenizer.decode(ba + co) == "ba co"
+
+
+@pytest.mark.parametrize("separators", [1, 2])
+def test_pairs_are_those_of_the_file_or_else_of_the_class(tokenizer_path, separators):
+    """RoBERTa has two separators between the texts of a pair, BERT one."""
+    own = Tokenizer.load(tokenizer_path)  # has no post-processor
+    hub = hub_tokenizer("roberta", [])  # has two separators
+    for tokenizer, expected in ((own, separators), (hub, 2)):
+        standalone = standalone_tokenizer(
+            tokenizer, add_special_tokens=True, pair_separators=separators
+        )
+        (ba,), (co,) = (tokenizer.encode_batch([word]) for word in ("ba", "co"))
+        cls, sep = (tokenizer.special_ids[role] for role in ("cls", "sep"))
+        pair = tokenizers.Tokenizer.from_str(standalone.content.decode()).encode("ba", "co")
+        assert pair.ids == [cls, *ba, *[sep] * expected, *co, sep]
+        assert standalone.encode_marked("ba") == [cls, *ba, sep]
+        bare = standalone_tokenizer(tokenizer, add_special_tokens=False)
+        assert bare.encode_marked("ba") == ba
 
 
 def test_cleaning_equals_data_prep_for_any_character(tokenizer_path):

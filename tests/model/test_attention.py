@@ -97,7 +97,7 @@ def test_the_varlen_kernel_is_used_where_it_is_supported(heads, changes, precisi
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("preset", ["bert", "bert-prenorm", "modernbert"])
+@pytest.mark.parametrize("preset", ["bert", "bert-prenorm", "modernbert", "roberta"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_varlen_kernel_equals_rows(preset, dtype):
     """In 16 bits, both deviate equally from 32 bits."""

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import kind_of
@@ -19,8 +20,6 @@ from tests.helpers.tensors import (
     make_sequences,
 )
 from tests.helpers.weights import count_parameters
-
-PRESETS = ["bert", "bert-prenorm", "modernbert"]
 
 
 def build(seed: int, **fields) -> MaskedLanguageModel:

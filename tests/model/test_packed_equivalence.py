@@ -46,7 +46,14 @@ def test_all_layouts_are_equal(positions, norm, feed_forward, window):
 
 
 @pytest.mark.parametrize(
-    ("preset", "act"), [("bert", "relu"), ("bert-prenorm", "silu"), ("modernbert", "gelu")]
+    ("preset", "act"),
+    [
+        ("bert", "relu"),
+        ("bert-prenorm", "silu"),
+        ("modernbert", "gelu"),
+        ("roberta", "relu"),
+        ("distilbert", "silu"),
+    ],
 )
 def test_all_layouts_are_equal_for_each_preset(preset, act):
     window = WINDOW if preset == "modernbert" else {}

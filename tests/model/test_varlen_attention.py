@@ -20,7 +20,7 @@ from tests.helpers.varlen_kernels import calls
 
 LENGTHS = [5, 32, 17, 1, 30, 2, 20]  # 107 tokens, and 5 of padding
 WINDOWS = [2, 7, 16, 128]  # the last is wider than every sequence
-MODELS = [{"preset": "bert"}, {"preset": "bert-prenorm"}]
+MODELS = [{"preset": preset} for preset in ("bert", "bert-prenorm", "roberta", "distilbert")]
 MODELS += [{"preset": "modernbert", "local_attention": window} for window in WINDOWS]
 
 

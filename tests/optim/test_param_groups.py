@@ -2,11 +2,12 @@
 
 import pytest
 
+from bertds.config.presets import PRESETS
 from bertds.optim.param_groups import kind_of, parameter_groups
 from tests.helpers.tensors import make_model
 
 
-@pytest.mark.parametrize("preset", ["bert", "bert-prenorm", "modernbert"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_is_in_one_group(preset):
     model = make_model(preset=preset)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from bertds.config.case import Case
+from bertds.config.presets import PRESETS
 from bertds.distributed.world import World
 from bertds.planner.continued_case import Schedule
 from bertds.training.setup import prepare_run
 from tests.helpers.trained_runs import bertds_command
-from tests.huggingface.test_pretrained import PRESETS, make_model, write
+from tests.huggingface.test_pretrained import make_model, write
 
 
 @pytest.fixture

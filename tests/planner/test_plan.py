@@ -41,6 +41,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert-prenorm": {},
     "bert": {"preset": "bert"},
     "modernbert": {"preset": "modernbert"},
+    "roberta": {"preset": "roberta"},
+    "distilbert": {"preset": "distilbert"},
     "sinusoids, untied": {"positions": "sinusoidal", "tie_word_embeddings": False},
     "padded": {"pad_vocab_to_multiple_of": 64, "tie_word_embeddings": False},
     "no biases": {"bias": False, "feed_forward": "glu"},

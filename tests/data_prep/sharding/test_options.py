@@ -6,6 +6,7 @@ import re
 import pytest
 
 from data_prep.sharding.options import ShardOptions, parse_masking
+from tests.helpers.hub_tokenizers import hub_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,12 @@ def test_a_tokenizer_without_the_special_tokens_is_rejected(make, text, tokenize
     with pytest.raises(ValueError, match=r"no \[SEP\] token to separate .* --join"):
         make(text, options=joined, tokenizer=tmp_path / "t.json")
     make(text, options=ShardOptions(special_tokens=False), tokenizer=tmp_path / "t.json")
+
+
+def test_a_special_token_with_two_ids_is_rejected(make, text, tmp_path):
+    """Models of other programs may have been trained with either."""
+    content = json.loads(hub_tokenizer("xlm-roberta", ["ba co"]).content)
+    content["model"]["vocab"][4][0] = "</s>"
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has '</s>' as tokens 2 and 4: give it one id"):
+        make(text, options=ShardOptions(), tokenizer=tmp_path / "t.json")
