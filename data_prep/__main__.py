@@ -10,6 +10,7 @@ from bertds.data.shards.reader import ShardSet
 from bertds.errors import ShardError
 from data_prep import train_tokenizer
 from data_prep.executors.local import default_workers
+from data_prep.extend_tokenizer import extend_tokenizer
 from data_prep.output.manifest import MANIFEST_NAME, read_counts
 from data_prep.output.storage import parse_output
 from data_prep.readers.counts import format_counts
@@ -23,6 +24,7 @@ from data_prep.sharding.pipeline import make_shards
 from data_prep.tokenizer_file import ByteOptions
 from data_prep.verify import find_shard_sets, verify_shard_set
 
+DEFAULT_MIN_COUNT = 5
 REFERENCE_MERGES = ",".join(map(str, MERGES))
 
 
@@ -38,28 +40,33 @@ def sample(out: Path, sentences: int = 20_000, seed: int = 0) -> None:
 
 
 def tokenizer(
-    merges: int,
     out: Path,
+    merges: int | None = None,
     input: str = "",
     from_hf: str = "",
     from_mds: str = "",
     column: str = DEFAULT_COLUMN,
     encoding: str = UTF8,
     lowercase: bool = False,
-    min_count: int = 5,
+    min_count: int = DEFAULT_MIN_COUNT,
     byte_fallback: bool = False,
     byte_level: bool = False,
     keep_white_space: bool = False,
+    extend: Path | None = None,
+    add: int | None = None,
 ) -> None:
-    """Train a BPE tokenizer and write it as a Hugging Face tokenizer.json.
+    """Train a BPE tokenizer, or extend a tokenizer, and write it as a Hugging Face tokenizer.json.
 
     The vocabulary holds 5 special tokens, the characters of the text, and the merges. Give text
     with at least one of --input, --from_hf and --from_mds. Training reads all of it, about
     80 MB/min.
 
+    With --extend and --add, the tokenizer keeps its ids and settings, and gets the tokens that save
+    most pieces of the text. Prints how much shorter the text becomes.
+
     Args:
-        merges: Number of BPE merges. If the text has fewer, the command fails and reports how many.
         out: The tokenizer.json to write. A finished file with the same options is kept.
+        merges: Number of BPE merges. If the text has fewer, the command fails and reports how many.
         input: Comma-separated text files. Each is a path, a URL, a glob, or - for standard input.
             Formats are .jsonl (also named .ndjson or .json), .csv, .tsv, .tar, .parquet, .arrow
             (also named .feather), and plain text with one document per line. All but .parquet and
@@ -79,10 +86,34 @@ def tokenizer(
             bytes instead of characters. Excludes --byte_fallback.
         keep_white_space: Whether to keep line breaks, tabs and runs of blanks, as in code. Needs
             --byte_level. The tokenizer.json records it, for shard, fill and export.
+        extend: A Hugging Face tokenizer.json to extend, or a directory with one: BPE, WordPiece or
+            Unigram. Needs --add; excludes --merges and the settings of a new vocabulary.
+        add: Maximum number of new tokens, with --extend.
     """
     inputs = Inputs(
         input=input, from_hf=from_hf, from_mds=from_mds, column=column, encoding=encoding
     )
+    if extend is not None and add is not None:
+        settings = {
+            "--merges": merges is not None,
+            "--lowercase": lowercase,
+            "--min_count": min_count != DEFAULT_MIN_COUNT,
+            "--byte_fallback": byte_fallback,
+            "--byte_level": byte_level,
+            "--keep_white_space": keep_white_space,
+        }
+        if given := [flag for flag, is_set in settings.items() if is_set]:
+            raise ValueError(
+                f"--extend keeps the settings of the tokenizer: leave out {' and '.join(given)}"
+            )
+        extend_tokenizer(inputs, extend, add, out)
+        return
+    if extend is not None or add is not None:
+        raise ValueError("--extend TOKENIZER and --add N need each other: give both, or neither")
+    if merges is None:
+        raise ValueError(
+            "--merges is missing: give it, or extend a tokenizer with --extend and --add"
+        )
     options = ByteOptions(
         byte_fallback=byte_fallback, byte_level=byte_level, keep_white_space=keep_white_space
     )

@@ -27,22 +27,18 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
-from tqdm import tqdm
 
 from bertds.data.word_starts import WORD_MARK
 from data_prep.output.full_disk import explain_full_disk
 from data_prep.output.manifest import is_up_to_date, write_manifest
-from data_prep.readers.cleaning import clean_lines
 from data_prep.readers.counts import (
     add_kept,
-    add_reader_counts,
-    check_is_utf8,
     explain_nothing_kept,
     format_counts,
     warn_of_losses,
 )
+from data_prep.readers.lines import line_batches
 from data_prep.readers.sources import Inputs, Source, open_sources
-from data_prep.readers.text import read_chunks
 from data_prep.tokenizer_file import (
     NO_BYTES,
     SPECIALS,
@@ -168,31 +164,6 @@ def learn(
     )
 
 
-def _line_batches(
-    sources: list[Source], title: str, counts: Counter[str], *, keep_white_space: bool = False
-) -> Iterator[list[str]]:
-    """The clean lines of the text, one chunk at a time."""
-    total = sum(source.size for source in sources)
-    before = 0
-    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=None) as bar:
-        for source in sources:
-            of_source: Counter[str] = Counter()
-            by_reader: Counter[str] = Counter()
-            for chunk, position in read_chunks(source, by_reader):
-                yield clean_lines(
-                    chunk,
-                    source.line_kind,
-                    of_source,
-                    source.column,
-                    keep_white_space=keep_white_space,
-                )
-                bar.update(before + position - bar.n)
-            check_is_utf8(source.path, of_source)
-            counts.update(of_source)
-            add_reader_counts(counts, by_reader)
-            before += source.size
-
-
 def _texts(batches: Iterable[list[str]], lowercase: bool) -> Iterator[str]:
     """The text as the tokenizer normalizes it, one chunk of lines at a time."""
     for lines in batches:
@@ -209,7 +180,7 @@ def _frequent_characters(
     Adds what became of the lines to `counts`.
     """
     occurrences: npt.NDArray[np.int64] = np.zeros(0x110000, dtype=np.int64)
-    for text in _texts(_line_batches(sources, "characters", counts), lowercase):
+    for text in _texts(line_batches(sources, "characters", counts), lowercase):
         code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         occurrences += np.bincount(code_points, minlength=len(occurrences))
     occurrences[ord(WORD_MARK)] += occurrences[ord(" ")] + occurrences[ord("\n")] + 1
@@ -232,7 +203,7 @@ def _marked_words(
     """
     special = _SPECIAL_OR_BYTE if options.byte_fallback else _SPECIAL
     unknown = re.compile(f"[^{re.escape(''.join(characters))} \n]")
-    for text in _texts(_line_batches(sources, "merges", Counter()), lowercase):
+    for text in _texts(line_batches(sources, "merges", Counter()), lowercase):
         marked = WORD_MARK + text.replace(" ", f" {WORD_MARK}").replace("\n", f"\n{WORD_MARK}")
         if WORD_MARK in text:  # a mark inside a word starts another word, as in the tokenizer
             marked = re.sub(f"(?<=[^ \n]){WORD_MARK}", f" {WORD_MARK}", marked)
@@ -251,7 +222,7 @@ def _lines_without_special_tokens(
     """
     is_empty = True
     keeps = options.keep_white_space
-    for lines in _line_batches(sources, "merges", counts, keep_white_space=keeps):
+    for lines in line_batches(sources, "merges", counts, keep_white_space=keeps):
         is_empty = is_empty and not lines
         yield from (_SPECIAL.sub(" ", line) for line in lines)
     if is_empty:

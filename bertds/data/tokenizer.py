@@ -142,10 +142,7 @@ class Tokenizer:
         try:
             encodings = self._text_backend.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(
-                f"the tokenizer cannot encode the text ({error}): add a token for unknown words to "
-                "its vocabulary, named as in its unk_token"
-            ) from error
+            raise _cannot_encode(error) from error
         sequences = [encoding.ids for encoding in encodings]
         if all(map(self._forbidden_ids.isdisjoint, sequences)):
             return sequences
@@ -195,6 +192,28 @@ class Tokenizer:
             if name in wanted:
                 ids.setdefault(name, []).append(number)
         return {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+
+    @property
+    def model_type(self) -> str:
+        """The kind of the vocabulary: BPE, WordPiece, Unigram or WordLevel."""
+        return type(self._backend.model).__name__
+
+    def words(self, text: str) -> list[str]:
+        """Normalize a text and split it into words, as the vocabulary spells them."""
+        normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
+        text = text if normalizer is None else normalizer.normalize_str(text)
+        return [text] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(text)]
+
+    def pieces(self, word: str) -> list[int]:
+        """Return the ids of one word, spelled as in `words`.
+
+        Raises:
+            ValueError: It needs an unknown token, and the tokenizer has none.
+        """
+        try:
+            return [token.id for token in self._backend.model.tokenize(word)]
+        except Exception as error:  # the library raises nothing narrower
+            raise _cannot_encode(error) from error
 
     def word_starts(self) -> npt.NDArray[np.bool_]:
         """Tell for each id whether it begins a word; special tokens count as words.
@@ -296,6 +315,13 @@ class Tokenizer:
         others = [name for name in self._special_names if name != mask]
         description = with_special(self._description, mask_id, mask)
         return _backend(with_unspellable(description, others))
+
+
+def _cannot_encode(error: Exception) -> ValueError:
+    return ValueError(
+        f"the tokenizer cannot encode the text ({error}): add a token for unknown words to its "
+        "vocabulary, named as in its unk_token"
+    )
 
 
 def _backend(content: bytes | Description) -> tokenizers.Tokenizer:
