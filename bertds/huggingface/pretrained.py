@@ -29,7 +29,13 @@ from bertds.model.mlm import MaskedLanguageModel
 # Parts of names of tensors that our model has no place for: poolers and other heads.
 _OTHER_PARTS = ("pooler.", "cls.seq_relationship.", "classifier.", "qa_outputs.")
 # And of copies: tied weights, and buffers of older transformers versions.
-_COPIES = ("position_ids", "token_type_ids", "decoder.weight", "decoder.bias")
+_COPIES = (
+    "position_ids",
+    "token_type_ids",
+    "decoder.weight",
+    "decoder.bias",
+    "vocab_projector.weight",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

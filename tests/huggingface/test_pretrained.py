@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
-from bertds.huggingface.architectures import ARCHITECTURES
+from bertds.huggingface.architectures import ARCHITECTURES, architecture_of
 from bertds.huggingface.config import _KEYS, config_json, difference
 from bertds.huggingface.pretrained import open_pretrained
 from bertds.huggingface.weights import to_hf_state_dict
@@ -133,6 +133,20 @@ def test_old_names_bf16_and_other_heads_are_accepted(tokenizer, tmp_path):
     old["bert.embeddings.position_ids"] = torch.arange(32)
     save_file(old, tmp_path / "model.safetensors")
     assert_bit_exact(model.float(), init_from(tmp_path, tokenizer, preset="bert"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_copies_of_tied_weights_are_accepted(tokenizer, tmp_path, preset):
+    """Older files hold the decoder's matrix, and in some classes its bias, a second time."""
+    model = make_model(tokenizer, preset=preset)
+    write(model, tokenizer, tmp_path)
+    architecture = architecture_of(model.config)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (decoder,) = architecture.hf_names("head.decoder.weight")
+    tensors[decoder] = model.head.decoder.weight.detach().clone()
+    tensors[architecture.decoder_module_bias] = tensors[architecture.decoder_bias].clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert_bit_exact(model, init_from(tmp_path, tokenizer, preset=preset))
 
 
 def test_global_random_state_is_unchanged(tokenizer, tmp_path):

@@ -135,9 +135,11 @@ def test_pairs_are_those_of_the_file_or_else_of_the_class(tokenizer_path, separa
         assert bare.encode_marked("ba") == ba
 
 
-def test_cleaning_equals_data_prep_for_any_character(tokenizer_path):
+@pytest.mark.parametrize("kind", ["own", "xlm-roberta"])
+def test_cleaning_equals_data_prep_for_any_character(tokenizer_path, kind):
     """Every character that data_prep or Unicode treats specially, and a sample of the others."""
-    tokenizer = Tokenizer.load(tokenizer_path)
+    is_own = kind == "own"
+    tokenizer = Tokenizer.load(tokenizer_path) if is_own else hub_tokenizer(kind, ["a b ab é 가"])
     standalone = standalone_tokenizer(tokenizer, add_special_tokens=False)
     generator = random.Random(0)
     points = [*range(0x250), *range(0x2000, 0x2070), 0x3000, 0xFEFF]
