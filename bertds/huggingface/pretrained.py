@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from bertds.config.schema import ModelConfig
+from bertds.data.new_tokens import pieces_of_new_tokens
 from bertds.data.tokenizer import Tokenizer
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import Architecture, architecture_of
 from bertds.huggingface.config import config_json, difference, read_json, row_multiple
+from bertds.huggingface.new_rows import VOCABULARY_TABLES, with_new_rows
 from bertds.huggingface.stored_tensors import (
     StoredTensor,
     open_tensors,
@@ -52,6 +54,10 @@ class Pretrained:
     """Whether it has a head for masked tokens; a bare encoder has none."""
     unplaced: Sequence[str]
     """The names of tensors that our model has no place for."""
+    tokenizer: Tokenizer
+    """That of the shards: the model's, or one that extends it."""
+    new_tokens: Sequence[Sequence[int]]
+    """The model's own tokens that each added token replaces; empty if the tokenizer is its own."""
 
     def weights(self) -> dict[str, Tensor]:
         """Read the fp32 weights by our names, tied weights once; without a head, the encoder's.
@@ -60,7 +66,12 @@ class Pretrained:
             ConfigError: A file cannot be read.
         """
         with _prefix_errors(self.directory), open_tensors(self.tensors) as read:
-            return from_hf_state_dict(self.model, self.pad_id, read, has_head=self.has_head)
+            weights = from_hf_state_dict(self.model, self.pad_id, read, has_head=self.has_head)
+        if not self.new_tokens:
+            return weights
+        rows = self.model.encoder.embeddings.tokens.num_embeddings
+        num_ids = self.tokenizer.vocab_size - len(self.new_tokens)
+        return with_new_rows(weights, self.new_tokens, num_ids, rows)
 
     def unplaced_tensors(self) -> dict[str, Tensor]:
         """Read the tensors that our model has no place for, in fp32.
@@ -76,6 +87,11 @@ class Pretrained:
         notes = []
         if not self.has_head:
             notes.append("it has no head for masked tokens: a new one starts from random weights")
+        if self.new_tokens:
+            notes.append(
+                f"{len(self.new_tokens):,} tokens are new: each starts at the mean of the tokens that "
+                "it replaces"
+            )
         if self.unplaced:
             names = ", ".join(self.unplaced)
             notes.append(f"not used in training, and copied into an export: {names}")
@@ -108,21 +124,19 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
     with _prefix_errors(directory):
         architecture = architecture_of(config)
         _check_options(config, architecture)
-        _check_vocabulary(directory, tokenizer)
-        expected = config_json(config, tokenizer.vocab_size, tokenizer.special_ids)
+        new_tokens = _new_tokens(directory, tokenizer)
+        num_ids = tokenizer.vocab_size - len(new_tokens)
         found = read_json(directory / "config.json")
-        _check_vocab_size(found.get("vocab_size"), expected["vocab_size"], tokenizer.vocab_size)
-        # Without token types, the model reads only the first row of any table.
-        ignored = () if config.type_vocab_size else ("type_vocab_size",)
-        fault = difference(found, expected, architecture, ignored=ignored)
-        if fault:
-            raise ValueError(f"{fault}: change one to match the other")
+        _check_config(found, config, tokenizer, num_ids)
         tensors = stored_tensors(directory, architecture, tied=config.tie_word_embeddings)
         pad_id = tokenizer.special_ids["pad"]
         with torch.device("meta"):
             model = MaskedLanguageModel(config, tokenizer.vocab_size, pad_id)
         has_head = any(name in tensors for name in _head_names(model, architecture))
-        unplaced = _check_tensors(tensors, _expected_shapes(model, pad_id, has_head=has_head))
+        expected = _expected_shapes(model, pad_id, has_head=has_head)
+        if new_tokens:
+            _expect_rows(expected, model, architecture, found["vocab_size"])
+        unplaced = _check_tensors(tensors, expected)
     return Pretrained(
         directory=directory,
         model=model,
@@ -130,6 +144,8 @@ def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) 
         tensors=tensors,
         has_head=has_head,
         unplaced=unplaced,
+        tokenizer=tokenizer,
+        new_tokens=new_tokens,
     )
 
 
@@ -153,13 +169,33 @@ def _check_options(config: ModelConfig, architecture: Architecture) -> None:
         raise ValueError(f"model.bias is false, but {architecture.name} has biases: set it to true")
 
 
-def _check_vocabulary(directory: Path, tokenizer: Tokenizer) -> None:
+def _check_config(
+    found: Mapping[str, Any], config: ModelConfig, tokenizer: Tokenizer, num_ids: int
+) -> None:
+    """Compare config.json with the case's model; the model has rows for `num_ids` tokens."""
+    architecture = architecture_of(config)
+    expected = config_json(config, num_ids, tokenizer.special_ids)
+    ignored = []
+    if not config.type_vocab_size:
+        ignored.append("type_vocab_size")  # only the first row is read
+    if num_ids < tokenizer.vocab_size and found.get("vocab_size", 0) >= num_ids:
+        ignored.append("vocab_size")  # its padding is dropped
+    else:
+        _check_vocab_size(found.get("vocab_size"), expected["vocab_size"], num_ids)
+    if fault := difference(found, expected, architecture, ignored=ignored):
+        raise ValueError(f"{fault}: change one to match the other")
+
+
+def _new_tokens(directory: Path, tokenizer: Tokenizer) -> list[list[int]]:
+    """The model's own tokens that each token which the shards' tokenizer adds replaces."""
     theirs = Tokenizer.load(directory)
     their_tokens, our_tokens = (t.tokens([*range(t.vocab_size)]) for t in (theirs, tokenizer))
     if their_tokens == our_tokens:
-        return
+        return []
     pairs = enumerate(zip(their_tokens, our_tokens, strict=False))
     differing = next((number for number, (their, our) in pairs if their != our), None)
+    if differing is None and len(our_tokens) > len(their_tokens):
+        return pieces_of_new_tokens(theirs, tokenizer)
     if differing is None:
         theirs_has, ours_has = f"{theirs.vocab_size:,} tokens", f"{tokenizer.vocab_size:,}"
     else:
@@ -203,6 +239,19 @@ def _expected_shapes(
     if architecture.token_types and not model.config.type_vocab_size:
         shapes[architecture.token_types][0] = 0  # only the first row is read
     return shapes
+
+
+def _expect_rows(
+    shapes: dict[str, list[int]],
+    model: MaskedLanguageModel,
+    architecture: Architecture,
+    num_rows: int,
+) -> None:
+    """Set the rows of the tables over the vocabulary to those that the source has."""
+    ours = [name for name, _ in model.named_parameters() if name in VOCABULARY_TABLES]
+    for name in {hf_name for each in ours for hf_name in architecture.hf_names(each)}:
+        if name in shapes:
+            shapes[name][0] = num_rows
 
 
 def _check_tensors(

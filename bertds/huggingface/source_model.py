@@ -8,7 +8,7 @@ They are written once, before the first checkpoint. The model's directory is not
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from bertds.huggingface.stored_tensors import SINGLE_FILE
 from bertds.io.atomic import atomic_directory
 
 _NAME, _CONFIG, _TOKENIZER = "source_model", "config.json", "tokenizer.json"
-_TOKENIZER_FILES = (
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_VOCABULARIES = (
     _TOKENIZER,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
     "vocab.json",
@@ -60,8 +59,11 @@ class SourceModel:
         if target.exists():  # of a start that ended before the first checkpoint
             shutil.rmtree(target)
         with atomic_directory(target) as draft:
-            for path in (pretrained.directory / _CONFIG, *_files(pretrained.directory)):
+            files = _files(pretrained.directory, is_extended=bool(pretrained.new_tokens))
+            for path in (pretrained.directory / _CONFIG, *files):
                 shutil.copyfile(path, draft / path.name)
+            if pretrained.new_tokens:
+                (draft / _TOKENIZER).write_bytes(pretrained.tokenizer.content)
             tensors = pretrained.unplaced_tensors()
             if tensors:
                 save_file(tensors, draft / SINGLE_FILE, metadata={"format": "pt"})
@@ -90,7 +92,8 @@ class SourceModel:
         return source | kept | types | {"architectures": ours["architectures"]}
 
 
-def _files(directory: Path) -> list[Path]:
-    """The files of the tokenizer in a Hugging Face directory."""
-    found: Iterable[Path] = (path for name in _TOKENIZER_FILES for path in directory.glob(name))
+def _files(directory: Path, *, is_extended: bool = False) -> list[Path]:
+    """The files of the tokenizer in a Hugging Face directory; the settings alone if it is extended."""
+    names = _SETTINGS if is_extended else (*_SETTINGS, *_VOCABULARIES)
+    found = (path for name in names for path in directory.glob(name))
     return sorted(path for path in found if path.is_file())
