@@ -91,17 +91,38 @@ def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> 
     print(table(predict(trained, trained.model(), text, top)))
 
 
-def report(case_dir: Path, format: Literal["png", "svg", "pdf"] = "png") -> None:
-    """Write the report of a case, or of all cases in a directory: record.md, record.html, plots.
+def report(
+    case_dir: Path,
+    *runs: Path,
+    out: Path | None = None,
+    format: Literal["png", "svg", "pdf"] = "png",
+) -> None:
+    """Write the report of a case, of all cases in a directory, or of any runs (with --out).
+
+    The files are record.md, record.html and plots.
 
     Args:
-        case_dir: The case's directory, such as runs/case11, or its parent, such as runs.
+        case_dir: The case's directory, such as runs/case11, or its parent, such as runs. With --out,
+            any directory that is a run or has runs below it.
+        runs: More such directories, to compare their runs with each other; needs --out.
+        out: Directory for the comparison of all these runs.
         format: Format of a second copy of the plots; png is always written.
     """
     from bertds.report.case_report import write_report
+    from bertds.report.comparison import write_comparison
     from bertds.report.index import case_directories, write_index
 
-    if case_directories(case_dir):
+    if runs and out is None:
+        raise ConfigError(
+            "--out is missing: a comparison of several directories needs a directory of its own"
+        )
+    if out is not None:
+        comparison = write_comparison([case_dir, *runs], out, format)
+        for remark in comparison.remarks:
+            print(remark, file=sys.stderr)
+        case = comparison.files
+        paths = [case.record, case.page, *case.plots]
+    elif case_directories(case_dir):
         index = write_index(case_dir, format)
         paths = [index.record, index.page, *(case.page for case in index.cases)]
     else:

@@ -53,8 +53,8 @@ def run(
         name: The program as the user calls it, for messages: `python -m data_prep`.
         commands: The functions by name, or the only one. Each parameter is annotated with str, int,
             float, bool, Path, a Literal, or one of these or None. Parameters without a default may
-            be given by position. A parameter that ends with an underscore is a flag without it:
-            `from_` is `--from`.
+            be given by position. `*names` takes all further positions, and is no flag. A parameter
+            that ends with an underscore is a flag without it: `from_` is `--from`.
         argv: The arguments; those of the process if None.
         ignored_flags: Further flags, by name, with the type of their values; they are checked and
             then ignored.
@@ -151,14 +151,17 @@ def _run_command(
     if {"--help", "-h"} & set(arguments):
         return _help(name, {path[0]: function} if path else function, path)
     own = typing.get_type_hints(function)
+    rest = _rest_parameter(function)
+    rest_hint = own.pop(rest, str)
     hints = {**ignored, **own}
-    values = _parse(function, hints, arguments)
+    values, further = _parse(function, hints, arguments)
     for flag in values.keys() - own.keys():
         _convert(flag, hints[flag], values.pop(flag))
+    others = [_convert(rest, rest_hint, text) for text in further]
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> int | None:
-        return function(*args, **kwargs)
+        return function(*args, *others, **kwargs)
 
     converters = {flag: functools.partial(_convert, flag, hint) for flag, hint in own.items()}
     command = SetParseFns(**converters)(call)
@@ -171,8 +174,19 @@ def _run_command(
     return ExitCode.SUCCESS if code is None else code
 
 
-def _parse(function: Command, hints: Mapping[str, Any], arguments: list[str]) -> dict[str, str]:
+def _rest_parameter(function: Command) -> str:
+    """The name of the parameter that takes all further positions; empty if there is none."""
+    parameters = inspect.signature(function).parameters.values()
+    return next((each.name for each in parameters if each.kind is each.VAR_POSITIONAL), "")
+
+
+def _parse(
+    function: Command, hints: Mapping[str, Any], arguments: list[str]
+) -> tuple[dict[str, str], list[str]]:
     """Assign the arguments to flags, by name or by position.
+
+    Returns:
+        The values by flag, and the arguments for `*names`.
 
     Raises:
         ValueError: A flag is unknown, duplicate or without a value; an argument is superfluous, or
@@ -192,15 +206,17 @@ def _parse(function: Command, hints: Mapping[str, Any], arguments: list[str]) ->
         elif flag in values:
             raise ValueError(f"{_shown(flag)} is given twice: remove one")
         values[flag] = value
-    parameters = inspect.signature(function).parameters
+    parameters, takes_more = inspect.signature(function).parameters, _rest_parameter(function)
     required = [flag for flag, each in parameters.items() if each.default is each.empty]
-    missing = [flag for flag in required if flag not in values]
-    if len(positional) > len(missing):
-        extra = positional[len(missing)]
-        raise ValueError(f"the argument {extra!r} is superfluous; the flags are {_flags(hints)}")
+    missing = [flag for flag in required if flag not in values and flag != takes_more]
+    further = positional[len(missing) :]
+    if further and not takes_more:
+        raise ValueError(
+            f"the argument {further[0]!r} is superfluous; the flags are {_flags(hints)}"
+        )
     if len(positional) < len(missing):
         raise ValueError(f"{_shown(missing[len(positional)])} is missing and has no default")
-    return values | dict(zip(missing, positional, strict=True))
+    return values | dict(zip(missing, positional, strict=False)), further
 
 
 def _parse_flag(hints: Mapping[str, Any], argument: str, rest: list[str]) -> tuple[str, str]:

@@ -316,7 +316,10 @@ def command_section(call: str, function: Command) -> str:
     for name, parameter in inspect.signature(function).parameters.items():
         shown = name.rstrip("_")  # `from_` is the flag `--from`
         flag, default = f"`--{shown}`", f"`{parameter.default}`"
-        if parameter.default is parameter.empty:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            required.append(f"[{shown.upper()} ...]")
+            flag, default = f"`{shown.upper()} ...`", "none"
+        elif parameter.default is parameter.empty:
             required.append(f"--{shown} {shown.upper()}")
             default = "required"
         elif hints[name] is bool:

@@ -51,6 +51,17 @@ class CodedError(ValueError):
     code = 3
 
 
+def join(first: Path, *others: Path, out: Path | None = None) -> None:
+    """Join files.
+
+    Args:
+        first: A file.
+        others: More files.
+        out: Where to.
+    """
+    calls.append({"first": first, "others": others, "out": out})
+
+
 COMMANDS = {"make": make, "fail": fail}
 NEEDED = ["--input=text", "--out=there"]
 
@@ -131,6 +142,30 @@ def test_flags_with_hyphens_and_by_first_letter():
     calls.clear()
     assert run("program", with_hyphen, ["one", "--two-words", "x"]) == 0
     assert calls == [{"two_words": "x"}]
+
+
+def test_further_positions_are_converted_and_are_no_flag(capsys):
+    commands = {"join": join}
+    expected = {"first": Path("a"), "others": (Path("-1"), Path("1e5")), "out": Path("o")}
+    for arguments in (
+        ["a", "-1", "1e5", "--out", "o"],
+        ["--out=o", "a", "-1", "1e5"],
+        ["-1", "--first=a", "1e5", "-o=o"],
+    ):
+        calls.clear()
+        assert run("program", commands, ["join", *arguments]) == 0
+        assert calls == [expected]
+    calls.clear()
+    assert run("program", commands, ["join", "a"]) == 0
+    assert calls == [{"first": Path("a"), "others": (), "out": None}]
+    for arguments, part in (
+        (["--out=o"], "--first is missing"),
+        (["a", "--others=b"], "there is no flag --others"),
+        (["a", ""], "--others is '', expected a path"),
+    ):
+        assert run("program", commands, ["join", *arguments]) == 2
+        assert part in capsys.readouterr().err
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3])

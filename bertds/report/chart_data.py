@@ -18,6 +18,7 @@ from bertds.report.curves import (
     Curve,
     Panel,
     axis_limits,
+    bits_panel,
     collect_curves,
     extremes,
     metric_panels,
@@ -47,8 +48,12 @@ X_AXES: dict[Measure, tuple[str, str, str]] = {
 HOVER_FORMATS = {"lr": ".3~e", "tokens_per_s": ",.4~g", "grad_norm": ",.4~g"}
 
 
-def chart_data(arms: Sequence[ArmRun]) -> dict[str, Any]:
+def chart_data(arms: Sequence[ArmRun], *, with_bits: bool = False) -> dict[str, Any]:
     """Build the figure of a case; empty if no arm has logged a metric.
+
+    Args:
+        arms: The arms.
+        with_bits: Whether to draw bits per character first.
 
     Returns:
         "data", "layout": the figure; its traces have no x but `meta`, [curve] or [curve, point].
@@ -56,6 +61,7 @@ def chart_data(arms: Sequence[ArmRun]) -> dict[str, Any]:
         "axes": the settings of the x axes by measure.
     """
     panels = [
+        *([bits_panel(arms, "step")] if with_bits else []),
         *metric_panels(arms, "loss", "step"),
         *metric_panels(arms, "acc", "step"),
         Panel(key="lr", title="learning rate", curves=collect_curves(arms, "lr", "step")),

@@ -142,13 +142,17 @@ def _shared_baselines(arms: Sequence[ArmRun]) -> dict[str, list[float]]:
 
 
 def _bits(arms: Sequence[ArmRun]) -> list[str]:
-    vocabularies = [arm.case.get("resolved", {}).get("vocab_size") for arm in arms]
+    vocabularies = {(arm.resolved.get("vocab_size"), arm.vocabulary) for arm in arms}
     bits = [final(arm, "bits_per_character/valid") for arm in arms]
-    if len(set(vocabularies)) < 2 or any(map(math.isnan, bits)):
+    if len(vocabularies) < 2 or all(map(math.isnan, bits)):
         return []
     rows = [
-        [f"`{arm.name}`", count(size), f"{value:.4f}"]
-        for arm, size, value in zip(arms, vocabularies, bits, strict=True)
+        [
+            f"`{arm.name}`",
+            count(arm.resolved.get("vocab_size")),
+            NO_VALUE if math.isnan(value) else f"{value:.4f}",
+        ]
+        for arm, value in zip(arms, bits, strict=True)
     ]
     return [BITS_NOTE, table(("arm", "vocabulary", "bits per character"), rows)]
 

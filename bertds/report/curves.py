@@ -16,6 +16,7 @@ __all__ = [
     "Metric",
     "Panel",
     "axis_limits",
+    "bits_panel",
     "collect_curves",
     "extremes",
     "metric_panels",
@@ -107,6 +108,13 @@ def metric_panels(arms: Sequence[ArmRun], metric: Metric, x: Measure) -> list[Pa
         )
         panels.append(panel)
     return panels
+
+
+def bits_panel(arms: Sequence[ArmRun], x: Measure) -> Panel:
+    """The panel of bits per character in validation, which compare different vocabularies."""
+    key = "bits_per_character/valid"
+    curves = collect_curves(arms, key, x)
+    return Panel(key=key, title="validation", curves=curves, unit="bits per character", best="min")
 
 
 def _baselines(arms: Sequence[ArmRun], metric: Metric, valid_set: str) -> tuple[Baseline, ...]:

@@ -20,6 +20,8 @@ from urllib.parse import quote
 import markdown
 from plotly.offline import get_plotlyjs
 
+from bertds.report.run_data import Measure
+
 __all__ = ["Section", "page"]
 PAGE = """<!doctype html>
 <html lang="en">
@@ -42,7 +44,7 @@ PAGE = """<!doctype html>
 </html>
 """
 CONTROLS = """<nav aria-label="x axis"><span>x axis</span>
-<button data-measure="step" aria-pressed="true">steps</button>\
+<button data-measure="step">steps</button>\
 <button data-measure="epoch">epochs</button>\
 <button data-measure="tokens">tokens</button>\
 <button data-measure="seconds">time</button>
@@ -67,11 +69,24 @@ class Section:
     settings: Sequence[str]
 
 
-def page(title: str, sections: Sequence[Section], index: Sequence[str] = ()) -> bytes:
-    """Write the page of one case, or of several cases below an index in Markdown."""
+def page(
+    title: str,
+    sections: Sequence[Section],
+    index: Sequence[str] = (),
+    measure: Measure = "step",
+) -> bytes:
+    """Write the page of one case, or of several cases below an index in Markdown.
+
+    Args:
+        title: The title.
+        sections: The cases.
+        index: Blocks of Markdown.
+        measure: What the curves are drawn against at first.
+    """
     parts = [f"<header>{_heading('h1', title)}{_to_html(index)}</header>"]
     if any(section.charts for section in sections):
-        parts.append(CONTROLS)
+        pressed = f'data-measure="{measure}"'
+        parts.append(CONTROLS.replace(pressed, f'{pressed} aria-pressed="true"'))
     parts += [_section(section, is_only=not index) for section in sections]
     data = {section.name: section.charts for section in sections if section.charts}
     assets = files("bertds.report").joinpath("assets")

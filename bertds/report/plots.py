@@ -80,7 +80,7 @@ def draw_panels(
 
     Args:
         panels: In rows of two.
-        x: The measure on the x axis, step or seconds.
+        x: The measure on the x axis.
         y_label: Name and unit of the metric.
         is_rate: Whether the y axis begins at zero or is logarithmic, as for learning rates;
             otherwise it shows the range in which the curves settle.
@@ -140,12 +140,14 @@ def _draw(panels: Sequence[Panel], x: Measure, y_label: str, *, is_rate: bool) -
 
 
 def _x_unit(x: Measure, end: float) -> tuple[str, str, float]:
-    """Label of the x axis, suffix of its ticks, and the size of its unit in steps or seconds."""
+    """Label of the x axis, suffix of its ticks, and the size of its unit."""
     if x == "seconds":
         name, seconds = time_unit(end)
         return f"relative wall time ({name})", "", seconds
-    suffix, steps = ("", 1.0) if end < 10_000 else ("k", 1e3) if end < 1e6 else ("M", 1e6)
-    return "steps", suffix, steps
+    label = {"step": "steps", "epoch": "epochs", "tokens": "tokens, padding excluded"}[x]
+    units = (("", 1.0, 1e4), ("k", 1e3, 1e6), ("M", 1e6, 1e10), ("G", 1e9, math.inf))
+    suffix, unit = next((suffix, unit) for suffix, unit, limit in units if end < limit)
+    return label, suffix, unit
 
 
 def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> None:

@@ -26,8 +26,11 @@ __all__ = [
     "Floats",
     "Measure",
     "Series",
+    "follow_links",
+    "load_arm",
     "load_arms",
     "natural",
+    "numbered",
     "validation_sets",
 ]
 Floats = npt.NDArray[np.float64]
@@ -79,6 +82,14 @@ class ArmRun:
     """Number of its colour: its place in the order of starts, which TensorBoard's colours follow."""
     members: tuple["ArmRun", ...] = ()
     """The arms of which this is the mean (`seed_groups.py`); empty for a single run."""
+    vocabulary: str = ""
+    """A hash of the vocabulary; empty if it is not known."""
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What follows from the case, the data and the machine, as `case.json` records it."""
+        resolved: dict[str, Any] = self.case.get("resolved", {})
+        return resolved
 
     @property
     def failed(self) -> bool:
@@ -121,10 +132,10 @@ def load_arms(case_dir: Path) -> list[ArmRun]:
             f"{case_dir} has no runs (expected <arm>/case.json): train the case first, or check "
             "the path"
         )
-    return _numbered([_load_arm(path.parent) for path in paths])
+    return numbered([load_arm(path.parent) for path in paths])
 
 
-def _numbered(arms: Sequence[ArmRun]) -> list[ArmRun]:
+def numbered(arms: Sequence[ArmRun]) -> list[ArmRun]:
     """The arms with their colours; TensorBoard does not know links and runs that have not started."""
 
     def start(arm: ArmRun) -> tuple[bool, float, list[tuple[int, float, str]]]:
@@ -136,9 +147,14 @@ def _numbered(arms: Sequence[ArmRun]) -> list[ArmRun]:
     return [replace(arm, colour=numbers[arm.name]) for arm in arms]
 
 
-def _load_arm(directory: Path) -> ArmRun:
+def load_arm(directory: Path) -> ArmRun:
+    """Read a run directory, or a link to one; the name is that of the directory.
+
+    Raises:
+        ValueError: A file is malformed.
+    """
     same_as = str(read_json(directory / "case.json").get("same_as") or "")
-    source = _follow_links(directory)
+    source = follow_links(directory)
     return ArmRun(
         name=directory.name,
         same_as=same_as,
@@ -148,7 +164,7 @@ def _load_arm(directory: Path) -> ArmRun:
     )
 
 
-def _follow_links(directory: Path) -> Path:
+def follow_links(directory: Path) -> Path:
     """Resolve `same_as`, which may lead through several cases, to the directory of the run."""
     seen: set[Path] = set()
     while target := read_json(directory / "case.json").get("same_as"):

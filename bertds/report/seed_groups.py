@@ -18,7 +18,7 @@ from bertds.report.run_data import ArmRun, Floats
 __all__ = ["mean_over_seeds", "range_of"]
 SEEDS = ("bertds.run.seed", "bertds.masking.seed")
 _SEED = re.compile(r"(^|[_.-]+)(run_|masking_)?seed[_.-]*\d*(?=$|[_.-])")
-_OPEN_END = re.compile(r"[_.-]+$")
+_OPEN_END = re.compile(r"[/_.-]+$")
 
 
 def mean_over_seeds(arms: Sequence[ArmRun]) -> list[ArmRun]:
@@ -59,8 +59,9 @@ def range_of(arm: ArmRun, key: str) -> tuple[Floats, Floats] | None:
 
 
 def _settings(arm: ArmRun) -> str:
-    """All settings but the seeds, and the title, as one text."""
+    """All settings but the seeds, and the title, as one text; with the data that they name."""
     flat = flatten(arm.case.get("config", {}))
+    flat["data"] = [arm.resolved.get(use) for use in ("vocab_size", "train", "valid")]
     for key in (*SEEDS, "bertds.title"):
         flat.pop(key, None)
     return json.dumps(flat, sort_keys=True)
@@ -70,9 +71,9 @@ def _differs_in_seeds(arms: Sequence[ArmRun]) -> bool:
     return len(arms) > 1 and len({_seeds(arm) for arm in arms}) == len(arms)
 
 
-def _seeds(arm: ArmRun) -> tuple[int | None, ...]:
+def _seeds(arm: ArmRun) -> tuple[int, ...]:
     flat = flatten(arm.case.get("config", {}))
-    return tuple(flat.get(key) for key in SEEDS)
+    return tuple(flat.get(key, 0) for key in SEEDS)
 
 
 def _mean(members: Sequence[ArmRun], name: str) -> ArmRun:
@@ -88,8 +89,14 @@ def _mean(members: Sequence[ArmRun], name: str) -> ArmRun:
 
 
 def _shared_name(members: Sequence[ArmRun]) -> str:
-    """What the names have in common without the seeds: that of `seed0_lr1e-4` is `lr1e-4`."""
-    names = [_SEED.sub("", arm.name).lstrip("_.-") for arm in members]
+    """What the names have in common without the seeds: that of `seed0_lr1e-4` is `lr1e-4`.
+
+    Names of runs in different places are paths, and have their ends in common.
+    """
+    paths = [[_SEED.sub("", part).lstrip("_.-") for part in arm.name.split("/")] for arm in members]
+    names = ["/".join(filter(None, path)) for path in paths]
+    if end := os.path.commonprefix([name.split("/")[::-1] for name in names]):
+        return "/".join(end[::-1]) or "all"
     prefix = os.path.commonprefix(names)
     if any(name != prefix and name[len(prefix)].isdigit() for name in names):
         prefix = prefix.rstrip("0123456789")  # not a part of a number

@@ -46,7 +46,9 @@ def test_arms_that_differ_otherwise_are_left_alone(tmp_path):
     arms = load_arms(case)
     assert mean_over_seeds(arms) == arms
     write_run(tmp_path, "case2", "one", lines_of(5))
-    write_run(tmp_path, "case2", "two", lines_of(5))  # the same seed, so not another sample
+    content = copy.deepcopy(CONFIG)
+    content["bertds"]["run"] = {"seed": 0}
+    write_run(tmp_path, "case2", "two", lines_of(5), config=content)  # the default, not another
     assert len(mean_over_seeds(load_arms(tmp_path / "case2"))) == 2
     failed = {"state": "failed", "code": 4, "message": "NaN", "step": 5}
     content = copy.deepcopy(CONFIG)

@@ -51,7 +51,7 @@ async function start() {
   await loadPlotly();
   const buttons = [...document.querySelectorAll("nav button")];
   const visible = new Set();
-  let measure = "step";
+  let { measure } = buttons.find((button) => button.getAttribute("aria-pressed") === "true").dataset;
   const drawVisible = () => visible.forEach((div) => draw(div, cases[div.dataset.case], measure));
   for (const button of buttons) {
     button.disabled = !divs.some((div) => cases[div.dataset.case].axes[button.dataset.measure]);
