@@ -59,19 +59,44 @@ def evaluate(
         print(f"{tag:<{width}}  {value!r}")
 
 
-def export(run_dir: Path, out: Path, checkpoint: str = "latest") -> None:
-    """Export a run as a Hugging Face directory.
+def export(
+    run_dir: Path,
+    out: Path,
+    checkpoint: str = "latest",
+    push_to_hub: str = "",
+    private: bool = False,
+    base_model: str = "",
+) -> None:
+    """Export a run as a Hugging Face directory, and upload it to the Hub if --push_to_hub is given.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
         out: The directory to create.
         checkpoint: latest, best, or a step such as 1000.
+        push_to_hub: Name of a repository of the Hub, such as USER/NAME; created if it does not exist.
+        private: With --push_to_hub, create a private repository.
+        base_model: Name on the Hub of the model in run.init_from, for the model card.
     """
     from bertds.inference.export import export as write
     from bertds.runs.trained_run import TrainedRun
 
-    write(TrainedRun.open(run_dir, checkpoint), out)
+    if private and not push_to_hub:
+        raise ConfigError("--private needs --push_to_hub: a directory has no visibility")
+    if push_to_hub:
+        from bertds.huggingface.hub import check_repo_name
+
+        check_repo_name(push_to_hub)
+    trained = TrainedRun.open(run_dir, checkpoint)
+    if base_model and trained.case.bertds.run.init_from is None:
+        raise ConfigError(
+            f"--base_model is {base_model!r}, but {run_dir} began with random weights: remove the flag"
+        )
+    write(trained, out, push_to_hub, base_model)
     print(out)
+    if push_to_hub:
+        from bertds.huggingface.hub import push_to_hub as upload
+
+        print(upload(out, push_to_hub, private=private))
 
 
 def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> None:

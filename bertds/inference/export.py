@@ -23,17 +23,19 @@ from bertds.huggingface.config import config_json
 from bertds.huggingface.source_model import SourceModel
 from bertds.huggingface.tokenizer import standalone_tokenizer, tokenizer_config
 from bertds.huggingface.weights import to_hf_state_dict
+from bertds.inference.model_card import model_card
 from bertds.io.atomic import atomic_directory
 from bertds.runs.trained_run import TrainedRun
-from bertds.tracking.jsonl import read_metrics
 
 
-def export(trained: TrainedRun, out: Path) -> None:
+def export(trained: TrainedRun, out: Path, repo: str = "", base_model: str = "") -> None:
     """Write a Hugging Face directory atomically: it gets its name when it is complete.
 
     Args:
         trained: The run and its checkpoint.
         out: A directory that does not exist or is empty.
+        repo: For the model card, as for `model_card`.
+        base_model: For the model card, as for `model_card`.
 
     Raises:
         ConfigError: No Hugging Face class computes the same function as the run's model.
@@ -59,7 +61,8 @@ def export(trained: TrainedRun, out: Path) -> None:
                 shutil.copyfile(path, draft / path.name)
         else:
             _write_tokenizer(trained, draft)
-        (draft / "README.md").write_text(model_card(trained), encoding="utf-8")
+        card = model_card(trained, out, repo, base_model)
+        (draft / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_tokenizer(trained: TrainedRun, draft: Path) -> None:
@@ -88,64 +91,3 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def model_card(trained: TrainedRun) -> str:
-    """The README of an exported model: architecture, training, metrics, data, and the case.
-
-    Licence and language are left to the user.
-    """
-    case = trained.case
-    versions = ", ".join(f"{name} {version}" for name, version in trained.versions.items())
-    summary = (
-        f"{case.bertds.title or 'A masked-language model'}: "
-        f"`{architecture_of(case.bertds.model).name}` with {trained.metadata['parameters']:,} "
-        f"parameters, pre-trained with bertds for {trained.checkpoint.step:,} steps of "
-        f"{case.train_batch_size} sequences in {trained.precision} ({versions})."
-    )
-    (mask,) = trained.tokenizer.tokens([trained.tokenizer.special_ids["mask"]])
-    usage = (
-        "```python\nfrom transformers import pipeline\n\n"
-        f'fill = pipeline("fill-mask", "this/directory")\nfill("… {mask} …")\n```'
-    )
-    sections = [
-        "---\nlibrary_name: transformers\npipeline_tag: fill-mask\n---",
-        f"# {case.name}/{case.arm}",
-        summary,
-        "Licence and language: to be added by the publisher.",
-        "## Use\n\n" + usage,
-        "## Metrics\n\n" + _metrics_table(trained),
-        "## Data\n\n" + _data_table(trained),
-        "## Case\n\n```json\n" + json.dumps(case.resolved, indent=2, ensure_ascii=False) + "\n```",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _metrics_table(trained: TrainedRun) -> str:
-    """The validation metrics that training logged at the checkpoint's step."""
-    step = trained.checkpoint.step
-    lines = read_metrics(trained.run_dir / "metrics.jsonl")
-    validations = [line for line in lines if line["step"] == step and "loss/valid" in line]
-    if not validations:
-        return f"Step {step:,} was not validated."
-    rows = [
-        f"| {tag} | {value:.4f} |"
-        for tag, value in validations[-1].items()
-        if tag.startswith(("loss/valid", "acc/valid"))
-    ]
-    note = "Means over masked tokens, losses in nats. Every validation uses the same masks."
-    return "\n".join([f"| step {step:,} | |", "|---|---|", *rows, "", note])
-
-
-def _data_table(trained: TrainedRun) -> str:
-    train, valid = trained.metadata["train"]["sets"], trained.metadata["valid"].values()
-    rows = [
-        f"| {dataset['name']} | {use} | {dataset['sequences']:,} | {dataset['tokens']:,} |"
-        for use, datasets in (("training", train), ("validation", valid))
-        for dataset in datasets
-    ]
-    framing = "with" if trained.metadata["special_tokens"] else "without"
-    header = ["| shard set | use | sequences | tokens |", "|---|---|---|---|"]
-    seq_len = trained.case.bertds.data.seq_len
-    note = f"Sequences of at most {seq_len} tokens, {framing} [CLS] and [SEP]."
-    return "\n".join([*header, *rows, "", note])

@@ -103,7 +103,7 @@ def test_fill_mask_pipeline_predicts_as_the_fill_command(run_dirs, exported, cap
 def test_model_card_has_metrics_data_and_case(run_dirs, exported, tmp_path, capsys):
     card = (exported("bert") / "README.md").read_text()
     (line,) = [x for x in lines_of(run_dirs["bert"]) if x["step"] == 6 and "loss/valid" in x]
-    assert f"| loss/valid/some | {line['loss/valid/some']:.4f} |" in card
+    assert f"| some | {line['loss/valid/some']:.4f} |" in card
     assert "| ko | training | 400 |" in card
     assert json.loads(card.split("```json\n")[1].split("```")[0])["train_batch_size"] == 32
     out = tmp_path / "third"
