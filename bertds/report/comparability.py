@@ -22,6 +22,8 @@ from bertds.report.valid_set_identity import (
 __all__ = ["Comparability", "compare"]
 STEP_RATIO = 1.05
 """Steps are of different sizes if their mean numbers of tokens differ by more than this factor."""
+MAX_NAMES = 8
+"""Runs that a sentence lists."""
 SETS_NOTE = (
     "**The runs have different validation sets.** Figures over all sets can be compared only between "
     "runs with the same number in brackets. Between other runs, compare the figures of a set that "
@@ -162,5 +164,7 @@ def _differing(runs: Iterable[ArmRun], value_of: Callable[[ArmRun], str]) -> str
     return "; ".join(f"{value}: {_names(group)}" for value, group in by_value.items())
 
 
-def _names(runs: Iterable[ArmRun]) -> str:
-    return ", ".join(f"`{run.name}`" for run in runs)
+def _names(runs: Sequence[ArmRun]) -> str:
+    names = [f"`{run.name}`" for run in runs[:MAX_NAMES]]
+    others = len(runs) - len(names)
+    return ", ".join(names) + (f" and {others} more" if others else "")

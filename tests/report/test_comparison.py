@@ -9,6 +9,7 @@ import pytest
 from bertds.__main__ import COMMANDS
 from bertds.cli import run
 from bertds.report.comparison import write_comparison
+from tests.helpers.browser import opened
 from tests.helpers.fake_runs import config, lines_of, write_run, write_same
 
 pytestmark = pytest.mark.usefixtures("no_plots")
@@ -147,6 +148,19 @@ def test_steps_of_different_sizes_are_drawn_against_tokens(tmp_path):
     third = write_run(tmp_path, "c", "three", longer)
     text = write_comparison([first, third], tmp_path / "out").files.record.read_text()
     assert "the mean length of the sequences differs" in text
+
+
+@pytest.mark.slow
+def test_the_page_begins_with_tokens_in_a_browser(tmp_path):
+    first = write_run(tmp_path, "a", "one", lines_of(20))
+    second = write_run(tmp_path, "b", "two", lines_of(20), config=config(batch=64))
+    report = write_comparison([first, second], tmp_path / "out").files
+    with opened(report.page.as_uri()) as (page, _, errors):
+        page.wait_for_selector(".main-svg")
+        assert "tokens, padding excluded" in page.locator(".chart").text_content()
+        page.get_by_role("button", name="steps").click()
+        assert "optimizer steps" in page.locator(".chart").text_content()
+        assert errors == []
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_compared(tmp_path, capsys):
