@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertds.api import Model, load_model, train
-    from bertds.config.case import Case
+    from bertds.runs.case_file import Case
 
 __all__ = ["Case", "Model", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Case":
-        from bertds.config.case import Case
+        from bertds.runs.case_file import Case
 
         return Case
     if name not in __all__:

@@ -186,9 +186,10 @@ def plan(
         mean_length: Mean tokens of a sequence, if the shards do not exist yet. Default: the longest
             allowed.
     """
-    from bertds.config.case import read_case, select_arms
+    from bertds.config.case import select_arms
     from bertds.planner.corpus import corpus_of
     from bertds.planner.plan import GPUS, make_plan, table
+    from bertds.runs.case_file import read_case
 
     if gpu not in GPUS:
         raise ConfigError(f"--gpu is {gpu!r}, expected one of {', '.join(GPUS)}")

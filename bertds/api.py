@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from bertds.config.case import Case
+from bertds.config import case as config
 from bertds.distributed.world import World
 from bertds.engine.process_group import destroy_process_group_at_exit
 from bertds.inference.embed import embed
 from bertds.inference.export import export
 from bertds.inference.fill_mask import MaskPrediction, fill
 from bertds.model.mlm import MaskedLanguageModel
+from bertds.runs.case_file import Case
 from bertds.runs.trained_run import TrainedRun
 from bertds.training.session import open_session
 from bertds.training.setup import prepare_run
@@ -24,7 +25,7 @@ from bertds.training.setup import prepare_run
 __all__ = ["Case", "Model", "load_model", "train"]
 
 
-def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Path:
+def train(case: config.Case, data: Path | str = "data", out: Path | str = "runs") -> Path:
     """Train a case, or resume it from its last checkpoint.
 
     It trains in this process. Under a launcher, every rank must call it. It must run in the main
@@ -46,7 +47,7 @@ def train(case: Case, data: Path | str = "data", out: Path | str = "runs") -> Pa
         NonFiniteError: Losses, gradients or weights are NaN or infinite.
         CheckpointError: A checkpoint cannot be read, or the final one cannot be written.
     """
-    if not isinstance(case, Case):
+    if not isinstance(case, config.Case):
         raise TypeError(f"case is {case!r}, expected the result of Case.read('CASE.json')")
     world = World.detect()
     run = prepare_run(case, data, Path(out) / case.name / case.arm, world)

@@ -61,7 +61,7 @@ def main(
             ds_config = write_swept_case(ds_config, sweep, out, set)
         arms = select_arms(ds_config, arm)
         distinct = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
-        cases = read_cases(distinct, set)
+        cases = read_cases(distinct, set, out)
         runs = [prepare_run(case, data, out / case.name / case.arm, world) for case in cases]
     unfinished = [run for run in runs if not run.is_finished()]
     for run in runs:

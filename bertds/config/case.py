@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bertds.config.checks import CheckedContent, check_content
+from bertds.config.checks import check_content
 from bertds.config.deepspeed_schema import DeepSpeedKeys
 from bertds.config.messages import did_you_mean, problems_error, shown
 from bertds.config.overrides import (
@@ -51,26 +51,6 @@ class Case:
     bertds: BertdsConfig
     resolved: Json
     """The whole file after all patches, as it is saved with the run."""
-
-    @classmethod
-    def read(cls, path: Path | str, arm: str = "", settings: Settings = "") -> "Case":
-        """Read an arm of a case file, for Python programs.
-
-        Args:
-            path: The case file.
-            arm: One of its arms; may be omitted if there is only one.
-            settings: Changes as in `--set`: `run.max_steps=100,train_batch_size=64`; or as a
-                mapping, `{"run.max_steps": 100}`, whose blocks are merged as those of an arm.
-
-        Raises:
-            ConfigError: The file, the arm or a setting is wrong.
-            TypeError: The settings are neither text nor a mapping.
-        """
-        arms = select_arms(Path(path), arm)
-        if len(arms) > 1:
-            names = ", ".join(each.name for each in arms)
-            raise ConfigError(f"{path} has several arms: set arm to one of {names}")
-        return read_case(arms[0].path, arms[0].run_arm, settings)
 
     @property
     def train_batch_size(self) -> int:
@@ -144,8 +124,7 @@ def read_case(path: Path, arm: str, settings: Settings = "") -> Case:
         ConfigError: The file, the arm or a setting is wrong; the message has all mistakes of the
             file.
     """
-    content = read_content(path, arm, settings)
-    return _checked_case(path, arm, content, check_content(content))
+    return case_of(path, arm, read_content(path, arm, settings))
 
 
 def read_content(path: Path, arm: str, settings: Settings = "") -> Json:
@@ -185,10 +164,16 @@ def resolved_case(path: Path, name: str, arm: str, content: Json) -> Case:
     Raises:
         ConfigError: This version of the program does not accept the case.
     """
-    return replace(_checked_case(path, arm, content, check_content(content)), name=name)
+    return replace(case_of(path, arm, content), name=name)
 
 
-def _checked_case(path: Path, arm: str, content: Json, checked: CheckedContent) -> Case:
+def case_of(path: Path, arm: str, content: Json) -> Case:
+    """Check the content of an arm.
+
+    Raises:
+        ConfigError: It has mistakes; the message has all of them.
+    """
+    checked = check_content(content)
     if checked.file is None:
         raise problems_error(f"{path} (arm {arm})", checked.problems)
     return Case(

@@ -292,8 +292,9 @@ class RunConfig(Block):
     """Random seed of the initial weights, the data order and dropout."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """Hugging Face directory (safetensors) with the initial weights; its architecture and
-    vocabulary must match the case. A run that resumes loads its checkpoint instead. Default:
-    random weights."""
+    vocabulary must match the case. If `model` lacks one of its four sizes, it follows the
+    directory, and the keys that it has override the directory's. A run that resumes loads its
+    checkpoint instead. Default: random weights."""
     log_every: Interval = 50
     """Interval between two lines of training metrics, in steps or epochs."""
     eval_every: Interval = "1 epoch"
@@ -368,7 +369,7 @@ class BertdsConfig(Block):
     title: str = ""
     """One line for reports: what the case compares."""
     model: ModelConfig
-    """Architecture of the encoder."""
+    """Architecture of the encoder. May be left out with run.init_from."""
     data: DataConfig
     """Datasets and data order."""
     masking: MaskingConfig = MaskingConfig()

@@ -3,31 +3,34 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bertds.config.case import Case, Settings, read_case, read_content
-from bertds.config.checks import check_content
+from bertds.config.case import Case, Settings
 from bertds.config.consistency import check_consistency
 from bertds.engine.deepspeed_keys import deepspeed_problems
 from bertds.errors import ConfigError, ProblemsError
+from bertds.runs.case_file import check_case, read_case
 
 ArmPath = tuple[Path, str]
 """A case file, and the name of an arm that it trains."""
 
 
-def read_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[Case]:
+def read_cases(
+    arms: Iterable[ArmPath], settings: Settings = "", out: Path | None = None
+) -> list[Case]:
     """Read and check arms.
 
     Args:
         arms: Which ones.
         settings: As for `read_case`, for all arms.
+        out: Directory of the runs, if they may exist.
 
     Raises:
         ConfigError: A file, an arm or a setting is wrong; the message has all mistakes.
     """
     arms = list(arms)
-    mistakes = {arm: _mistakes(*arm, settings) for arm in arms}
+    mistakes = {arm: _mistakes(*arm, settings, out) for arm in arms}
     if any(mistakes.values()):
         raise _error(mistakes)
-    return [read_case(path, arm, settings) for path, arm in arms]
+    return [read_case(path, arm, settings, out) for path, arm in arms]
 
 
 def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
@@ -50,9 +53,8 @@ def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
     return _lines(warnings)
 
 
-def _mistakes(path: Path, arm: str, settings: Settings) -> list[str]:
-    content = read_content(path, arm, settings)
-    problems = check_content(content).problems
+def _mistakes(path: Path, arm: str, settings: Settings, out: Path | None = None) -> list[str]:
+    content, problems = check_case(path, arm, settings, out)
     wrong = {problem.key.partition(".")[0] for problem in problems}
     problems += deepspeed_problems(
         {key: value for key, value in content.items() if key not in wrong}

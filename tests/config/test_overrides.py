@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config.case import Case, read_case
+from bertds import Case
+from bertds.config.case import read_case
 from bertds.config.overrides import merge_patch, parse_settings, patch_arm
 from bertds.errors import ConfigError
 from tests.helpers.launching import ROOT

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from bertds.config.case import Case
+from bertds import Case
 from bertds.config.presets import PRESETS
 from bertds.distributed.world import World
 from bertds.planner.continued_case import Schedule

@@ -86,3 +86,31 @@ def test_mismatches_are_rejected_before_anything_starts(run_dirs, data_root, tmp
             case = read_case(path, "stage0", settings)
             prepare_run(case, data_root, tmp_path / "out", World())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_a_derived_model_does_not_need_the_directory(tokenizer, data_root, tmp_path):
+    """It is resumed, opened and exported from its own directory."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    config.intermediate_size, config.max_position_embeddings, config.pad_token_id = 48, 64, 0
+    directory = tmp_path / "source"
+    transformers.BertForMaskedLM(config).save_pretrained(directory)
+    (directory / "tokenizer.json").write_bytes(tokenizer.content)
+    path = write_case(tmp_path / "case.json", directory, ["stage0"])
+    content = json.loads(path.read_text())
+    del content["bertds"]["model"], content["bertds"]["arms"]["stage0"]["bertds"]["model"]
+    path.write_text(json.dumps(content))
+    flags = ["--ds_config", str(path), "--data", str(data_root), "--out", str(tmp_path / "out")]
+    code, output = run(0, *flags)
+    assert code == 0, output
+    shutil.rmtree(directory)
+    code, output = run(0, *flags, "--set", "run.max_steps=2")
+    assert code == 0, output
+    assert "resuming from step 1" in output
+    trained = TrainedRun.open(tmp_path / "out" / "case" / "stage0", "latest")
+    assert trained.case.bertds.model.intermediate_size == 48
+    export(trained, tmp_path / "exported")
+    exported = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert exported["intermediate_size"] == 48
