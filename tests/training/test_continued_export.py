@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 from safetensors.torch import load_file
-from tokenizers.processors import TemplateProcessing
 
 from bertds.inference.export import export
 from bertds.runs.trained_run import TrainedRun
+from tests.helpers.hub_models import MODELS, SIZES, save_model
 from tests.helpers.launching import ROOT, run
 from tests.helpers.same_outputs import check_same_outputs
 from tests.helpers.trained_runs import CASE
@@ -22,62 +21,12 @@ from tests.helpers.trained_runs import CASE
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.dist
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "intermediate_size": 48, "initializer_range": 0.1}  # fmt: skip
-# Keys that training does not read.
-UNREAD = {"attention_probs_dropout_prob": 0.37, "classifier_dropout": 0.21,
-          "id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}  # fmt: skip
-BERT = {"max_position_embeddings": 96, "type_vocab_size": 2, **UNREAD}
-CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "bert": ("BertForPreTraining", "bert", BERT),
-    "bare_bert": ("BertModel", "bert", BERT),
-    "prenorm": ("RobertaPreLayerNormForMaskedLM", "bert-prenorm",
-                {**BERT, "type_vocab_size": 3, "max_position_embeddings": 97}),
-    "distilbert": ("DistilBertForMaskedLM", "distilbert",
-                   {"max_position_embeddings": 96, "seq_classif_dropout": 0.3, "dim": 32,
-                    "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "qa_dropout": 0.4}),
-    "modernbert": ("ModernBertForMaskedLM", "modernbert",
-                   {"max_position_embeddings": 96, "local_attention": 8, "classifier_dropout": 0.2,
-                    "classifier_pooling": "mean", "mlp_dropout": 0.05}),
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def sources(tokenizer, tmp_path_factory) -> dict[str, Path]:
     """A small random model of each class, as `save_pretrained` writes it."""
     root = tmp_path_factory.mktemp("hub")
-    return {name: save(tokenizer, root / name, name) for name in CLASSES}
-
-
-def save(tokenizer, directory: Path, name: str) -> Path:
-    hf_class, _, options = CLASSES[name]
-    model_class = getattr(transformers, hf_class)
-    config = model_class.config_class(
-        vocab_size=tokenizer.vocab_size, pad_token_id=0, **SIZES, **options
-    )
-    torch.manual_seed(0)
-    model = model_class(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    model.save_pretrained(directory)
-    backend = tokenizers.Tokenizer.from_str(tokenizer.content.decode())
-    cls, sep = (tokenizer.special_ids[role] for role in ("cls", "sep"))
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-        sep_token="[SEP]", mask_token="[MASK]", model_max_length=77,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    ).save_pretrained(directory)  # fmt: skip
-    # transformers 4 does not know the class that transformers 5 writes.
-    path = directory / "tokenizer_config.json"
-    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(settings))
-    return directory
+    return {name: save_model(tokenizer, root / name, name) for name in MODELS}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +55,7 @@ def run_dirs(sources, data_root, tmp_path_factory) -> dict[str, Path]:
 
 
 def model_block(name: str) -> dict[str, Any]:
-    _, preset, options = CLASSES[name]
+    _, preset, options = MODELS[name]
     keys = ("type_vocab_size", "local_attention")
     block = {key: options[key] for key in keys if key in options}
     return {**SIZES, "max_position_embeddings": 96, "preset": preset, **block}
@@ -117,7 +66,7 @@ def exported(run_dir: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_export_of_unchanged_weights_equals_the_source(sources, run_dirs, tmp_path, name):
     """For single texts and pairs: ids, token types and outputs."""
     out = exported(run_dirs[f"{name}_still"], tmp_path / "out")
@@ -131,7 +80,7 @@ def test_it_does_so_with_other_transformers_versions(sources, run_dirs, tmp_path
     """Needs PyPI when it first runs. 4.48 is the first with ModernBERT, 4.57 the last before 5."""
     directory = packages_with(f"transformers=={version}")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (directory, ROOT)))}
-    for name in CLASSES:
+    for name in MODELS:
         out = exported(run_dirs[f"{name}_still"], tmp_path / name)
         command = [sys.executable, "-m", "tests.helpers.same_outputs", sources[name], out]
         found = subprocess.check_output(command, text=True, env=environment, cwd=ROOT)
@@ -149,12 +98,12 @@ def packages_with(requirement: str) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_export_has_all_that_was_in_the_source(sources, run_dirs, tmp_path, name):
     source, out = sources[name], exported(run_dirs[name], tmp_path / "out")
     before, after = (json.loads((path / "config.json").read_text()) for path in (source, out))
     class_of = {"bert": "BertForMaskedLM", "bare_bert": "BertForMaskedLM"}
-    assert after.pop("architectures") == [class_of.get(name, CLASSES[name][0])]
+    assert after.pop("architectures") == [class_of.get(name, MODELS[name][0])]
     before.pop("architectures")
     assert after == before
     for file in source.iterdir():
