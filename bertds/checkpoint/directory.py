@@ -66,6 +66,11 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step_{step:010d}"
 
 
+def step_of(path: Path) -> int:
+    """The step of a checkpoint directory."""
+    return int(path.name.removeprefix("step_"))
+
+
 def draft_path(directory: Path) -> Path:
     """A new name for a directory that is not yet, or no longer, a checkpoint."""
     return directory.with_name(f"{directory.name}.tmp-{uuid.uuid4().hex}")
@@ -199,21 +204,36 @@ def finalize(
     sync(directory.parent)
 
 
-def prune(newest: Path, keep_last: int) -> None:
+def is_multiple(step: int, keep_every: int | None) -> bool:
+    """Whether the checkpoint of a step is never removed; `keep_every` None keeps none."""
+    return keep_every is not None and step % keep_every == 0
+
+
+def prune(newest: Path, keep_last: int, keep_every: int | None = None) -> None:
     """Remove old checkpoints, abandoned later ones, and drafts of killed saves.
 
-    The `keep_last` newest up to `newest` are kept, and the best. Steps after `newest` were abandoned
-    when the run went back to an older checkpoint.
+    The `keep_last` newest up to `newest` are kept, the best, and the multiples of `keep_every` steps.
+    What was kept as such a multiple stays, also if `keep_every` has changed. Steps after `newest` were
+    abandoned when the run went back to an older checkpoint.
     """
     run_dir = newest.parent.parent
     current = [path for path in list_checkpoints(run_dir) if path.name <= newest.name]
     kept = {*current[:keep_last], resolve_pointer(run_dir, "best")}
+    kept |= {p for p in current if is_multiple(step_of(p), keep_every) or _was_kept(p)}
     for path in list_checkpoints(run_dir):
         if path not in kept:
             # Renamed first, so that a part of it is never taken for a checkpoint.
             with contextlib.suppress(OSError):
                 path.rename(draft_path(path))
     remove_drafts(run_dir)
+
+
+def _was_kept(path: Path) -> bool:
+    """Whether a checkpoint was written as one that is never removed."""
+    try:
+        return bool(read_manifest(path).get("kept"))
+    except CheckpointError:
+        return False  # it cannot be loaded
 
 
 def remove_drafts(run_dir: Path) -> None:

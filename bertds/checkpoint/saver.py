@@ -29,6 +29,7 @@ from bertds.checkpoint.directory import (
     checkpoint_path,
     draft_path,
     finalize,
+    is_multiple,
     list_checkpoints,
     prune,
     read_json,
@@ -66,11 +67,17 @@ Result = TypeVar("Result")
 
 
 def save(
-    engine: Engine, run_dir: Path, state: dict[str, Any], *, keep_last: int, best: bool
+    engine: Engine,
+    run_dir: Path,
+    state: dict[str, Any],
+    *,
+    keep_last: int,
+    best: bool,
+    keep_every: int | None = None,
 ) -> Path:
     """Write a checkpoint of the current step; all ranks must call it, between two steps.
 
-    The `keep_last` newest checkpoints and the best one are kept.
+    The `keep_last` newest checkpoints, the best one, and the multiples of `keep_every` are kept.
 
     Args:
         engine: The engine.
@@ -78,6 +85,7 @@ def save(
         state: Plain JSON that `load` returns; the one of rank 0 is saved.
         keep_last: At least 1.
         best: Whether this is the best checkpoint so far.
+        keep_every: Interval in steps between two checkpoints that are never removed.
 
     Returns:
         The directory of the checkpoint.
@@ -105,6 +113,8 @@ def save(
         by_rank = run_on_all_ranks(lambda: _write_files(engine, draft, state))
         files = [file for written in by_rank for file in written]
         metadata = _metadata(engine) | {"best": best}
+        if is_multiple(engine.deepspeed.global_steps, keep_every):
+            metadata["kept"] = True
         run_on_all_ranks(lambda: finalize(draft, directory, metadata, files) if is_main else None)
         run_on_all_ranks(lambda: _wait_until_visible(directory))
         run_on_all_ranks(lambda: write_pointers() if is_main else None)
@@ -116,7 +126,7 @@ def save(
             f"{error}"
         ) from error
     if is_main:
-        prune(directory, keep_last)
+        prune(directory, keep_last, keep_every)
     return directory
 
 

@@ -305,7 +305,11 @@ class RunConfig(Block):
     save_every: Interval = "1 epoch"
     """Interval between two checkpoints, in steps or epochs; the last step is always saved."""
     keep_last: Count = 2
-    """Number of checkpoints to keep, in addition to the one with the best validation loss."""
+    """Number of checkpoints to keep, in addition to the one with the best validation loss and those of
+    keep_every."""
+    keep_every: Interval | None = None
+    """Interval between two checkpoints that are never removed, in steps or epochs. They are written
+    also where save_every is not due. Default: none are kept."""
     resume: Literal["auto", "required", "never"] = "auto"
     """Resume from the newest complete checkpoint if one exists (auto), require one (required), or
     reject a run directory that has one (never)."""

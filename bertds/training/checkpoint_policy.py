@@ -149,6 +149,7 @@ class CheckpointPolicy:
                 run.run_dir,
                 asdict(state) | run.data_identity(),
                 keep_last=run.case.bertds.run.keep_last,
+                keep_every=run.keep_every,
                 best=is_best,
             )
         except CheckpointWriteError as error:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from bertds.checkpoint.directory import list_checkpoints
+from bertds.checkpoint.directory import list_checkpoints, step_of
 from bertds.config.batch import BatchSplit, split_batch, valid_micro_batch_size
 from bertds.config.case import Case
 from bertds.config.consistency import check_consistency
 from bertds.config.messages import Problem, problems_error
 from bertds.config.schedule_lengths import ScheduleLengths
-from bertds.config.schema import num_steps
+from bertds.config.schema import interval_steps, num_steps
 from bertds.data.data_root import DataRoot, warn_of_small_cache
 from bertds.data.dataset import DatasetSubset, open_train
 from bertds.data.loader import TrainLoader
@@ -66,6 +66,12 @@ class RunSetup:
     """The weights to start from, if not random ones; None also for a run that resumes."""
     changes: list[str]
     """Settings that differ from those the run started with."""
+
+    @property
+    def keep_every(self) -> int | None:
+        """Interval in steps between two checkpoints that are never removed."""
+        interval = self.case.bertds.run.keep_every
+        return None if interval is None else interval_steps(interval, self.lengths.steps_per_epoch)
 
     def is_finished(self) -> bool:
         """Whether the run is done, up to the number of steps that the case has now."""
@@ -253,7 +259,7 @@ def _check_not_beyond(run_dir: Path, lengths: ScheduleLengths) -> None:
     checkpoints = list_checkpoints(run_dir)
     if not checkpoints or read_json(run_dir / "status.json").get("state") == "done":
         return
-    step = int(checkpoints[0].name.removeprefix("step_"))
+    step = step_of(checkpoints[0])
     if step > lengths.num_steps:
         raise ConfigError(
             f"{run_dir} has a checkpoint of step {step}, but run.max_steps or run.num_epochs gives "

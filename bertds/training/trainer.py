@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from bertds.checkpoint.directory import checkpoint_path
+from bertds.checkpoint.directory import checkpoint_path, is_multiple
 from bertds.config.schema import interval_steps
 from bertds.data.rng import derive_key
 from bertds.distributed.failures import translate_peer_errors
@@ -229,13 +229,15 @@ class Intervals:
     log_every: int
     eval_every: int
     save_every: int
+    keep_every: int | None
 
     @classmethod
     def of(cls, run: RunSetup) -> "Intervals":
         """Convert the intervals of a case, given in steps or epochs, to steps."""
         block, epoch = run.case.bertds.run, run.lengths.steps_per_epoch
         intervals = (block.log_every, block.eval_every, block.save_every)
-        return cls(*(interval_steps(interval, epoch) for interval in intervals))
+        log, evaluate, save = (interval_steps(interval, epoch) for interval in intervals)
+        return cls(log, evaluate, save, run.keep_every)
 
     def log(self, step: int) -> bool:
         """Whether a training line is due."""
@@ -247,7 +249,7 @@ class Intervals:
 
     def save(self, step: int) -> bool:
         """Whether a checkpoint is due."""
-        return step % self.save_every == 0
+        return step % self.save_every == 0 or is_multiple(step, self.keep_every)
 
     def any(self, step: int) -> bool:
         """Whether anything is due."""

@@ -26,6 +26,7 @@ from bertds.checkpoint.directory import (
     open_checkpoint,
     prune,
     resolve_pointer,
+    step_of,
     write_json,
     write_pointer,
 )
@@ -192,6 +193,29 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["5", "4", "2"]
     assert resolve_pointer(tmp_path, "best") == checkpoint_path(tmp_path, 2)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
+
+
+def test_multiples_of_keep_every_are_never_removed(
+    data_root: Path, tmp_path: Path, device: torch.device
+) -> None:
+    """They are written where no other save is due, and stay when the key is changed or deleted."""
+    settings = "scheduler=null,data.valid=null,run.keep_last=1,run.save_every=5"
+
+    def steps_after(more: str) -> list[int]:
+        assert train_here(data_root, tmp_path, device, f"{settings},{more}") == 0
+        return [step_of(path) for path in list_checkpoints(tmp_path / "case/main")]
+
+    assert steps_after("run.max_steps=7,run.keep_every=3") == [7, 6, 3]
+    assert steps_after("run.max_steps=8") == [8, 6, 3]
+    # Four steps; the checkpoint of step 8 was written without the key.
+    assert steps_after('run.max_steps=10,run.keep_every="0.11 epochs"') == [10, 8, 6, 3]
+
+
+def test_later_steps_are_abandoned_even_if_they_are_multiples(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5, 6):
+        write(tmp_path, step)
+    prune(checkpoint_path(tmp_path, 5), keep_last=1, keep_every=2)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [5, 4, 2]
 
 
 @pytest.mark.parametrize("text", ["", "step_0000000007", "../checkpoints", "/etc"])
