@@ -105,7 +105,10 @@ KEYS_BY_UNIT = {
         *("stage3_model_persistence_threshold", "stage3_param_persistence_threshold"),
         *("stage3_prefetch_bucket_size", "sub_group_size"),
     ],
-    "epochs": ["num_epochs", "decay_epochs", "total_epochs", "warmup_epochs", "T_0_epochs"],
+    "epochs": [
+        *("num_epochs", "decay_epochs", "stable_epochs", "total_epochs", "warmup_epochs"),
+        "T_0_epochs",
+    ],
     "GB": ["cache_gb"],
     "hours": ["max_hours"],
     "seconds": ["collective_timeout_s"],
@@ -115,7 +118,8 @@ KEYS_BY_UNIT = {
     "tokens": ["local_attention", "max_position_embeddings", "seq_len"],
     "updates": [
         *("T_0", "cycle_first_step_size", "cycle_second_step_size", "decay_num_steps"),
-        *("decay_step_size", "loss_scale_window", "total_num_steps", "warmup_num_steps"),
+        *("decay_step_size", "loss_scale_window", "stable_num_steps", "total_num_steps"),
+        "warmup_num_steps",
     ],
 }
 UNITS = {key: unit for unit, keys in KEYS_BY_UNIT.items() for key in keys}

@@ -200,6 +200,11 @@ class WarmupStableDecayLR(WarmupAndTotal):
     """Length of the decay in optimizer steps."""
     decay_epochs: Positive | None = None
     """Length of the decay in epochs."""
+    stable_num_steps: Count | None = None
+    """Instead of the length of the decay: length of the constant part in optimizer steps. The decay
+    then begins at warm-up + stable_num_steps and ends with the schedule."""
+    stable_epochs: Positive | None = None
+    """The same in epochs."""
     decay_type: Literal["linear", "1-sqrt"] = "1-sqrt"
     """Shape of the decay: linear, or one minus a square root."""
     min_ratio: Ratio = 0.0
@@ -207,8 +212,9 @@ class WarmupStableDecayLR(WarmupAndTotal):
 
     @model_validator(mode="after")
     def _check_decay(self) -> Self:
-        if (self.decay_num_steps is None) == (self.decay_epochs is None):
-            raise ValueError("give one of decay_num_steps and decay_epochs")
+        names = ("decay_num_steps", "decay_epochs", "stable_num_steps", "stable_epochs")
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"give one of {', '.join(names[:-1])} and {names[-1]}")
         return self
 
 

@@ -52,12 +52,10 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
             return partial(linear, warmup=warmup, total=total, minimum=params.min_ratio)
         case WarmupStableDecayLR():
             warmup, total = _warmup_and_total(params, lengths)
-            decay = lengths.steps(params.decay_num_steps, params.decay_epochs)
-            _check_fits(warmup + decay, total, "warm-up and decay")
             return partial(
                 stable_decay,
                 warmup=warmup,
-                decay=decay,
+                decay=_decay(params, lengths, warmup, total),
                 total=total,
                 root=params.decay_type == "1-sqrt",
                 minimum=params.min_ratio,
@@ -103,6 +101,18 @@ def _warmup_and_total(params: WarmupAndTotal, lengths: ScheduleLengths) -> tuple
     warmup, total = lengths.warmup(params), lengths.total(params)
     _check_fits(warmup, total, "the warm-up")
     return warmup, total
+
+
+def _decay(params: WarmupStableDecayLR, lengths: ScheduleLengths, warmup: int, total: int) -> int:
+    """Return the steps of the decay, which follow from those of the stable part if that is given."""
+    if params.stable_num_steps is None and params.stable_epochs is None:
+        decay = lengths.steps(params.decay_num_steps, params.decay_epochs)
+        _check_fits(warmup + decay, total, "warm-up and decay")
+        return decay
+    stable = lengths.steps(params.stable_num_steps, params.stable_epochs)
+    # One step of decay at least.
+    _check_fits(warmup + stable + 1, total, "warm-up, stable part and a decay of one step")
+    return total - warmup - stable
 
 
 def _check_fits(part: int, total: int, what: str) -> None:

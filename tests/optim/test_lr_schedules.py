@@ -103,6 +103,28 @@ def test_stable_decay_to_a_floor():
     assert rate(190) == pytest.approx(0.25 + 0.75 * (1 - math.sqrt(0.5)))
 
 
+@pytest.mark.parametrize("stable", [{"stable_num_steps": 70}, {"stable_epochs": 7}])
+def test_the_decay_may_begin_at_a_step_of_its_own(stable):
+    """It is as long as what is left of the schedule, so its first step is the same at any length."""
+    for total in (81, 100, 200):
+        length = {} if total == 200 else {"total_num_steps": total}
+        begins = factor("WarmupStableDecayLR", warmup_num_steps=10, **stable, **length)
+        lasts = factor(
+            "WarmupStableDecayLR", warmup_num_steps=10, decay_num_steps=total - 80, **length
+        )
+        assert [begins(step) for step in range(201)] == [lasts(step) for step in range(201)]
+        assert (begins(80), begins(total)) == (1, 0)
+        assert begins(81) < 1
+
+
+def test_a_stable_part_leaves_a_step_for_the_decay_and_stands_alone():
+    with pytest.raises(ConfigError, match="stable part and a decay of one step takes 201 steps"):
+        factor("WarmupStableDecayLR", warmup_epochs=1, stable_epochs=19)
+    for params in ({}, {"decay_num_steps": 5, "stable_num_steps": 5}):
+        with pytest.raises(ValueError, match="give one of decay_num_steps, decay_epochs, stable_n"):
+            factor("WarmupStableDecayLR", warmup_epochs=1, **params)
+
+
 def test_exponential_decay_in_a_staircase():
     rate = factor("WarmupExponentialLR", warmup_epochs=1, gamma=0.96)
     assert (rate(0), rate(4), rate(9)) == (0.1, 0.5, 1)
