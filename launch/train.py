@@ -23,7 +23,7 @@ from bertds.runs.sweeps import write_swept_case
 from bertds.tracking import console
 from bertds.training.case_check import read_cases
 from bertds.training.session import open_session
-from bertds.training.setup import prepare_run
+from bertds.training.setup import prepare_runs
 
 _GRACE_S = 10.0
 
@@ -62,7 +62,7 @@ def main(
         arms = select_arms(ds_config, arm)
         distinct = dict.fromkeys((each.path, each.run_arm) for each in arms)  # two may be one run
         cases = read_cases(distinct, set, out)
-        runs = [prepare_run(case, data, out / case.name / case.arm, world) for case in cases]
+        runs = prepare_runs(cases, data, out, world)
     unfinished = [run for run in runs if not run.is_finished()]
     for run in runs:
         if run not in unfinished:

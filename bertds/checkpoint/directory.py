@@ -219,7 +219,7 @@ def prune(newest: Path, keep_last: int, keep_every: int | None = None) -> None:
     run_dir = newest.parent.parent
     current = [path for path in list_checkpoints(run_dir) if path.name <= newest.name]
     kept = {*current[:keep_last], resolve_pointer(run_dir, "best")}
-    kept |= {p for p in current if is_multiple(step_of(p), keep_every) or _was_kept(p)}
+    kept |= {p for p in current if is_multiple(step_of(p), keep_every) or was_kept(p)}
     for path in list_checkpoints(run_dir):
         if path not in kept:
             # Renamed first, so that a part of it is never taken for a checkpoint.
@@ -228,7 +228,7 @@ def prune(newest: Path, keep_last: int, keep_every: int | None = None) -> None:
     remove_drafts(run_dir)
 
 
-def _was_kept(path: Path) -> bool:
+def was_kept(path: Path) -> bool:
     """Whether a checkpoint was written as one that is never removed."""
     try:
         return bool(read_manifest(path).get("kept"))

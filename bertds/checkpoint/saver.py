@@ -163,11 +163,26 @@ def find_newest(engine: Engine, run_dir: Path, before: int | None = None) -> Che
     return None
 
 
-def load(engine: Engine, checkpoint: Checkpoint) -> dict[str, Any]:
+def open_on_all_ranks(engine: Engine, path: Path) -> Checkpoint:
+    """Open one checkpoint, of which each rank verifies a part; all ranks must call it.
+
+    Raises:
+        CheckpointError: On all ranks alike: a file is missing or does not match the manifest.
+    """
+    run_on_all_ranks(partial(verify, path, engine.world.rank, engine.world.world_size))
+    return Checkpoint(path=path, manifest=read_manifest(path))
+
+
+def load(engine: Engine, checkpoint: Checkpoint, *, is_own: bool = True) -> dict[str, Any]:
     """Restore the engine's state when a checkpoint was written; all ranks must call it.
 
     World size, ZeRO stage, precision, schedule and the optimizer's settings remain those of the
     engine.
+
+    Args:
+        engine: The engine.
+        checkpoint: The checkpoint.
+        is_own: Whether it is the run's own; the directory of another run is only read.
 
     Returns:
         The `state` given to `save`.
@@ -179,7 +194,7 @@ def load(engine: Engine, checkpoint: Checkpoint) -> dict[str, Any]:
     run_on_all_ranks(lambda: saved.update(_read(engine.deepspeed, checkpoint)))
     refresh_weights(engine.deepspeed)
     restore_progress(engine.deepspeed, saved["progress"])
-    if engine.world.is_main and checkpoint.manifest.get("best"):
+    if is_own and engine.world.is_main and checkpoint.manifest.get("best"):
         # A process killed while it saved may not have written the pointer, and no later checkpoint
         # would be better.
         run_dir = checkpoint.path.parent.parent

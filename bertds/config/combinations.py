@@ -26,6 +26,7 @@ def invalid_combinations(
             f"scheduler.params.eta_min is {scheduler.eta_min}, above optimizer.params.lr "
             f"{optimizer.lr}: lower it"
         )
+    yield from _origins(file)
     yield from _sizes(file)
     yield from _division(file)
     yield from _quantized_gradients(file)
@@ -36,6 +37,15 @@ def invalid_combinations(
     yield from _flash_attention_3(file)
     if file.bertds.model.pad_vocab_to_multiple_of > 1:
         yield from _unused_ids(file, optimizer)
+
+
+def _origins(file: CaseFile) -> Iterator[str]:
+    run = file.bertds.run
+    if run.init_from is not None and run.branch_from is not None:
+        yield (
+            f'run.init_from is "{run.init_from}" and run.branch_from is "{run.branch_from}", but a run '
+            "begins with one set of weights: leave one of them out, or set it to null"
+        )
 
 
 def _sizes(file: CaseFile) -> Iterator[str]:

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from bertds.config.presets import PRESETS, Preset, PresetName
 
@@ -20,6 +20,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 # Valid in file names and in the keys of metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
+_BRANCH_POINT = re.compile(r"(.+)@(\d{1,10})")
 _EPOCHS = re.compile(r"\d{1,6}(\.\d{1,6})? epochs?")
 
 
@@ -34,6 +35,27 @@ def _check_interval(value: object) -> int | str:
     )
 
 
+def branch_point(text: str) -> tuple[str, int]:
+    """Split `RUN@STEP` into the run directory and the step.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    match = _BRANCH_POINT.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{json.dumps(text)} is not RUN@STEP: expected a run directory and the step of a "
+            'checkpoint, such as "runs/case11/main@1000"'
+        )
+    return match[1], int(match[2])
+
+
+def _check_branch_point(text: str) -> str:
+    branch_point(text)
+    return text
+
+
+BranchPoint = Annotated[str, AfterValidator(_check_branch_point)]
 # A number of optimizer steps, or a string such as "1 epoch" or "0.5 epochs".
 Interval = Annotated[int | str, PlainValidator(_check_interval)]
 
@@ -295,6 +317,10 @@ class RunConfig(Block):
     vocabulary must match the case. If `model` lacks one of its four sizes, it follows the
     directory, and the keys that it has override the directory's. A run that resumes loads its
     checkpoint instead. Default: random weights."""
+    branch_from: BranchPoint | None = None
+    """`RUN@STEP`: begin with weights, moments and place in the data of a checkpoint of another run, such
+    as runs/case11/main@1000, and count on from its step. Settings that a resumed run must keep must be
+    those of that run. A run that resumes loads its own checkpoint instead. Default: begin at step 0."""
     log_every: Interval = 50
     """Interval between two lines of training metrics, in steps or epochs."""
     eval_every: Interval = "1 epoch"

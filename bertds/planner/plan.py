@@ -12,7 +12,7 @@ from bertds.config.case import Case
 from bertds.config.consistency import check_consistency
 from bertds.config.messages import Problem, problems_error
 from bertds.config.schedule_lengths import ScheduleLengths
-from bertds.config.schema import num_steps
+from bertds.config.schema import branch_point, num_steps
 from bertds.data.loader import default_lanes
 from bertds.data.sampler import whole_batches
 from bertds.errors import ConfigError
@@ -78,6 +78,7 @@ class Plan:
     parameters: int
     lanes: int
     steps: int
+    """Of the run itself, without those before it branches from another."""
     tokens: float
     """Of all steps."""
     stages: list[Stage]
@@ -114,6 +115,8 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         )
     steps_per_epoch = whole_batches(corpus.sequences, batch)
     steps = num_steps(case.bertds.run, steps_per_epoch)
+    trunk = case.bertds.run.branch_from
+    own_steps = max(0, steps - branch_point(trunk)[1]) if trunk is not None else steps
     findings = check_consistency(case.resolved, ScheduleLengths(steps_per_epoch, steps))
     if findings.errors:
         where = f"{case.name}.json (arm {case.arm})"
@@ -137,8 +140,8 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         corpus=corpus,
         parameters=count_parameters(model, corpus.vocab_size),
         lanes=case.bertds.data.lanes or default_lanes(batch),
-        steps=steps,
-        tokens=steps * tokens_per_step,
+        steps=own_steps,
+        tokens=own_steps * tokens_per_step,
         stages=[_stage(number, case, corpus, gpus, gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
         warnings=findings.warnings,

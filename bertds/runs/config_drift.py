@@ -1,4 +1,4 @@
-"""Compares the settings of a resumed run with those it started with."""
+"""Compares the settings of a resumed run, or of a branch, with those it started with."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,12 @@ from bertds.config.flatten import flatten
 from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 
-# Batches, masks or shapes depend on these settings, so a run must keep them.
-_FIXED = ("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed")
+_ORIGINS = ("bertds.run.branch_from", "bertds.run.init_from")
+# Batches, masks, shapes or the first weights depend on these settings, so a run must keep them.
+_FIXED = (
+    *("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed"),
+    "bertds.run.branch_from",
+)
 _EXCEPTIONS = (
     "bertds.data.cache_dir",
     "bertds.data.cache_gb",
@@ -33,24 +37,56 @@ def check_unchanged(run_dir: Path, config: dict[str, Any]) -> list[str]:
     saved = read_json(run_dir / "case.json").get("config")
     if saved is None:
         return []
-    before, after = (
+    allowed, forbidden = _changes(saved, config)
+    if forbidden:
+        raise ConfigError(
+            f"{run_dir} was started with another setting that a run must keep "
+            f"({', '.join(forbidden)}): restore it, or train into another --out"
+        )
+    return allowed
+
+
+def changes_from_trunk(
+    trunk: Path, trunk_config: dict[str, Any], config: dict[str, Any]
+) -> list[str]:
+    """List the settings of a branch that differ from those of the run that it branches from.
+
+    Args:
+        trunk: The directory of that run.
+        trunk_config: Its resolved case file.
+        config: The resolved case file of the branch.
+
+    Raises:
+        ConfigError: A setting differs that a resumed run must keep as well.
+    """
+    allowed, forbidden = _changes(trunk_config, config, ignored=_ORIGINS)
+    if forbidden:
+        raise ConfigError(
+            f"run.branch_from: {trunk} was trained with another setting that a branch must keep "
+            f"({', '.join(forbidden)}): set it as there, or leave run.branch_from out"
+        )
+    return allowed
+
+
+def _changes(
+    before: dict[str, Any], after: dict[str, Any], ignored: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+    """The changes that take effect on resume, and those that are forbidden, one text for each."""
+    old, new = (
         {key: json.dumps(value, sort_keys=True) for key, value in flatten(settings).items()}
-        for settings in (saved, config)
+        for settings in (before, after)
     )
-    added = _added_valid_sets(saved, config)
-    changes = []
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) == after.get(key):
+    added = _added_valid_sets(before, after)
+    allowed: list[str] = []
+    forbidden: list[str] = []
+    for key in sorted((old.keys() | new.keys()) - {*ignored}):
+        if old.get(key) == new.get(key):
             continue
-        change = f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}"
+        change = f"{key}: {old.get(key, 'not given')} -> {new.get(key, 'not given')}"
         is_fixed = any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED)
-        if is_fixed and key not in _EXCEPTIONS and not key.startswith(added):
-            raise ConfigError(
-                f"{run_dir} was started with another setting that a run must keep ({change}): "
-                "restore it, or train into another --out"
-            )
-        changes.append(change)
-    return changes
+        is_free = not is_fixed or key in _EXCEPTIONS or key.startswith(added)
+        (allowed if is_free else forbidden).append(change)
+    return allowed, forbidden
 
 
 def _added_valid_sets(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from bertds.tracking.event_file import EventFile
 
 logger = logging.getLogger("bertds")
 
-__all__ = ["MetricsLog", "read_metrics"]
+__all__ = ["MetricsLog", "last_value", "read_metrics"]
 
 
 class MetricsLog:
@@ -51,7 +51,9 @@ class MetricsLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / "metrics.jsonl"
         kept = _truncate_metrics(path, resume_step)
-        self.seconds, self.cpu_seconds = (_last(kept, key) for key in ("seconds", "cpu_seconds"))
+        self.seconds, self.cpu_seconds = (
+            last_value(kept, key) for key in ("seconds", "cpu_seconds")
+        )
         self._step = resume_step
         self._lines = _LineWriter(path)
         self._events: EventFile | None = None
@@ -200,7 +202,7 @@ def _truncate_metrics(path: Path, resume_step: int) -> list[dict[str, float]]:
     return kept
 
 
-def _last(lines: list[dict[str, float]], key: str) -> float:
+def last_value(lines: list[dict[str, float]], key: str) -> float:
     """The last value of a metric; 0 if no line has it."""
     return next((line[key] for line in reversed(lines) if key in line), 0.0)
 

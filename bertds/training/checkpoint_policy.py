@@ -13,6 +13,7 @@ from bertds.huggingface.pretrained import Pretrained
 from bertds.huggingface.source_model import SourceModel
 from bertds.runs.status import write_status
 from bertds.tracking.jsonl import read_metrics
+from bertds.training.branch import Branch
 from bertds.training.metric_logger import MetricLogger
 from bertds.training.setup import RunSetup
 from bertds.training.state import TrainState
@@ -24,7 +25,9 @@ _RISE = 1.1  # times the last logged rate
 
 
 def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
-    """Load the newest complete checkpoint or, without one, the weights of `run.init_from`.
+    """Load the newest complete checkpoint or, without one, what the run begins with.
+
+    That is the checkpoint of `run.branch_from`, or the weights of `run.init_from`.
 
     Args:
         run: The run.
@@ -36,6 +39,8 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
         CheckpointError: Every checkpoint is damaged, or of another model or version.
     """
     checkpoint = saver.find_newest(engine, run.run_dir, before)
+    if checkpoint is None and run.branch is not None:
+        return _begin_branch(run, run.branch, engine)
     if checkpoint is None:
         if run.pretrained is not None:
             _start_from(run.pretrained, run, engine)
@@ -49,11 +54,33 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
     if has_more_sets:
         logger.warning("there are more validation sets now: the best checkpoint is chosen anew")
         resumed.best_loss = None
-    if run.world.is_main and any(change.startswith(_RATE_KEYS) for change in run.changes):
-        warning = rate_rise(run.run_dir, resumed.step, engine.next_learning_rate)
+    _warn_of_rate_rise(run, engine, run.run_dir, resumed.step, run.changes)
+    return resumed
+
+
+def _begin_branch(run: RunSetup, branch: Branch, engine: Engine) -> TrainState:
+    """Load the checkpoint of the trunk; the best checkpoint is chosen among the branch's own."""
+    logger.info("branch of %s", branch)
+    for difference in branch.differences:
+        logger.info("differs from there: %s", difference)
+    saver.run_on_all_ranks(branch.check_exists)
+    checkpoint = saver.open_on_all_ranks(engine, branch.checkpoint)
+    state = saver.load(engine, checkpoint, is_own=False)
+    _check_shards(run, checkpoint.path, state)
+    begun = TrainState.from_checkpoint(state)
+    begun.best_loss = None
+    _warn_of_rate_rise(run, engine, branch.run_dir, begun.step, branch.differences)
+    return begun
+
+
+def _warn_of_rate_rise(
+    run: RunSetup, engine: Engine, logged_in: Path, step: int, changes: list[str]
+) -> None:
+    """Warn if changed settings raise the learning rate above the last one logged in a run."""
+    if run.world.is_main and any(change.startswith(_RATE_KEYS) for change in changes):
+        warning = rate_rise(logged_in, step, engine.next_learning_rate)
         if warning:
             logger.warning("%s", warning)
-    return resumed
 
 
 def _start_from(pretrained: Pretrained, run: RunSetup, engine: Engine) -> None:
@@ -81,9 +108,11 @@ def _check_shards(run: RunSetup, checkpoint: Path, state: dict[str, Any]) -> boo
         if saved != identity and not has_more_sets:
             names = ", ".join(subset.name for subset in run.subsets()[use])
             done = "trained" if use == "data" else "validated"
+            is_own = checkpoint.is_relative_to(run.run_dir)
+            other = "train into another --out" if is_own else "leave run.branch_from out"
             raise ConfigError(
                 f"{checkpoint} was {done} on other shards than those that --data now has as "
-                f"{names}: point --data at the former shards, or train into another --out"
+                f"{names}: point --data at the former shards, or {other}"
             )
     return has_more_sets
 

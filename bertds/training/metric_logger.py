@@ -44,8 +44,9 @@ class MetricLogger:
         self._log = _open_log(run, state.step) if is_main else None
         self._monitors = DeepSpeedMonitors(engine.monitors) if is_main else None
         self._mlflow = _open_mlflow(run) if is_main and wants_mlflow else None
-        self._started = time.monotonic() - (self._log.seconds if self._log else 0.0)
-        self._cpu_started = time.process_time() - (self._log.cpu_seconds if self._log else 0.0)
+        seconds, cpu_seconds = _times_before(run, self._log)
+        self._started = time.monotonic() - seconds
+        self._cpu_started = time.process_time() - cpu_seconds
         self._throughput = Throughput(int(state.tokens))
         self._time_left = TimeLeft(state.step, run.lengths.num_steps)
         self._data_wait = 0.0
@@ -168,10 +169,19 @@ def progress_line(metrics: Mapping[str, float], seconds_left: float) -> str:
 
 def _open_log(run: RunSetup, step: int) -> MetricsLog:
     log = MetricsLog(run.run_dir, step)
-    if step == 0:
+    if step == run.first_step:
         for summary in run_summaries(read_json(run.run_dir / "case.json")):
             log.show(summary)
     return log
+
+
+def _times_before(run: RunSetup, log: MetricsLog | None) -> tuple[float, float]:
+    """Wall and CPU seconds before this start; those of a branch count on from its trunk."""
+    if log is None:
+        return 0.0, 0.0
+    if run.branch is not None and log.seconds == 0:
+        return run.branch.times()
+    return log.seconds, log.cpu_seconds
 
 
 def _open_mlflow(run: RunSetup) -> MlflowRun:

@@ -46,7 +46,7 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
         run.case.precision,
         device_name(engine.device),
     )
-    if step:
+    if step > run.first_step:
         logger.info("resuming from step %d", step)
     for advice in (
         shared_lanes(run.world.world_size, run.loader.sampler.lanes),
@@ -113,10 +113,12 @@ def emulated_bf16(precision: str, device: torch.device) -> str:
 def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, Any]:
     """What follows from the case, the data and the machine."""
     before = read_json(run.run_dir / "case.json").get("resolved", {})
+    branch = before.get("branch") if run.branch is None else run.branch.record(run.run_dir)
+    known = before or _resolved_of_trunk(run)
     train = [_dataset_info(subset) for subset in run.train]
     valid = {name: _dataset_info(dataset.subset) for name, dataset in run.valid.items()}
     # Computed once a run: it takes a pass over the validation sets, and over training text.
-    baseline = before.get("guess_without_context") if before.get("valid") == valid else None
+    baseline = known.get("guess_without_context") if known.get("valid") == valid else None
     if baseline is None and run.valid:
         logger.info("computing the baselines, from the training text and the validation masks")
         baseline = compute_baselines(
@@ -145,7 +147,16 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
         "guess_without_context": baseline,
         "device": device_name(engine.device),
         "started": before.get("started") or now(),
+        **({"branch": branch} if branch else {}),
     }
+
+
+def _resolved_of_trunk(run: RunSetup) -> dict[str, Any]:
+    """The same of the run that this one branches from, whose training text is the same."""
+    if run.branch is None:
+        return {}
+    resolved: dict[str, Any] = read_json(run.branch.run_dir / "case.json").get("resolved", {})
+    return resolved
 
 
 def describe_baselines(baseline: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ Nothing is written, and no process group exists yet.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from bertds.model.attention import uses_varlen_attention
 from bertds.model.flash_attention import check_flash_attention
 from bertds.runs.config_drift import check_unchanged
 from bertds.tracking.packages import check_packages
+from bertds.training.branch import Branch, Trunk, open_branch, row_length_of
 
 logger = logging.getLogger("bertds")
 
@@ -64,8 +66,15 @@ class RunSetup:
     lengths: ScheduleLengths
     pretrained: Pretrained | None
     """The weights to start from, if not random ones; None also for a run that resumes."""
+    branch: Branch | None
+    """The checkpoint of another run to start from; None also for a run that resumes."""
     changes: list[str]
     """Settings that differ from those the run started with."""
+
+    @property
+    def first_step(self) -> int:
+        """The step that the run begins at, without a checkpoint of its own."""
+        return self.branch.step if self.branch is not None else 0
 
     @property
     def keep_every(self) -> int | None:
@@ -77,6 +86,16 @@ class RunSetup:
         """Whether the run is done, up to the number of steps that the case has now."""
         status = read_json(self.run_dir / "status.json")
         return status.get("state") == "done" and status["step"] >= self.lengths.num_steps
+
+    def as_trunk(self) -> Trunk:
+        """The run as another one sees that branches from it, and is trained after it."""
+        return Trunk(
+            run_dir=self.run_dir,
+            config=self.case.resolved,
+            train_row_length=self.train_row_length,
+            num_steps=0 if self.is_finished() else self.lengths.num_steps,
+            keep_every=self.keep_every,
+        )
 
     def warn_if_changed(self) -> None:
         """Warn that changed settings have no effect on a finished run."""
@@ -99,7 +118,34 @@ class RunSetup:
         }
 
 
-def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) -> RunSetup:
+def prepare_runs(
+    cases: Sequence[Case], data_root: str | Path, out: Path, world: World
+) -> list[RunSetup]:
+    """Prepare the runs that a command trains in this order; one may branch from an earlier one.
+
+    Args:
+        cases: What to run.
+        data_root: As for `prepare_run`.
+        out: Directory of the run directories, `<case>/<arm>`.
+        world: The processes.
+
+    Raises:
+        ConfigError, ValueError, RemoteError: As `prepare_run`.
+    """
+    runs: list[RunSetup] = []
+    for case in cases:
+        run_dir = out / case.name / case.arm
+        runs.append(prepare_run(case, data_root, run_dir, world, [run.as_trunk() for run in runs]))
+    return runs
+
+
+def prepare_run(
+    case: Case,
+    data_root: str | Path,
+    run_dir: Path,
+    world: World,
+    planned: Sequence[Trunk] = (),
+) -> RunSetup:
     """Open the data of a run and compute its number of steps.
 
     Args:
@@ -107,6 +153,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         data_root: Directory or URL that the names of shard sets are relative to.
         run_dir: The run's directory.
         world: The processes.
+        planned: The runs that are trained before it, from which it may branch.
 
     Raises:
         ConfigError: The case does not fit the machine, the processes or the data.
@@ -124,7 +171,9 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     split = split_batch(case, world.world_size)
     train, valid, vocabulary = _open_data(case, data_root)
     valid_spec = _batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
-    spec = replace(valid_spec, row_length=_train_row_length(run_dir, valid_spec.row_length))
+    branch = None if list_checkpoints(run_dir) else open_branch(case, planned)
+    longest = valid_spec.row_length
+    spec = replace(valid_spec, row_length=_train_row_length(run_dir, branch, longest))
     masker = vocabulary.masker(case.bertds.masking)
     loader = TrainLoader(
         [MaskedDataset(subset, masker, case.bertds.masking) for subset in train],
@@ -135,7 +184,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
     )
     steps_per_epoch = loader.sampler.steps_per_epoch
     lengths = ScheduleLengths(steps_per_epoch, num_steps(case.bertds.run, steps_per_epoch))
-    _check_not_beyond(run_dir, lengths)
+    _check_not_beyond(run_dir, branch, lengths)
     _check_consistency(case, run_dir, lengths)
     # Computed for their errors, which must come before a process group exists.
     deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
@@ -158,6 +207,7 @@ def prepare_run(case: Case, data_root: str | Path, run_dir: Path, world: World) 
         ),
         lengths=lengths,
         pretrained=_open_pretrained(case, run_dir, vocabulary),
+        branch=branch,
         changes=check_unchanged(run_dir, case.resolved),
     )
 
@@ -207,15 +257,16 @@ def _batch_spec(
     )
 
 
-def _train_row_length(run_dir: Path, longest: int) -> int:
+def _train_row_length(run_dir: Path, branch: Branch | None, longest: int) -> int:
     """The longest row of a training batch: a validation set that is added later does not change it.
 
     Without a checkpoint the run starts anew, perhaps on other shards with longer sequences.
     """
+    if branch is not None:
+        return min(branch.train_row_length, longest) or longest
     if not list_checkpoints(run_dir):
         return longest
-    resolved = read_json(run_dir / "case.json").get("resolved", {})
-    saved: int = resolved.get("train_row_length", resolved.get("valid_row_length", 0))
+    saved = row_length_of(read_json(run_dir / "case.json").get("resolved", {}))
     return min(saved, longest) or longest
 
 
@@ -254,8 +305,13 @@ def _check_consistency(case: Case, run_dir: Path, lengths: ScheduleLengths) -> N
         logger.warning("%s: %s", where, text)
 
 
-def _check_not_beyond(run_dir: Path, lengths: ScheduleLengths) -> None:
-    """An unfinished run has not made more steps than the case has now."""
+def _check_not_beyond(run_dir: Path, branch: Branch | None, lengths: ScheduleLengths) -> None:
+    """An unfinished run has not made more steps than the case has now; a branch has some to make."""
+    if branch is not None and branch.step >= lengths.num_steps:
+        raise ConfigError(
+            f"run.branch_from begins at step {branch.step}, but run.max_steps or run.num_epochs gives "
+            f"{lengths.num_steps} steps, which include those of {branch.run_dir}: raise it"
+        )
     checkpoints = list_checkpoints(run_dir)
     if not checkpoints or read_json(run_dir / "status.json").get("state") == "done":
         return

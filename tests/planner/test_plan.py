@@ -362,3 +362,12 @@ def test_the_command_prints_all_stages_or_a_one_line_error(
     assert "data.lanes=512" in printed
     assert cli.run("python -m bertds", COMMANDS, [*command, "--gpu=abacus"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_branch_makes_only_the_steps_after_its_trunk(tmp_path: Path) -> None:
+    plans = [
+        make_plan(case_of(tmp_path, {}, settings)[0], corpus(), 8, GPUS["h100"], 0.4)
+        for settings in ("run.max_steps=100", "run.max_steps=100,run.branch_from=runs/a/main@90")
+    ]
+    assert [plan.steps for plan in plans] == [100, 10]
+    assert plans[1].tokens == pytest.approx(0.1 * plans[0].tokens)
