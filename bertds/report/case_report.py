@@ -219,6 +219,8 @@ def _plot_note(arms: Sequence[ArmRun]) -> str:
         )
     if any(arm.members for arm in arms):
         text += "A band is the range over the seeds, its line the mean. "
+    if any(arm.trunk_lines for arm in arms):
+        text += "A thin dashed line is the run that an arm branches from. "
     cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
     return (
         f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are baselines; an "

@@ -97,6 +97,11 @@ def chart_data(arms: Sequence[ArmRun], *, with_bits: bool = False) -> dict[str, 
             arm = arms[curve.arm]
             names = {"name": html.escape(arm.name), "legendgroup": arm.name, "showlegend": False}
             names |= {"xaxis": f"x{subplot}", "yaxis": f"y{subplot}"}
+            if (lead := arm.lead(panel.key)) is not None:
+                y = smoothed(lead.values) if panel.smooth else lead.values
+                kept = extremes(y, MAX_POINTS)
+                traces.append(_lead_trace(curve, y[kept], len(points)) | names)
+                points.append((lead, kept))
             kept = extremes(curve.y, MAX_POINTS)
             traces += [trace | names for trace in _traces(panel, curve, kept, len(points))]
             points.append((arm.series(panel.key), kept))
@@ -152,7 +157,7 @@ def _legend_text(arm: ArmRun) -> str:
     """The name of an arm, its best validation metrics, and its state if it is not done."""
     loss, accuracy, state = *(best_cells(arm, f"{key}/valid")[0] for key in METRICS), state_of(arm)
     notes = [
-        f"= {arm.same_as}" if arm.same_as else "",
+        arm.origin,
         f"best loss {loss}" if loss != NO_VALUE else "",
         f"best acc {accuracy}" if accuracy != NO_VALUE else "",
         state if state != "done" else "",
@@ -164,6 +169,13 @@ def _legend_text(arm: ArmRun) -> str:
 def _line(colour: int, width: float) -> dict[str, Any]:
     dash = DASHES[colour // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[colour % len(COLOURS)], "dash": dash, "width": width}
+
+
+def _lead_trace(curve: Curve, y: Floats, number: int) -> dict[str, Any]:
+    """The run that an arm branches from, as a thin dashed line."""
+    line = {"color": COLOURS[curve.colour % len(COLOURS)], "dash": "dash", "width": 1}
+    trace = {"meta": [number], "y": _rounded(y), "mode": "lines", "line": line}
+    return trace | {"hoverinfo": "skip"}
 
 
 def _traces(

@@ -45,7 +45,7 @@ def context_tables(arms: Sequence[ArmRun]) -> list[str]:
 
 def plateau_step(arm: ArmRun) -> float:
     """The step at which the validation loss is `PLATEAU_NATS` under the unigram baseline, else NaN."""
-    losses = arm.series("loss/valid")
+    losses = arm.whole_series("loss/valid")
     limit = arm.baselines().get("unigram", {}).get("loss", math.nan) - PLATEAU_NATS
     under = np.flatnonzero(losses.values <= limit)
     if not len(under):

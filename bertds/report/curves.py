@@ -60,6 +60,8 @@ class Curve:
     """Whether the run failed; its last point is marked."""
     band: tuple[Floats, Floats] | None = None
     """[N] least and greatest values, if the curve is a mean over seeds."""
+    lead: tuple[Floats, Floats] | None = None
+    """x and y of the run that it branches from, up to the first point of the curve."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,9 +199,18 @@ def collect_curves(arms: Sequence[ArmRun], key: str, x: Measure) -> tuple[Curve,
                 y=values,
                 failed=arm.failed,
                 band=None if band is None else (band[0][known], band[1][known]),
+                lead=_lead(arm, key, x),
             )
             curves.append(curve)
     return tuple(curves)
+
+
+def _lead(arm: ArmRun, key: str, x: Measure) -> tuple[Floats, Floats] | None:
+    lead = arm.lead(key)
+    if lead is None:
+        return None
+    known = np.isfinite(lead.at[x])
+    return lead.at[x][known], lead.values[known]
 
 
 def smoothing_window(num_points: int) -> int:
@@ -274,6 +285,10 @@ def axis_limits(panels: Sequence[Panel]) -> tuple[float, float] | None:
                 if len(settled):
                     lows.append(np.quantile(settled, 0.002))
                     highs.append(np.quantile(settled, 0.998))
+            if curve.lead is not None:  # where the curve leaves that of its trunk
+                y = smoothed(curve.lead[1]) if panel.smooth else curve.lead[1]
+                lows += y[np.isfinite(y)][-2:].tolist()
+                highs += y[np.isfinite(y)][-2:].tolist()
     if not lows:
         return None
     low, high = float(min(lows)), float(max(highs))

@@ -87,7 +87,11 @@ def _report(case_dir: Path, plot_format: Format) -> _Entry:
     case = CaseReport.load(case_dir)
     section = case.section()
     name, _, title = case.title.partition(": ")
-    seconds = [arm.reached("seconds") for arm in case.arms if arm.lines and not arm.same_as]
+    seconds = [
+        arm.reached("seconds") - arm.branch.get("seconds", 0.0)  # those of another run
+        for arm in case.arms
+        if arm.lines and not arm.same_as
+    ]
     time = duration(sum(seconds)) if seconds else NO_VALUE
     verdict = section.verdict.removeprefix("**Verdict:**").strip()
     first_paragraph = one_line(re.split(r"\r?\n\r?\n", verdict, maxsplit=1)[0]) or NO_VALUE

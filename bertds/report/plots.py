@@ -157,6 +157,7 @@ def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> Non
         kept = extremes(y, MAX_POINTS)
         axes.plot(curve.x[kept] / unit, y[kept], color=_colour(curve), **style)
 
+    _draw_leads(axes, panel, unit)
     if panel.smooth:
         for curve in panel.curves:
             plot(curve, curve.y, alpha=0.2, linewidth=0.6)
@@ -187,6 +188,16 @@ def _draw_curves(axes: Axes, panel: Panel, unit: float, *, is_rate: bool) -> Non
         if curve.failed:
             at = finite[-1]
             axes.plot(curve.x[at] / unit, y[at], "X", markersize=7, markeredgecolor="w", **mark)
+
+
+def _draw_leads(axes: Axes, panel: Panel, unit: float) -> None:
+    """Draw the runs that arms branch from as thin dashed lines, behind all curves."""
+    for curve in panel.curves:
+        if curve.lead is not None:
+            x, y = curve.lead
+            y = smoothed(y) if panel.smooth else y
+            kept = extremes(y, MAX_POINTS)
+            axes.plot(x[kept] / unit, y[kept], color=_colour(curve), linewidth=0.7, linestyle="--")
 
 
 def _draw_baselines(axes: Axes, panel: Panel) -> None:

@@ -80,6 +80,8 @@ class ArmRun:
     """`metrics.jsonl`, with `seconds` accumulated over restarts."""
     colour: int = 0
     """Number of its colour: its place in the order of starts, which TensorBoard's colours follow."""
+    trunk_lines: Sequence[dict[str, float]] = ()
+    """The lines of the run that it branches from, up to its first step; empty if they are gone."""
     members: tuple["ArmRun", ...] = ()
     """The arms of which this is the mean (`seed_groups.py`); empty for a single run."""
     vocabulary: str = ""
@@ -107,15 +109,44 @@ class ArmRun:
             content = content.get("sets", {}).get(valid_set, {})
         return baselines_by_name(content)
 
+    @property
+    def branch(self) -> dict[str, Any]:
+        """What `case.json` has about the run that it branches from: run, step, seconds; else empty."""
+        branch: dict[str, Any] = self.case.get("resolved", {}).get("branch") or {}
+        return branch
+
+    @property
+    def origin(self) -> str:
+        """The run that it is the same as, or that it branches from; empty for other runs."""
+        if self.same_as:
+            return f"= {self.same_as}"
+        branch = self.branch
+        return f"branch of {branch['run']} at step {branch['step']:,}" if branch else ""
+
     def series(self, key: str) -> Series:
         """The metric `key`, one point per step; the later of two lines of one step counts."""
-        by_step = {line["step"]: line for line in self.lines if key in line}
-        lines = [by_step[step] for step in sorted(by_step)]
-        return Series(values=_column(lines, key), at={m: _column(lines, m) for m in MEASURES})
+        return _series(self.lines, key)
+
+    def whole_series(self, key: str) -> Series:
+        """The same, from the first step of the run that it branches from."""
+        return _series([*self.trunk_lines, *self.lines], key)
+
+    def lead(self, key: str) -> Series | None:
+        """The metric `key` of the run that it branches from, up to its own first point."""
+        if not any(key in line for line in self.trunk_lines):
+            return None
+        first = next(([line] for line in self.lines if key in line), [])
+        return _series([*self.trunk_lines, *first], key)
 
     def reached(self, measure: Measure) -> float:
         """The greatest step, epoch, tokens or seconds in the metrics; NaN if none has it."""
         return max((line[measure] for line in self.lines if measure in line), default=math.nan)
+
+
+def _series(lines: Sequence[dict[str, float]], key: str) -> Series:
+    by_step = {line["step"]: line for line in lines if key in line}
+    points = [by_step[step] for step in sorted(by_step)]
+    return Series(values=_column(points, key), at={m: _column(points, m) for m in MEASURES})
 
 
 def load_arms(case_dir: Path) -> list[ArmRun]:
@@ -155,13 +186,27 @@ def load_arm(directory: Path) -> ArmRun:
     """
     same_as = str(read_json(directory / "case.json").get("same_as") or "")
     source = follow_links(directory)
+    case = read_json(source / "case.json")
     return ArmRun(
         name=directory.name,
         same_as=same_as,
-        case=read_json(source / "case.json"),
+        case=case,
+        trunk_lines=_trunk_lines(source, case),
         status=read_json(source / "status.json"),
         lines=_accumulate_seconds(read_metrics(source / "metrics.jsonl")),
     )
+
+
+def _trunk_lines(
+    run_dir: Path, case: dict[str, Any], before: float = math.inf
+) -> list[dict[str, float]]:
+    """The lines of the run that a run branches from, and of the one that that branches from."""
+    branch = case.get("resolved", {}).get("branch")
+    if not branch or branch["step"] >= before:
+        return []
+    trunk, step = run_dir / branch["directory"], branch["step"]
+    lines = [line for line in read_metrics(trunk / "metrics.jsonl") if line["step"] <= step]
+    return _trunk_lines(trunk, read_json(trunk / "case.json"), step) + _accumulate_seconds(lines)
 
 
 def follow_links(directory: Path) -> Path:

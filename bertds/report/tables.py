@@ -181,7 +181,7 @@ def _end_row(arm: ArmRun) -> list[str]:
 
 
 def _label(arm: ArmRun) -> str:
-    return f"`{arm.name}` (= {arm.same_as})" if arm.same_as else f"`{arm.name}`"
+    return f"`{arm.name}` ({arm.origin})" if arm.origin else f"`{arm.name}`"
 
 
 def state_of(arm: ArmRun) -> str:
