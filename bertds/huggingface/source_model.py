@@ -7,8 +7,9 @@
 They are written once, before the first checkpoint. The model's directory is not needed afterwards.
 """
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,7 @@ class SourceModel:
             ConfigError: A file of the model cannot be read.
             OSError: The disk is full.
         """
-        target = run_dir / _NAME
-        if target.exists():  # of a start that ended before the first checkpoint
-            shutil.rmtree(target)
-        with atomic_directory(target) as draft:
+        with _replaced(run_dir / _NAME) as draft:
             files = _files(pretrained.directory, is_extended=bool(pretrained.new_tokens))
             for path in (pretrained.directory / _CONFIG, *files):
                 shutil.copyfile(path, draft / path.name)
@@ -67,6 +65,19 @@ class SourceModel:
             tensors = pretrained.unplaced_tensors()
             if tensors:
                 save_file(tensors, draft / SINGLE_FILE, metadata={"format": "pt"})
+
+    @classmethod
+    def copy(cls, trunk: Path, run_dir: Path) -> None:
+        """Copy what a run has kept to another one, which begins with its checkpoint.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        source = cls.of_run(trunk)
+        if source:
+            with _replaced(run_dir / _NAME) as draft:
+                for path in source.directory.iterdir():
+                    shutil.copyfile(path, draft / path.name)
 
     @property
     def tokenizer_files(self) -> list[Path]:
@@ -90,6 +101,15 @@ class SourceModel:
         kept = {key: ours[key] for key in _SHAPES if key in ours}
         types = {key: "float32" for key in ("dtype", "torch_dtype") if key in source}
         return source | kept | types | {"architectures": ours["architectures"]}
+
+
+@contextlib.contextmanager
+def _replaced(target: Path) -> Iterator[Path]:
+    """Write a directory anew: there may be one of a start that ended before its first checkpoint."""
+    if target.exists():
+        shutil.rmtree(target)
+    with atomic_directory(target) as draft:
+        yield draft
 
 
 def _files(directory: Path, *, is_extended: bool = False) -> list[Path]:

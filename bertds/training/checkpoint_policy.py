@@ -64,6 +64,8 @@ def _begin_branch(run: RunSetup, branch: Branch, engine: Engine) -> TrainState:
     for difference in branch.differences:
         logger.info("differs from there: %s", difference)
     saver.run_on_all_ranks(branch.check_exists)
+    if run.world.is_main:
+        SourceModel.copy(branch.run_dir, run.run_dir)
     checkpoint = saver.open_on_all_ranks(engine, branch.checkpoint)
     state = saver.load(engine, checkpoint, is_own=False)
     _check_shards(run, checkpoint.path, state)

@@ -78,6 +78,9 @@ def test_the_export_has_the_extended_tokenizer_alone(tokenizer, longer, tmp_path
     for _ in range(2):  # also after a start that was interrupted
         SourceModel.keep(open_pretrained(source, config, longer), run_dir)
     kept = SourceModel.of_run(run_dir)
+    SourceModel.copy(run_dir, tmp_path / "branch")
+    assert SourceModel.of_run(tmp_path / "branch").tensors() == kept.tensors() == {}
+    kept = SourceModel.of_run(tmp_path / "branch")
     names = {path.name for path in kept.tokenizer_files}
     assert names == {"tokenizer.json", "tokenizer_config.json"}
     for path in kept.tokenizer_files:
