@@ -2,8 +2,8 @@
 
 A text in which no new token applies keeps its ids. How that is done depends on the model:
 
-- WordPiece takes the longest token from the start of a word. New tokens are words and beginnings of
-  words, so they change only words that start with them.
+- WordPiece takes the longest token from the start of a word, then from where it ended. A new token
+  changes a word from the place on where it applies.
 - BPE applies its merges in order. The new ones come last, so they only join what the old ones leave.
 - Unigram takes the pieces with the highest sum of scores. A new token gets the sum of its pieces, and
   a little more for each piece that it saves. So it replaces exactly these pieces.
@@ -12,7 +12,7 @@ A text in which no new token applies keeps its ids. How that is done depends on 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bertds.data.special_tokens import Description
@@ -132,20 +132,34 @@ def _runs(tokenizer: Tokenizer, words: Mapping[str, int]) -> Words:
 def _extend_wordpiece(
     tokenizer: Tokenizer, description: Description, runs: Words, limit: int
 ) -> Description:
+    """Take beginnings of words, or runs anywhere in words: whichever leaves fewer pieces.
+
+    The former suit a text of many known words, and the latter one that is spelled letter by letter.
+    """
     model = description["model"]
     prefix = model.get("continuing_subword_prefix", "##")
     tokens = tokenizer.tokens([*range(tokenizer.vocab_size)])
-    new = _missing_letters(tokenizer, tokens, prefix)
-    if len(new) >= limit:
+    letters = _missing_letters(tokenizer, tokens, prefix)
+    if len(letters) >= limit:
         raise ValueError(
-            f"its vocabulary has {len(new):,} letters only inside longer pieces, which become tokens "
-            f"first: set --add to more than {len(new):,}"
+            f"its vocabulary has {len(letters):,} letters only inside longer pieces, which become "
+            f"tokens first: set --add to more than {len(letters):,}"
         )
-    for run in word_beginnings(runs, limit - len(new)):
-        new.append(
-            "".join([tokens[run[0]], *(tokens[piece].removeprefix(prefix) for piece in run[1:])])
-        )
-    return description | {"model": {**model, "vocab": _appended(tokenizer, model["vocab"], new)}}
+
+    def spell(run: Run) -> str:
+        return tokens[run[0]] + "".join(tokens[piece].removeprefix(prefix) for piece in run[1:])
+
+    def with_runs(added: Iterable[Run]) -> Description:
+        vocab = _appended(tokenizer, model["vocab"], [*letters, *map(spell, added)])
+        return description | {"model": {**model, "vocab": vocab}}
+
+    def length(choice: Description) -> int:
+        new = _tokenizer(choice)
+        return sum(count * len(new.pieces(spell(run))) for run, count in runs.items())
+
+    limit -= len(letters)
+    choices = word_beginnings(runs, limit), _useful(runs, limit, {*tokens}, spell, with_runs)
+    return min(map(with_runs, choices), key=length)
 
 
 def _missing_letters(tokenizer: Tokenizer, tokens: Sequence[str], prefix: str) -> list[str]:
@@ -188,27 +202,45 @@ def _extend_unigram(
     model = description["model"]
     tokens = tokenizer.tokens([*range(tokenizer.vocab_size)])
     scores = [score for _, score in model["vocab"]]
-    known, new = {*tokens}, dict[str, float]()
-    for left, right in merged_runs(runs, limit + limit // 2):  # some serve longer ones only
-        run = left + right
-        token = "".join(tokens[piece] for piece in run)
-        if token not in known:
-            bonus = _BONUS * (len(run) - 1)
-            new.setdefault(token, sum(scores[piece] for piece in run) + bonus)
 
-    def with_tokens(names: Iterable[str]) -> Description:
-        vocab = [*model["vocab"], *([name, new[name]] for name in names)]
+    def spell(run: Run) -> str:
+        return "".join(tokens[piece] for piece in run)
+
+    def with_runs(added: Iterable[Run]) -> Description:
+        new = {
+            spell(run): sum(scores[piece] for piece in run) + _BONUS * (len(run) - 1)
+            for run in added
+        }
+        vocab = [*model["vocab"], *([token, score] for token, score in new.items())]
         return description | {"model": {**model, "vocab": vocab}}
 
-    used = _used(
-        _tokenizer(with_tokens(new)), ["".join(tokens[piece] for piece in run) for run in runs]
-    )
-    return with_tokens([name for name in new if name in used][:limit])
+    return with_runs(_useful(runs, limit, {*tokens}, spell, with_runs))
 
 
-def _used(tokenizer: Tokenizer, words: Iterable[str]) -> set[str]:
-    """The tokens that the words are encoded with."""
-    return {*tokenizer.tokens([*{piece for word in words for piece in tokenizer.pieces(word)}])}
+def _useful(
+    runs: Words,
+    limit: int,
+    known: Collection[str],
+    spell: Callable[[Run], str],
+    with_runs: Callable[[Iterable[Run]], Description],
+) -> list[Run]:
+    """The first merged runs that the words are encoded with.
+
+    Some merges serve longer ones only. More of them are asked for, until `limit` runs are in use.
+    """
+    asked = limit
+    while True:
+        asked += asked // 2 + 1
+        merged = dict.fromkeys(left + right for left, right in merged_runs(runs, asked))
+        named: dict[str, Run] = {}
+        for run in merged:
+            if spell(run) not in known:
+                named.setdefault(spell(run), run)
+        new = _tokenizer(with_runs(named.values()))
+        used = {*new.tokens([*{piece for run in runs for piece in new.pieces(spell(run))}])}
+        useful = [run for name, run in named.items() if name in used]
+        if len(useful) >= limit or len(merged) < asked:
+            return useful[:limit]
 
 
 def _appended(tokenizer: Tokenizer, vocab: Mapping[str, int], new: Iterable[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -150,6 +151,16 @@ def test_old_ids_stay_and_new_ones_follow(extension):
     assert new.special_ids == old.special_ids
     assert new.unmaskable_ids == old.unmaskable_ids
     assert old.vocab_size < new.vocab_size <= old.vocab_size + ADDED
+    assert not any(
+        map(re.compile(r"<\d+>").fullmatch, new.tokens([*range(new.vocab_size)]))
+    )  # gaps
+
+
+@given(texts.filter(lambda text: not any(name in text for name in [*SPECIAL, "zzz"])))
+def test_a_text_has_the_ids_of_its_words(extension, text):
+    for each in extension:
+        ids = [number for word in each.words(text) for number in each.pieces(word)]
+        assert [ids] == each.encode_batch([text])
 
 
 @given(texts)
@@ -239,29 +250,41 @@ def test_the_printed_figures_are_those_of_the_text(kind, lines, tmp_path, capsys
     assert (tmp_path / "new.json").read_bytes() == written
 
 
-def test_the_words_that_save_most_pieces_come_first(tmp_path):
-    """`abab` saves 3 pieces, and `ccb` 2; `cca` would save one more after `cc`."""
-    ids = [*SPECIAL, "a", "b", "c", "##a", "##b", "##c"]
-    vocab = {token: number for number, token in enumerate(ids)}
-    content = {
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": vocab}
-        | {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+def letters_of_word_piece(tokens):
+    """The content of a WordPiece tokenizer."""
+    vocab = {token: number for number, token in enumerate([*SPECIAL, *tokens])}
+    options = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    return {
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": vocab, **options},
         "pre_tokenizer": {"type": "WhitespaceSplit"},
     }
+
+
+ABC = ["a", "b", "c", "##a", "##b", "##c"]
+
+
+def test_the_words_that_save_most_pieces_come_first(tmp_path):
+    """`abab` saves 3 pieces, and `ccb` 2; `cca` would save one more after `cc`."""
     words = ["[CLS]", "[CLS]"] + ["abab"] * 10 + ["ccb"] * 9 + ["cca"] * 9 + ["once"]
-    assert extend(tmp_path, content, "\n".join(words), "--add=2") == 0
+    assert extend(tmp_path, letters_of_word_piece(ABC), "\n".join(words), "--add=2") == 0
     new = Tokenizer.load(tmp_path / "new.json")
     assert new.tokens([11, 12]) == ["abab", "cc"]
 
 
+def test_a_common_ending_becomes_a_token(tmp_path):
+    """As in Korean, where many stems have the same endings."""
+    stems = map("".join, itertools.product("ab", repeat=4))
+    text = " ".join(f"{stem}cde" for stem in stems for _ in range(2))
+    content = letters_of_word_piece(["a", "b", "##a", "##b", "##c", "##d", "##e"])
+    assert extend(tmp_path, content, text, "--add=2") == 0
+    new = Tokenizer.load(tmp_path / "new.json")
+    assert "##cde" in new.tokens([12, 13])
+    assert new.vocab_size == 14
+
+
 def test_no_word_becomes_unknown_for_want_of_a_letter(tmp_path, capsys):
     """`ab` would leave `c`, which the vocabulary has in `##bc` only."""
-    ids = [*SPECIAL, "a", "##b", "##bc"]
-    content = {
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "max_input_chars_per_word": 100}
-        | {"continuing_subword_prefix": "##", "vocab": {token: i for i, token in enumerate(ids)}},
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-    }
+    content = letters_of_word_piece(["a", "##b", "##bc"])
     assert extend(tmp_path, content, "ab ab", "--add=1") == 2
     assert "set --add to more than 1" in capsys.readouterr().err
     assert extend(tmp_path, content, "ab ab", "--add=9") == 0
@@ -290,6 +313,12 @@ def test_what_cannot_be_extended_is_rejected(change, flags, words, lines, tmp_pa
     assert extend(tmp_path, content, "\n".join(domain_lines()[:9]), *flags) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "new.json").exists()
+
+
+def test_fewer_tokens_than_asked_for_are_told(tmp_path, capsys):
+    content = letters_of_word_piece(ABC)
+    assert extend(tmp_path, content, "ab ab ab cc cc abc", "--add=9") == 0
+    assert "2 new tokens of 9: the text has no more, ids 11 to 12" in capsys.readouterr().out
 
 
 def test_a_text_without_split_words_adds_nothing(lines, tmp_path, capsys):
