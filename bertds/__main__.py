@@ -19,6 +19,7 @@ def evaluate(
     run_dir: Path,
     data: str = "data",
     checkpoint: str = "latest",
+    average: str = "",
     valid: str = "",
     sequences: Path | None = None,
 ) -> None:
@@ -29,6 +30,8 @@ def evaluate(
             which needs --valid.
         data: Directory or URL that the names of datasets are relative to.
         checkpoint: latest, best, or a step such as 1000.
+        average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
+            such as 1000,1500.
         valid: A shard set to validate on instead of the run's own sets, such as corpus/valid.
         sequences: Also write the sums of each validation sequence to this file (.npz).
     """
@@ -42,19 +45,22 @@ def evaluate(
         raise ConfigError(
             f"--valid is missing: {run_dir} is a model, so name a shard set to validate it on"
         )
+    if is_model and average:
+        raise ConfigError(f"--average is {average}, which needs a run: {run_dir} is a model")
+    facts: dict[str, object] = {}
     if is_model:
-        evaluation, step = open_model_evaluation(run_dir, data, valid), None
+        evaluation = open_model_evaluation(run_dir, data, valid)
         tokenizer = Tokenizer.load(run_dir / "tokenizer.json")
     else:
-        trained = TrainedRun.open(run_dir, checkpoint)
-        evaluation, step = open_evaluation(trained, data, valid), trained.checkpoint.step
-        tokenizer = trained.tokenizer
+        trained = TrainedRun.open(run_dir, checkpoint, average)
+        evaluation, tokenizer = open_evaluation(trained, data, valid), trained.tokenizer
+        facts = trained.facts()
     metrics = evaluation.metrics()
     if sequences is not None:
         write_sequence_sums(sequences, sequence_sums(evaluation, tokenizer))
     width = max(map(len, metrics))
-    if step is not None:
-        print(f"{'step':<{width}}  {step}")
+    for name, fact in facts.items():
+        print(f"{name:<{width}}  {fact}")
     for tag, value in metrics.items():
         print(f"{tag:<{width}}  {value!r}")
 
@@ -63,6 +69,7 @@ def export(
     run_dir: Path,
     out: Path,
     checkpoint: str = "latest",
+    average: str = "",
     push_to_hub: str = "",
     private: bool = False,
     base_model: str = "",
@@ -73,6 +80,8 @@ def export(
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
         out: The directory to create.
         checkpoint: latest, best, or a step such as 1000.
+        average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
+            such as 1000,1500.
         push_to_hub: Name of a repository of the Hub, such as USER/NAME; created if it does not exist.
         private: With --push_to_hub, create a private repository.
         base_model: Name on the Hub of the model in run.init_from, for the model card.
@@ -86,7 +95,7 @@ def export(
         from bertds.huggingface.hub import check_repo_name
 
         check_repo_name(push_to_hub)
-    trained = TrainedRun.open(run_dir, checkpoint)
+    trained = TrainedRun.open(run_dir, checkpoint, average)
     if base_model and trained.case.bertds.run.init_from is None:
         raise ConfigError(
             f"--base_model is {base_model!r}, but {run_dir} began with random weights: remove the flag"
@@ -99,20 +108,24 @@ def export(
         print(upload(out, push_to_hub, private=private))
 
 
-def fill(run_dir: Path, text: str, checkpoint: str = "latest", top: int = 5) -> None:
+def fill(
+    run_dir: Path, text: str, checkpoint: str = "latest", average: str = "", top: int = 5
+) -> None:
     """Print the most likely tokens for each [MASK] in a text.
 
     Args:
         run_dir: The run's directory, such as runs/case11/batch64_cosine.
         text: The text, which becomes one sequence.
         checkpoint: latest, best, or a step such as 1000.
+        average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
+            such as 1000,1500.
         top: Number of tokens for each [MASK].
     """
     from bertds.inference.fill_mask import fill as predict
     from bertds.inference.fill_mask import table
     from bertds.runs.trained_run import TrainedRun
 
-    trained = TrainedRun.open(run_dir, checkpoint)
+    trained = TrainedRun.open(run_dir, checkpoint, average)
     print(table(predict(trained, trained.model(), text, top)))
 
 

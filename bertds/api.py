@@ -60,18 +60,20 @@ def train(case: config.Case, data: Path | str = "data", out: Path | str = "runs"
     return run.run_dir
 
 
-def load_model(run_dir: Path | str, checkpoint: str = "latest") -> "Model":
+def load_model(run_dir: Path | str, checkpoint: str = "latest", average: str = "") -> "Model":
     """Load the model of a finished or running experiment, in fp32 on the CPU.
 
     Args:
         run_dir: A run directory, for example `runs/sample/main`.
         checkpoint: `latest` (the newest complete checkpoint), `best`, or a step.
+        average: Use the uniform mean of the weights of several checkpoints: a number of newest ones,
+            such as `3`, or steps, such as `1000,1500`.
 
     Raises:
         ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
         CheckpointError: The checkpoint does not exist or is damaged.
     """
-    trained = TrainedRun.open(Path(run_dir), checkpoint)
+    trained = TrainedRun.open(Path(run_dir), checkpoint, average)
     return Model(trained, trained.model())
 
 

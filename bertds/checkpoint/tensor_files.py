@@ -14,7 +14,7 @@ the model. Nothing is pickled.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +31,7 @@ from bertds.errors import CheckpointError
 from bertds.model.mlm import MaskedLanguageModel
 
 _CHUNK_BYTES = 8 << 20
+_MEAN_CHUNK = 1 << 22  # numbers that are averaged at a time
 
 
 class _Fragment(NamedTuple):
@@ -161,19 +162,46 @@ def _file_chunks(fragments: Mapping[TensorKey, Tensor]) -> Iterator[bytes | memo
             yield data[start : start + _CHUNK_BYTES]
 
 
-def read_weights(checkpoint: Checkpoint, model: MaskedLanguageModel) -> None:
-    """Fill a model on the CPU with a checkpoint's fp32 weights, one parameter at a time.
+def read_weights(checkpoints: Sequence[Checkpoint], model: MaskedLanguageModel) -> None:
+    """Fill a model on the CPU with the mean of the fp32 weights of checkpoints.
+
+    Parameters are read in chunks, so peak memory is the model and a few chunks, apart from pages of
+    the files, which the system can drop. The sum is in float64, so the mean is rounded once and does
+    not depend on the order. The mean of one checkpoint is the checkpoint, bit-exact.
 
     Raises:
-        CheckpointError: The checkpoint is of another model.
+        CheckpointError: A checkpoint is of another model.
     """
-    held = checkpoint.manifest["parameters"]
-    with torch.no_grad(), FragmentReader(checkpoint.tensor_files) as reader:
+    for checkpoint in checkpoints:
+        _check_model(checkpoint, model)
+    with torch.no_grad(), ExitStack() as stack:
+        readers = [stack.enter_context(FragmentReader(each.tensor_files)) for each in checkpoints]
         for name, parameter in model.named_parameters():
-            if held.get(name) != list(parameter.shape):
-                raise CheckpointError(
-                    f"{checkpoint.path} holds {name} in shape {held.get(name, 'none')}, "
-                    f"case.json and tokenizer.json of the run give {list(parameter.shape)}: "
-                    "restore them"
-                )
-            reader.read_into(WEIGHT, name, 0, parameter.view(-1))
+            start = 0
+            for chunk in torch.split(parameter.view(-1), _MEAN_CHUNK):
+                _read_mean(readers, name, start, chunk)
+                start += chunk.numel()
+
+
+def _check_model(checkpoint: Checkpoint, model: MaskedLanguageModel) -> None:
+    held = checkpoint.manifest["parameters"]
+    for name, parameter in model.named_parameters():
+        if held.get(name) != list(parameter.shape):
+            raise CheckpointError(
+                f"{checkpoint.path} holds {name} in shape {held.get(name, 'none')}, "
+                f"case.json and tokenizer.json of the run give {list(parameter.shape)}: "
+                "restore them"
+            )
+
+
+def _read_mean(readers: Sequence[FragmentReader], name: str, start: int, out: Tensor) -> None:
+    """Fill `out` with the mean of what each reader holds of a parameter from `start` on."""
+    first, *others = readers
+    first.read_into(WEIGHT, name, start, out)
+    if not others:
+        return
+    total = out.double()
+    for reader in others:
+        reader.read_into(WEIGHT, name, start, out)
+        total += out
+    out.copy_(total.div_(len(readers)))

@@ -75,12 +75,13 @@ def _summary(trained: TrainedRun, base_model: str) -> str:
     case = trained.case
     title = case.bertds.title or "A masked-language model"
     source = base_model or Path(case.bertds.run.init_from or "").name
+    note = f" Weights: {trained.weights_note}." if trained.weights_note else ""
     start = f", from the weights of {source}" if source else ", from random weights"
     return (
         f"{title}: `{architecture_of(case.bertds.model).name}` with "
         f"{trained.metadata['parameters']:,} parameters, pre-trained with bertds for "
         f"{trained.checkpoint.step:,} steps of {case.train_batch_size} sequences in "
-        f"{trained.precision}{start}."
+        f"{trained.precision}{start}.{note}"
     )
 
 
@@ -122,6 +123,8 @@ def _training_table(trained: TrainedRun) -> str:
 
 def _validation_table(trained: TrainedRun) -> str:
     """The validation that training logged at the checkpoint, beside the start and the baselines."""
+    if trained.weights_note:
+        return "Training did not validate these weights; `python -m bertds evaluate` does."
     step = trained.checkpoint.step
     lines = read_metrics(trained.run_dir / "metrics.jsonl")
     at_step = [line for line in lines if line["step"] == step and "loss/valid" in line]
@@ -174,7 +177,10 @@ def _commands(trained: TrainedRun, out: Path, repo: str) -> str:
     name = trained.case.name
     train = ["deepspeed", "launch/train.py", "--ds_config", f"{name}.json", "--data", "data"]
     export = ["python", "-m", "bertds", "export", f"runs/{name}/main", "--out", out.name]
-    export += ["--checkpoint", str(trained.checkpoint.step)]
+    if trained.averaged:
+        export += ["--average", ",".join(str(each.step) for each in trained.averaged)]
+    else:
+        export += ["--checkpoint", str(trained.checkpoint.step)]
     export += ["--push_to_hub", repo] if repo else []
     return "\n".join(
         [

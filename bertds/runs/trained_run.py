@@ -1,8 +1,8 @@
 """Opens a finished or running experiment for use: case, checkpoint, tokenizer, model.
 
 A checkpoint of any world size, ZeRO stage and precision is read directly into an fp32 model on the
-CPU, one parameter at a time. So peak memory is the size of the model, without optimizer moments.
-Neither DeepSpeed nor the shards are needed.
+CPU, part by part. So peak memory is the size of the model, without optimizer moments, also if several
+checkpoints are averaged. Neither DeepSpeed nor the shards are needed.
 """
 
 import logging
@@ -26,6 +26,7 @@ from bertds.errors import CheckpointError, ConfigError
 from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.io.json_files import read_json
 from bertds.model.mlm import MaskedLanguageModel
+from bertds.runs.averaging import open_averaged
 
 logger = logging.getLogger("bertds")
 
@@ -42,12 +43,15 @@ class TrainedRun:
     """Versions of the packages that trained it."""
     tokenizer: Tokenizer
     checkpoint: Checkpoint
+    """The one whose weights are used; the newest, if several are averaged."""
+    averaged: tuple[Checkpoint, ...] = ()
+    """The checkpoints whose weights are averaged, oldest first; empty if none are."""
 
     def __repr__(self) -> str:
         return f"TrainedRun({str(self.run_dir)!r}, {self.checkpoint.path.name})"
 
     @classmethod
-    def open(cls, run_dir: Path, checkpoint: str) -> "TrainedRun":
+    def open(cls, run_dir: Path, checkpoint: str = "latest", average: str = "") -> "TrainedRun":
         """Read a run directory; nothing in it is changed.
 
         Args:
@@ -55,6 +59,8 @@ class TrainedRun:
                 same run as an arm of another case, that run is opened.
             checkpoint: `latest` (the newest complete checkpoint), `best`, or a step: `1000` or
                 `step_0000001000`.
+            average: Use the uniform mean of the weights of several checkpoints: a number of newest
+                ones, such as `3`, or steps, such as `1000,1500`.
 
         Raises:
             ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
@@ -71,14 +77,28 @@ class TrainedRun:
                 "training writes into <out>/<case>/<arm>"
             )
         name, arm = content["case"], content["arm"]
+        averaged = open_averaged(run_dir, average, checkpoint) if average else ()
         return cls(
             run_dir=run_dir,
             case=resolved_case(run_dir / "case.json", name, arm, content["config"]),
             metadata=content["resolved"],
             versions=content["versions"],
             tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
-            checkpoint=_find_checkpoint(run_dir, checkpoint),
+            checkpoint=averaged[-1] if averaged else _find_checkpoint(run_dir, checkpoint),
+            averaged=averaged,
         )
+
+    @property
+    def weights_note(self) -> str:
+        """Which weights are used, if not simply those of the checkpoint; empty otherwise."""
+        if not self.averaged:
+            return ""
+        return f"mean of steps {', '.join(str(each.step) for each in self.averaged)}"
+
+    def facts(self) -> dict[str, object]:
+        """The step, and which of its weights are used, for output."""
+        note = {"weights": self.weights_note} if self.weights_note else {}
+        return {"step": self.checkpoint.step, **note}
 
     @property
     def precision(self) -> str:
@@ -112,14 +132,14 @@ class TrainedRun:
         return ids
 
     def model(self) -> MaskedLanguageModel:
-        """The model with the checkpoint's fp32 weights, on the CPU, in evaluation mode.
+        """The model with the fp32 weights of the checkpoints, on the CPU, in evaluation mode.
 
         Raises:
             CheckpointError: The checkpoint holds the weights of another model.
         """
         pad_id = self.tokenizer.special_ids["pad"]
         model = MaskedLanguageModel(self.case.bertds.model, self.tokenizer.vocab_size, pad_id)
-        read_weights(self.checkpoint, model)
+        read_weights(self.averaged or (self.checkpoint,), model)
         return model.eval()
 
 
