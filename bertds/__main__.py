@@ -20,6 +20,7 @@ def evaluate(
     data: str = "data",
     checkpoint: str = "latest",
     average: str = "",
+    ema: bool = False,
     valid: str = "",
     sequences: Path | None = None,
 ) -> None:
@@ -32,6 +33,7 @@ def evaluate(
         checkpoint: latest, best, or a step such as 1000.
         average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
             such as 1000,1500.
+        ema: Use the moving average of the weights that training kept with run.ema_decay.
         valid: A shard set to validate on instead of the run's own sets, such as corpus/valid.
         sequences: Also write the sums of each validation sequence to this file (.npz).
     """
@@ -45,14 +47,16 @@ def evaluate(
         raise ConfigError(
             f"--valid is missing: {run_dir} is a model, so name a shard set to validate it on"
         )
-    if is_model and average:
-        raise ConfigError(f"--average is {average}, which needs a run: {run_dir} is a model")
+    if is_model and (average or ema):
+        raise ConfigError(
+            f"--average and --ema need a run, but {run_dir} is a model: leave them out"
+        )
     facts: dict[str, object] = {}
     if is_model:
         evaluation = open_model_evaluation(run_dir, data, valid)
         tokenizer = Tokenizer.load(run_dir / "tokenizer.json")
     else:
-        trained = TrainedRun.open(run_dir, checkpoint, average)
+        trained = TrainedRun.open(run_dir, checkpoint, average, ema=ema)
         evaluation, tokenizer = open_evaluation(trained, data, valid), trained.tokenizer
         facts = trained.facts()
     metrics = evaluation.metrics()
@@ -70,6 +74,7 @@ def export(
     out: Path,
     checkpoint: str = "latest",
     average: str = "",
+    ema: bool = False,
     push_to_hub: str = "",
     private: bool = False,
     base_model: str = "",
@@ -82,6 +87,7 @@ def export(
         checkpoint: latest, best, or a step such as 1000.
         average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
             such as 1000,1500.
+        ema: Use the moving average of the weights that training kept with run.ema_decay.
         push_to_hub: Name of a repository of the Hub, such as USER/NAME; created if it does not exist.
         private: With --push_to_hub, create a private repository.
         base_model: Name on the Hub of the model in run.init_from, for the model card.
@@ -95,7 +101,7 @@ def export(
         from bertds.huggingface.hub import check_repo_name
 
         check_repo_name(push_to_hub)
-    trained = TrainedRun.open(run_dir, checkpoint, average)
+    trained = TrainedRun.open(run_dir, checkpoint, average, ema=ema)
     if base_model and trained.case.bertds.run.init_from is None:
         raise ConfigError(
             f"--base_model is {base_model!r}, but {run_dir} began with random weights: remove the flag"
@@ -109,7 +115,12 @@ def export(
 
 
 def fill(
-    run_dir: Path, text: str, checkpoint: str = "latest", average: str = "", top: int = 5
+    run_dir: Path,
+    text: str,
+    checkpoint: str = "latest",
+    average: str = "",
+    ema: bool = False,
+    top: int = 5,
 ) -> None:
     """Print the most likely tokens for each [MASK] in a text.
 
@@ -119,13 +130,14 @@ def fill(
         checkpoint: latest, best, or a step such as 1000.
         average: Use the mean of the weights of several checkpoints: the last ones, such as 3, or steps,
             such as 1000,1500.
+        ema: Use the moving average of the weights that training kept with run.ema_decay.
         top: Number of tokens for each [MASK].
     """
     from bertds.inference.fill_mask import fill as predict
     from bertds.inference.fill_mask import table
     from bertds.runs.trained_run import TrainedRun
 
-    trained = TrainedRun.open(run_dir, checkpoint, average)
+    trained = TrainedRun.open(run_dir, checkpoint, average, ema=ema)
     print(table(predict(trained, trained.model(), text, top)))
 
 

@@ -60,7 +60,9 @@ def train(case: config.Case, data: Path | str = "data", out: Path | str = "runs"
     return run.run_dir
 
 
-def load_model(run_dir: Path | str, checkpoint: str = "latest", average: str = "") -> "Model":
+def load_model(
+    run_dir: Path | str, checkpoint: str = "latest", average: str = "", *, ema: bool = False
+) -> "Model":
     """Load the model of a finished or running experiment, in fp32 on the CPU.
 
     Args:
@@ -68,12 +70,13 @@ def load_model(run_dir: Path | str, checkpoint: str = "latest", average: str = "
         checkpoint: `latest` (the newest complete checkpoint), `best`, or a step.
         average: Use the uniform mean of the weights of several checkpoints: a number of newest ones,
             such as `3`, or steps, such as `1000,1500`.
+        ema: Use the moving average of the weights, which training keeps with `run.ema_decay`.
 
     Raises:
         ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
         CheckpointError: The checkpoint does not exist or is damaged.
     """
-    trained = TrainedRun.open(Path(run_dir), checkpoint, average)
+    trained = TrainedRun.open(Path(run_dir), checkpoint, average, ema=ema)
     return Model(trained, trained.model())
 
 

@@ -12,6 +12,7 @@ after the new one is complete and visible to all.
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import time
@@ -44,6 +45,8 @@ from bertds.checkpoint.tensor_files import FragmentReader, file_name, write_frag
 from bertds.engine.engine import Engine
 from bertds.engine.optimizer_state import (
     fragments,
+    has_average,
+    load_average,
     load_moments,
     load_weights,
     not_finite,
@@ -54,6 +57,8 @@ from bertds.engine.optimizer_state import (
 from bertds.engine.process_group import broadcast_object, gather_object
 from bertds.engine.progress import progress, restore_progress
 from bertds.errors import CheckpointError, CheckpointWriteError, NonFiniteError
+
+logger = logging.getLogger("bertds")
 
 VISIBLE_WITHIN_S = 60
 _FAULTS = (OSError, ValueError, TypeError, RuntimeError, SafetensorError)
@@ -191,7 +196,7 @@ def load(engine: Engine, checkpoint: Checkpoint, *, is_own: bool = True) -> dict
         CheckpointError: On all ranks alike: the model or the optimizer differs, or a file fails.
     """
     saved: dict[str, Any] = {}
-    run_on_all_ranks(lambda: saved.update(_read(engine.deepspeed, checkpoint)))
+    run_on_all_ranks(lambda: saved.update(_read(engine, checkpoint)))
     refresh_weights(engine.deepspeed)
     restore_progress(engine.deepspeed, saved["progress"])
     if is_own and engine.world.is_main and checkpoint.manifest.get("best"):
@@ -229,7 +234,7 @@ def run_on_all_ranks(work: Callable[[], Result]) -> list[Result]:
 
 
 def _check_finite(engine: Engine) -> None:
-    names = run_on_all_ranks(lambda: not_finite(engine.deepspeed))
+    names = run_on_all_ranks(lambda: not_finite(engine.deepspeed, engine.average))
     if name := broadcast_object(next(filter(None, names), "")):
         raise NonFiniteError(
             f"{name} is NaN or infinite at step {engine.deepspeed.global_steps}, so no checkpoint is "
@@ -240,7 +245,7 @@ def _check_finite(engine: Engine) -> None:
 def _write_files(engine: Engine, draft: Path, state: dict[str, Any]) -> list[WrittenFile]:
     """Write this rank's tensors; rank 0 also writes everything that is not a tensor."""
     _wait_until_visible(draft)
-    tensors = fragments(engine.deepspeed)
+    tensors = fragments(engine.deepspeed, engine.average)
     path = draft / file_name(engine.world.rank)
     try:
         written = [write_fragments(path, tensors)]
@@ -275,8 +280,8 @@ def _metadata(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _read(ds_engine: Any, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Fill the fp32 weights and moments of this rank; returns the content of state.json."""
+def _read(engine: Engine, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Fill the fp32 weights, moments and average of this rank; returns the content of state.json."""
     path = checkpoint.path / "state.json"
     saved = read_json(path)
     # Its hash is right, but another version may have written it.
@@ -288,11 +293,31 @@ def _read(ds_engine: Any, checkpoint: Checkpoint) -> dict[str, Any]:
                 f"{path} lacks {', '.join(sorted(missing))}, which this version expects: resume "
                 "with the version that wrote it"
             )
-    _check_shapes(checkpoint, shapes(ds_engine))
+    _check_shapes(checkpoint, shapes(engine.deepspeed))
     with FragmentReader(checkpoint.tensor_files) as reader:
-        load_weights(ds_engine, reader)
-        load_moments(ds_engine, reader, saved["optimizer"])
+        load_weights(engine.deepspeed, reader)
+        load_moments(engine.deepspeed, reader, saved["optimizer"])
+        _read_average(engine, reader, checkpoint.step)
     return saved
+
+
+def _read_average(engine: Engine, reader: FragmentReader, step: int) -> None:
+    """Fill this rank's part of the moving average, after the weights; log what cannot be kept."""
+    is_saved = has_average(engine.deepspeed, reader)
+    if engine.average is None:
+        if is_saved:
+            logger.warning(
+                "run.ema_decay is not set, so the moving average of the weights that the checkpoint "
+                "holds is dropped"
+            )
+    elif is_saved:
+        load_average(engine.deepspeed, reader, engine.average)
+    else:
+        engine.average.restart()
+        logger.info(
+            "the checkpoint holds no moving average of the weights: it starts from those of step %d",
+            step,
+        )
 
 
 def _check_shapes(checkpoint: Checkpoint, expected: dict[str, list[int]]) -> None:

@@ -2,7 +2,7 @@
 
 Each rank writes one file, `rank_00000.safetensors` and so on. A *fragment* is a contiguous piece of
 a flattened tensor under the key `kind|parameter name|offset`. The kind is `weight` or the
-optimizer's name of a moment (`exp_avg`, ...). Numbers are fp32. Together the files hold every
+optimizer's name of a moment (`exp_avg`, ...), or `ema`. Numbers are fp32. Together the files hold every
 element exactly once, however the ranks had divided them. So any number of readers can read any
 range.
 
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bertds.checkpoint.directory import Checkpoint, WrittenFile
-from bertds.engine.optimizer_state import WEIGHT, TensorKey
+from bertds.engine.optimizer_state import EMA, WEIGHT, TensorKey
 from bertds.errors import CheckpointError
 from bertds.model.mlm import MaskedLanguageModel
 
@@ -162,15 +162,28 @@ def _file_chunks(fragments: Mapping[TensorKey, Tensor]) -> Iterator[bytes | memo
             yield data[start : start + _CHUNK_BYTES]
 
 
-def read_weights(checkpoints: Sequence[Checkpoint], model: MaskedLanguageModel) -> None:
+def has_ema(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds the moving average of every parameter."""
+    with FragmentReader(checkpoint.tensor_files) as reader:
+        return all(EMA in reader.kinds(name) for name in checkpoint.manifest["parameters"])
+
+
+def read_weights(
+    checkpoints: Sequence[Checkpoint], model: MaskedLanguageModel, kind: str = WEIGHT
+) -> None:
     """Fill a model on the CPU with the mean of the fp32 weights of checkpoints.
 
     Parameters are read in chunks, so peak memory is the model and a few chunks, apart from pages of
     the files, which the system can drop. The sum is in float64, so the mean is rounded once and does
     not depend on the order. The mean of one checkpoint is the checkpoint, bit-exact.
 
+    Args:
+        checkpoints: One or several.
+        model: The model to fill.
+        kind: `weight`, or `ema` for the moving averages of the weights.
+
     Raises:
-        CheckpointError: A checkpoint is of another model.
+        CheckpointError: A checkpoint is of another model, or holds no moving average.
     """
     for checkpoint in checkpoints:
         _check_model(checkpoint, model)
@@ -179,7 +192,7 @@ def read_weights(checkpoints: Sequence[Checkpoint], model: MaskedLanguageModel) 
         for name, parameter in model.named_parameters():
             start = 0
             for chunk in torch.split(parameter.view(-1), _MEAN_CHUNK):
-                _read_mean(readers, name, start, chunk)
+                _read_mean(readers, (kind, name), start, chunk)
                 start += chunk.numel()
 
 
@@ -194,14 +207,16 @@ def _check_model(checkpoint: Checkpoint, model: MaskedLanguageModel) -> None:
             )
 
 
-def _read_mean(readers: Sequence[FragmentReader], name: str, start: int, out: Tensor) -> None:
-    """Fill `out` with the mean of what each reader holds of a parameter from `start` on."""
+def _read_mean(
+    readers: Sequence[FragmentReader], key: tuple[str, str], start: int, out: Tensor
+) -> None:
+    """Fill `out` with the mean of what each reader holds of a kind and a name from `start` on."""
     first, *others = readers
-    first.read_into(WEIGHT, name, start, out)
+    first.read_into(*key, start, out)
     if not others:
         return
     total = out.double()
     for reader in others:
-        reader.read_into(WEIGHT, name, start, out)
+        reader.read_into(*key, start, out)
         total += out
     out.copy_(total.div_(len(readers)))

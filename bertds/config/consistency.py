@@ -22,6 +22,10 @@ _EPOCH = 1_000_000
 """Steps of an epoch where they do not matter."""
 
 
+_FIRST_WEIGHTS = 0.01
+"""Share of the first weights in a moving average that gives a warning."""
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What is wrong with a case, and what may be."""
@@ -54,6 +58,7 @@ def check_consistency(content: Json, lengths: ScheduleLengths | None) -> Finding
             findings.errors.extend(errors)
             findings.warnings.extend(warnings)
         if not lengths.is_in_epochs:
+            findings.warnings.extend(_slow_average(file, lengths))
             findings.warnings.extend(_beyond_the_run(file, lengths))
     return findings
 
@@ -69,6 +74,16 @@ def _lengths_in_file(file: CaseFile, scheduler: Block | None) -> ScheduleLengths
     if run.num_epochs is not None and run.max_steps is None and not has_steps:
         return ScheduleLengths(_EPOCH, round(run.num_epochs * _EPOCH), is_in_epochs=True)
     return None
+
+
+def _slow_average(file: CaseFile, lengths: ScheduleLengths) -> Iterator[str]:
+    """A moving average starts from the first weights; a slow one still holds much of them."""
+    decay = file.bertds.run.ema_decay
+    if decay is not None and decay**lengths.num_steps > _FIRST_WEIGHTS:
+        yield (
+            f"run.ema_decay is {decay}, so after {lengths.num_steps} steps "
+            f"{decay**lengths.num_steps:.0%} of the average are still the first weights: lower it"
+        )
 
 
 def _rates(file: CaseFile, scheduler: Block) -> Iterator[str]:

@@ -336,6 +336,10 @@ class RunConfig(Block):
     keep_every: Interval | None = None
     """Interval between two checkpoints that are never removed, in steps or epochs. They are written
     also where save_every is not due. Default: none are kept."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, such as 0.999, which is updated after each
+    applied step. `export --ema` and `evaluate --ema` use it. A run that resumes may add it, change it or
+    leave it out. Default: no average."""
     resume: Literal["auto", "required", "never"] = "auto"
     """Resume from the newest complete checkpoint if one exists (auto), require one (required), or
     reject a run directory that has one (never)."""

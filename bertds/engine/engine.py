@@ -49,6 +49,7 @@ from bertds.engine.deepspeed_config import (
 from bertds.engine.gradient_checks import fuse_gradient_checks
 from bertds.engine.monitors import open_monitors
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
+from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import check_supported
 from bertds.metrics.accumulators import (
     SKIPS,
@@ -83,6 +84,8 @@ class Engine:
     seed: int
     monitors: Mapping[str, Any] = field(default_factory=dict)
     """DeepSpeed's monitors by name, on rank 0 only."""
+    average: WeightAverage | None = None
+    """The moving average of the weights, if the case has one."""
     learning_rate: float | None = field(default=None, init=False)
     """The learning rate of the last step; None before this engine's first step."""
     grad_norm: float | Tensor | None = field(default=None, init=False)
@@ -137,16 +140,20 @@ class Engine:
             make_skippable(engine.optimizer)
         limit_collective_timeouts(case.bertds.run.collective_timeout_s)
         monitors = open_monitors(case, blocks) if world.is_main else {}
-        return cls(engine, world, device, split, case.bertds.run.seed, monitors)
+        decay = case.bertds.run.ema_decay
+        average = None if decay is None else WeightAverage(engine, decay)
+        return cls(engine, world, device, split, case.bertds.run.seed, monitors, average)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the fp32 weights by name; all ranks must call it.
 
         In bf16 and fp16 the fp32 masters are set exactly. DeepSpeed itself would make them from the
-        rounded weights of the model.
+        rounded weights of the model. A moving average restarts from them.
         """
         set_weights(self.deepspeed, weights)
         refresh_weights(self.deepspeed)
+        if self.average is not None:
+            self.average.restart()
 
     @property
     def next_learning_rate(self) -> float:
@@ -175,6 +182,8 @@ class Engine:
         with translate_step_errors(self.world, self.split.micro_batch_size):
             for micro_step, pack in enumerate(packs):
                 values += self._micro_step(pack, scale, step, micro_step)
+        if self.average is not None and self.deepspeed.was_step_applied():
+            self.average.update()
         # By `fill_`: an assignment would copy from the host, and wait for the device.
         values[STOPS].fill_(float(stop))
         values[SKIPS].fill_(float(not self.deepspeed.was_step_applied()))

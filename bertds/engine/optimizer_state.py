@@ -1,6 +1,6 @@
 """Fp32 weights and optimizer moments of a live DeepSpeed engine, read and written by name.
 
-What is read under one ZeRO stage, precision and world size can be written under any other,
+A moving average of the weights is treated as a moment, if there is one. What is read under one ZeRO stage, precision and world size can be written under any other,
 bit-exact: weights and moments are fp32 throughout, and padding is dropped. Step counts are not
 elementwise, so they are kept separately, by parameter. The optimizer's settings (learning rate,
 decay, betas) are not part of the state: they come from the case.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bertds.engine.deepspeed_compat import rebuild_stage3_weights
+from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import (
     ShardedParameter,
     inner_optimizer,
@@ -27,6 +28,8 @@ from bertds.errors import CheckpointError
 
 WEIGHT = "weight"
 """The kind of a parameter itself; other kinds are the optimizer's names of its moments."""
+EMA = "ema"
+"""The kind of the moving average of a parameter; no optimizer has a moment of this name."""
 
 
 class TensorKey(NamedTuple):
@@ -65,8 +68,8 @@ def shapes(ds_engine: Any) -> dict[str, list[int]]:
     return {shard.name: list(shard.shape) for shard in parameter_shards(ds_engine)}
 
 
-def fragments(ds_engine: Any) -> dict[TensorKey, Tensor]:
-    """Views of this rank's part of weights and moments; nothing is copied.
+def fragments(ds_engine: Any, average: WeightAverage | None = None) -> dict[TensorKey, Tensor]:
+    """Views of this rank's part of weights, moments and average; nothing is copied.
 
     Raises:
         CheckpointError: The optimizer keeps a tensor that is not elementwise.
@@ -78,15 +81,17 @@ def fragments(ds_engine: Any) -> dict[TensorKey, Tensor]:
             tensors[TensorKey(WEIGHT, shard.name, shard.start)] = shard.of(shard.master)
             for kind, moment in _moments(state.get(shard.master, {}), shard).items():
                 tensors[TensorKey(kind, shard.name, shard.start)] = shard.of(moment)
+            if average is not None:
+                tensors[TensorKey(EMA, shard.name, shard.start)] = average.of(shard)
     return tensors
 
 
-def not_finite(ds_engine: Any) -> str:
-    """The name of a NaN or infinite weight or moment of this rank's part; empty if all are finite.
+def not_finite(ds_engine: Any, average: WeightAverage | None = None) -> str:
+    """The name of a NaN or infinite number of this rank's part; empty if all are finite.
 
     It takes one pass at memory speed, and one wait for the device.
     """
-    parts = fragments(ds_engine)
+    parts = fragments(ds_engine, average)
     # A finite sum has finite numbers only. A sum may also overflow, so then each tensor is checked.
     sums = [tensor.sum(dtype=torch.float32) for tensor in parts.values()]
     if not sums or bool(torch.stack(sums).isfinite().all()):
@@ -157,6 +162,21 @@ def load_moments(ds_engine: Any, reader: TensorSource, saved: dict[str, Any]) ->
     for master, parts in by_master.items():
         scalars = _scalars_of(parts, saved["values"])
         _load_state(inner, master, parts, reader, scalars)
+
+
+def has_average(ds_engine: Any, reader: TensorSource) -> bool:
+    """Whether the files hold a moving average of every parameter."""
+    return all(EMA in reader.kinds(shard.name) for shard in parameter_shards(ds_engine))
+
+
+def load_average(ds_engine: Any, reader: TensorSource, average: WeightAverage) -> None:
+    """Fill the part of the moving average that this rank holds.
+
+    Raises:
+        CheckpointError: The files lack a range.
+    """
+    for shard in parameter_shards(ds_engine):
+        reader.read_into(EMA, shard.name, shard.start, average.of(shard))
 
 
 def refresh_weights(ds_engine: Any) -> None:
@@ -246,7 +266,7 @@ def _load_state(
     scalars: dict[str, float],
 ) -> None:
     """Fill the moments and scalars of one master tensor; a checkpoint of step 0 has none."""
-    kinds = sorted(set().union(*(reader.kinds(shard.name) for shard in parts)) - {WEIGHT})
+    kinds = sorted(set().union(*(reader.kinds(shard.name) for shard in parts)) - {WEIGHT, EMA})
     if not kinds and not scalars:
         inner.state.pop(master, None)
         return

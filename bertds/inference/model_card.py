@@ -181,6 +181,7 @@ def _commands(trained: TrainedRun, out: Path, repo: str) -> str:
         export += ["--average", ",".join(str(each.step) for each in trained.averaged)]
     else:
         export += ["--checkpoint", str(trained.checkpoint.step)]
+    export += ["--ema"] if trained.ema else []
     export += ["--push_to_hub", repo] if repo else []
     return "\n".join(
         [

@@ -45,7 +45,7 @@ class Memory:
     weights: int
     """In the model's precision, with their fp32 copies."""
     optimizer: int
-    """Adam's moments."""
+    """Adam's moments, and the moving average of the weights if there is one."""
     buckets: int
     """Communication buffers of DeepSpeed that exist all the time."""
     activations: int
@@ -112,7 +112,7 @@ def memory(
         gradients += _FP32 * size if stage == 0 and width < _FP32 else 0
     return Memory(
         weights=width * (part if stage == 3 else size) + copies,
-        optimizer=_MOMENTS * part,
+        optimizer=(_MOMENTS + (_FP32 if case.bertds.run.ema_decay is not None else 0)) * part,
         buckets=bucket + width * part if stage == 3 else 0,
         activations=gathered
         + (accumulated if accumulation > 1 else 0)

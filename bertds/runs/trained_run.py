@@ -17,11 +17,12 @@ from bertds.checkpoint.directory import (
     open_checkpoint,
     resolve_pointer,
 )
-from bertds.checkpoint.tensor_files import read_weights
+from bertds.checkpoint.tensor_files import has_ema, read_weights
 from bertds.config.case import Case, resolved_case
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.text import clean_text
 from bertds.data.tokenizer import Tokenizer
+from bertds.engine.optimizer_state import EMA, WEIGHT
 from bertds.errors import CheckpointError, ConfigError
 from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.io.json_files import read_json
@@ -46,12 +47,16 @@ class TrainedRun:
     """The one whose weights are used; the newest, if several are averaged."""
     averaged: tuple[Checkpoint, ...] = ()
     """The checkpoints whose weights are averaged, oldest first; empty if none are."""
+    ema: bool = False
+    """Whether the moving average of the weights is used instead of the weights."""
 
     def __repr__(self) -> str:
         return f"TrainedRun({str(self.run_dir)!r}, {self.checkpoint.path.name})"
 
     @classmethod
-    def open(cls, run_dir: Path, checkpoint: str = "latest", average: str = "") -> "TrainedRun":
+    def open(
+        cls, run_dir: Path, checkpoint: str = "latest", average: str = "", *, ema: bool = False
+    ) -> "TrainedRun":
         """Read a run directory; nothing in it is changed.
 
         Args:
@@ -61,6 +66,7 @@ class TrainedRun:
                 `step_0000001000`.
             average: Use the uniform mean of the weights of several checkpoints: a number of newest
                 ones, such as `3`, or steps, such as `1000,1500`.
+            ema: Use the moving average of the weights, which training keeps with `run.ema_decay`.
 
         Raises:
             ValueError: `run_dir` is not a run directory, or another version of bertds wrote it.
@@ -77,20 +83,31 @@ class TrainedRun:
                 "training writes into <out>/<case>/<arm>"
             )
         name, arm = content["case"], content["arm"]
+        if average and ema:
+            raise ConfigError(f"--average is {average} and --ema is set: leave one of them out")
         averaged = open_averaged(run_dir, average, checkpoint) if average else ()
+        opened = averaged[-1] if averaged else _find_checkpoint(run_dir, checkpoint)
+        if ema and not has_ema(opened):
+            raise CheckpointError(
+                f"{opened.path} holds no moving average of the weights: train with run.ema_decay, or "
+                "leave --ema out"
+            )
         return cls(
             run_dir=run_dir,
             case=resolved_case(run_dir / "case.json", name, arm, content["config"]),
             metadata=content["resolved"],
             versions=content["versions"],
             tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
-            checkpoint=averaged[-1] if averaged else _find_checkpoint(run_dir, checkpoint),
+            checkpoint=opened,
             averaged=averaged,
+            ema=ema,
         )
 
     @property
     def weights_note(self) -> str:
         """Which weights are used, if not simply those of the checkpoint; empty otherwise."""
+        if self.ema:
+            return f"moving average of the weights up to step {self.checkpoint.step}"
         if not self.averaged:
             return ""
         return f"mean of steps {', '.join(str(each.step) for each in self.averaged)}"
@@ -139,7 +156,8 @@ class TrainedRun:
         """
         pad_id = self.tokenizer.special_ids["pad"]
         model = MaskedLanguageModel(self.case.bertds.model, self.tokenizer.vocab_size, pad_id)
-        read_weights(self.averaged or (self.checkpoint,), model)
+        kind = EMA if self.ema else WEIGHT
+        read_weights(self.averaged or (self.checkpoint,), model, kind)
         return model.eval()
 
 

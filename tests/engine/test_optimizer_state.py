@@ -1,4 +1,4 @@
-"""Weights and moments move between ZeRO stages, precisions and world sizes bit-exact."""
+"""Weights, moments and averages move between ZeRO stages, precisions and world sizes bit-exact."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def test_all_combinations(tmp_path: Path) -> None:
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The results of several scenarios in one start of two ranks."""
     scratch = tmp_path_factory.mktemp("told")
-    scenarios = "pairs+settings+start+refusals"
+    scenarios = "pairs+settings+start+refusals+average"
     return run(WORKER, 2, scenarios, scratch / "runs", scratch=scratch)
 
 
@@ -98,6 +98,13 @@ def test_the_initial_step_is_undone(told: list[dict[str, Any]]) -> None:
     (result,) = of("start", told)
     stage_0, stage_1 = result["losses"]
     assert stage_0 == pytest.approx(stage_1, rel=1e-5)
+
+
+def test_the_moving_average_equals_one_of_the_whole_weights(told: list[dict[str, Any]]) -> None:
+    """Bit-exact at every stage, however the weights are divided."""
+    results = of("average", told)
+    assert [result["off"] for result in results] == [0.0] * 8, results
+    assert all(result["far"] > 1e-3 for result in results), results
 
 
 def test_unsavable_optimizers_are_rejected_at_the_start(told: list[dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ from bertds.engine import optimizer_state
 from bertds.engine.engine import Engine
 from bertds.engine.process_group import destroy_process_group
 from bertds.engine.progress import progress
+from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import check_supported, inner_optimizer, parameter_shards
 from tests.helpers.gloo import emit
 
@@ -43,6 +44,9 @@ COSINE = {
     "type": "WarmupCosineLR",
     "params": {"total_num_steps": 12, "warmup_num_steps": 3, "warmup_type": "linear"},
 }
+
+
+NAMES = ("embedding.weight", "place", "norm.weight", "up.weight", "down.weight", "head.bias")
 
 
 class Tiny(nn.Module):
@@ -65,7 +69,10 @@ class Tiny(nn.Module):
 
 
 def build(stage: int, precision: str, *, seed: int = 0, width: int = 10, **changes: Any) -> Engine:
-    """A fresh engine with its initial step undone; `changes` are DeepSpeed keys or `client`."""
+    """A fresh engine with its initial step undone.
+
+    `changes` are DeepSpeed's keys, `client` (a scheduler) or `ema` (the decay of an average).
+    """
     torch.manual_seed(seed)
     model = Tiny(width)
     config: dict[str, Any] = {
@@ -77,7 +84,7 @@ def build(stage: int, precision: str, *, seed: int = 0, width: int = 10, **chang
     }
     if precision != "fp32":
         config[precision] = {"enabled": True} | changes.pop("fp16", {})
-    client = changes.pop("client", None)
+    client, decay = changes.pop("client", None), changes.pop("ema", None)
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1]},
@@ -88,7 +95,8 @@ def build(stage: int, precision: str, *, seed: int = 0, width: int = 10, **chang
     )
     optimizer_state.undo_initial_step(ds_engine)
     split = BatchSplit(micro_batch_size=BATCH // WORLD.world_size, accumulation=1)
-    return Engine(ds_engine, WORLD, torch.device("cpu"), split, seed)
+    average = None if decay is None else WeightAverage(ds_engine, decay)
+    return Engine(ds_engine, WORLD, torch.device("cpu"), split, seed, average=average)
 
 
 @contextmanager
@@ -113,6 +121,8 @@ def train_step(engine: Engine) -> float:
     loss = ds_engine(part, (part * 3 + 1) % 37)
     ds_engine.backward(loss)
     ds_engine.step()
+    if engine.average is not None:
+        engine.average.update()
     total = loss.detach().clone()
     dist.all_reduce(total)
     return float(total) / WORLD.world_size
@@ -121,7 +131,7 @@ def train_step(engine: Engine) -> float:
 def whole_state(engine: Engine) -> dict[str, torch.Tensor]:
     """Weights and moments of all ranks together; every element comes from exactly one rank."""
     parts: list[Any] = [None] * WORLD.world_size
-    dist.all_gather_object(parts, optimizer_state.fragments(engine.deepspeed))
+    dist.all_gather_object(parts, optimizer_state.fragments(engine.deepspeed, engine.average))
     sizes = {
         n: int(torch.tensor(s).prod()) for n, s in optimizer_state.shapes(engine.deepspeed).items()
     }
@@ -196,7 +206,7 @@ def save_all(root: Path) -> None:
     """One checkpoint for each stage and precision."""
     for precision, stage in itertools.product(("fp32", "bf16"), range(4)):
         name = f"{precision} {stage} {WORLD.world_size}"
-        train_and_save(root / name, stage, precision, scheduler=COSINE)
+        train_and_save(root / name, stage, precision, scheduler=COSINE, ema=0.9)
 
 
 def load_all(root: Path) -> None:
@@ -223,10 +233,29 @@ def load_stages(root: Path) -> None:
 
 
 def load_one(run_dir: Path, stage: int, precision: str) -> None:
-    result = load_and_compare(run_dir, stage, precision, scheduler=COSINE)
+    result = load_and_compare(run_dir, stage, precision, scheduler=COSINE, ema=0.9)
     if WORLD.is_main:
         here = f"{precision} {stage} {WORLD.world_size}"
         emit(scenario="load", source=run_dir.name, into=here, **result)
+
+
+def average(_: Path) -> None:
+    """The moving average equals one that is computed from the whole weights of each step."""
+    for precision, stage in itertools.product(("fp32", "bf16"), range(4)):
+        with engine_of(stage, precision, ema=0.7) as engine:
+            state = whole_state(engine)
+            expected = {name: state[f"weight|{name}"] for name in NAMES}
+            for _ in range(3):
+                train_step(engine)
+                state = whole_state(engine)
+                for name in NAMES:
+                    expected[name] = (
+                        expected[name] + (state[f"weight|{name}"] - expected[name]) * 0.3
+                    )
+            off = max(float((state[f"ema|{name}"] - expected[name]).abs().max()) for name in NAMES)
+            far = float((state["ema|up.weight"] - state["weight|up.weight"]).abs().max())
+        if WORLD.is_main:
+            emit(scenario="average", stage=stage, precision=precision, off=off, far=far)
 
 
 def optimizer(kind: str, **params: Any) -> dict[str, Any]:
