@@ -74,10 +74,18 @@ class SourceModel:
             OSError: The disk is full.
         """
         source = cls.of_run(trunk)
-        if source:
-            with _replaced(run_dir / _NAME) as draft:
-                for path in source.directory.iterdir():
-                    shutil.copyfile(path, draft / path.name)
+        if source is None:
+            cls.remove(run_dir)
+            return
+        with _replaced(run_dir / _NAME) as draft:
+            for path in source.directory.iterdir():
+                shutil.copyfile(path, draft / path.name)
+
+    @classmethod
+    def remove(cls, run_dir: Path) -> None:
+        """Remove what a start has kept that ended before its first checkpoint."""
+        if cls.of_run(run_dir):
+            shutil.rmtree(run_dir / _NAME)
 
     @property
     def tokenizer_files(self) -> list[Path]:

@@ -2,14 +2,16 @@
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from bertds.checkpoint import saver
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
 from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
-from bertds.huggingface.pretrained import Pretrained
 from bertds.huggingface.source_model import SourceModel
 from bertds.runs.status import write_status
 from bertds.tracking.jsonl import read_metrics
@@ -36,15 +38,12 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
 
     Raises:
         ConfigError: The checkpoint was trained on other shards.
-        CheckpointError: Every checkpoint is damaged, or of another model or version.
+        CheckpointError: Every checkpoint is damaged, or of another model or version; or a rank cannot
+            read or keep what the run begins with.
     """
     checkpoint = saver.find_newest(engine, run.run_dir, before)
-    if checkpoint is None and run.branch is not None:
-        return _begin_branch(run, run.branch, engine)
     if checkpoint is None:
-        if run.pretrained is not None:
-            _start_from(run.pretrained, run, engine)
-        return TrainState()
+        return _begin(run, engine)
     changes = [f"changed since the start: {change}" for change in run.changes]
     for message in [*checkpoint.skipped, *changes]:
         logger.warning("%s", message)
@@ -58,14 +57,49 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
     return resumed
 
 
+def _begin(run: RunSetup, engine: Engine) -> TrainState:
+    """Start without a checkpoint of the run's own."""
+    if run.branch is not None:
+        return _begin_branch(run, run.branch, engine)
+    if run.pretrained is not None:
+        logger.info("initial weights: %s", run.pretrained.directory)
+        for note in run.pretrained.notes():
+            logger.info("%s: %s", run.pretrained.directory.name, note)
+    weights: dict[str, Tensor] = {}
+
+    def read_source() -> None:
+        _keep_source(run)
+        if run.pretrained is not None:
+            weights.update(run.pretrained.weights())
+
+    saver.run_on_all_ranks(read_source)
+    if weights:
+        engine.set_weights(weights)
+    return TrainState()
+
+
+def _keep_source(run: RunSetup) -> None:
+    """Keep what an export will need of the model that the run continues; rank 0 does it.
+
+    An earlier start without a checkpoint may have continued another model, or none.
+    """
+    if not run.world.is_main:
+        return
+    if run.branch is not None:
+        SourceModel.copy(run.branch.run_dir, run.run_dir)
+    elif run.pretrained is not None:
+        SourceModel.keep(run.pretrained, run.run_dir)
+    else:
+        SourceModel.remove(run.run_dir)
+
+
 def _begin_branch(run: RunSetup, branch: Branch, engine: Engine) -> TrainState:
     """Load the checkpoint of the trunk; the best checkpoint is chosen among the branch's own."""
     logger.info("branch of %s", branch)
     for difference in branch.differences:
         logger.info("differs from there: %s", difference)
     saver.run_on_all_ranks(branch.check_exists)
-    if run.world.is_main:
-        SourceModel.copy(branch.run_dir, run.run_dir)
+    saver.run_on_all_ranks(partial(_keep_source, run))
     checkpoint = saver.open_on_all_ranks(engine, branch.checkpoint)
     state = saver.load(engine, checkpoint, is_own=False)
     _check_shards(run, checkpoint.path, state)
@@ -83,16 +117,6 @@ def _warn_of_rate_rise(
         warning = rate_rise(logged_in, step, engine.next_learning_rate)
         if warning:
             logger.warning("%s", warning)
-
-
-def _start_from(pretrained: Pretrained, run: RunSetup, engine: Engine) -> None:
-    """Set the weights of `run.init_from`, and keep what an export will need of the model."""
-    logger.info("initial weights: %s", pretrained.directory)
-    for note in pretrained.notes():
-        logger.info("%s: %s", pretrained.directory.name, note)
-    if run.world.is_main:
-        SourceModel.keep(pretrained, run.run_dir)
-    engine.set_weights(pretrained.weights())
 
 
 def _check_shards(run: RunSetup, checkpoint: Path, state: dict[str, Any]) -> bool:
