@@ -102,7 +102,7 @@ def export(
 
         check_repo_name(push_to_hub)
     trained = TrainedRun.open(run_dir, checkpoint, average, ema=ema)
-    if base_model and trained.case.bertds.run.init_from is None:
+    if base_model and not trained.init_from:
         raise ConfigError(
             f"--base_model is {base_model!r}, but {run_dir} began with random weights: remove the flag"
         )

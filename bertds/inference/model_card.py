@@ -29,8 +29,8 @@ def model_card(trained: TrainedRun, out: Path, repo: str = "", base_model: str =
         base_model: Name on the Hub of the model in `run.init_from`; empty if it is not known.
     """
     case = trained.case
-    base_model = base_model or _name_on_hub(case.bertds.run.init_from or "")
-    licence = _licence_of(case.bertds.run.init_from or "")
+    base_model = base_model or _name_on_hub(trained.init_from)
+    licence = _licence_of(trained.init_from)
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="fill-mask",
@@ -61,7 +61,7 @@ def _name_on_hub(init_from: str) -> str:
 
 def _licence_of(init_from: str) -> dict[str, Any]:
     """The licence in the model card of the initial weights, if the directory still has it."""
-    card = Path(init_from, "README.md")
+    card = Path(init_from).expanduser() / "README.md"
     if not init_from or not card.is_file():
         return {}
     try:
@@ -74,7 +74,7 @@ def _licence_of(init_from: str) -> dict[str, Any]:
 def _summary(trained: TrainedRun, base_model: str) -> str:
     case = trained.case
     title = case.bertds.title or "A masked-language model"
-    source = base_model or Path(case.bertds.run.init_from or "").name
+    source = base_model or Path(trained.init_from).name
     note = f" Weights: {trained.weights_note}." if trained.weights_note else ""
     start = f", from the weights of {source}" if source else ", from random weights"
     return (

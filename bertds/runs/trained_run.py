@@ -118,6 +118,11 @@ class TrainedRun:
         return {"step": self.checkpoint.step, **note}
 
     @property
+    def init_from(self) -> str:
+        """The Hugging Face directory that it began with, or its trunk; empty for random weights."""
+        return initial_model({"config": self.case.resolved, "resolved": self.metadata})
+
+    @property
     def precision(self) -> str:
         """Precision that the checkpoint was trained in; the run may have resumed in another."""
         precision: str = self.checkpoint.manifest["precision"]
@@ -159,6 +164,13 @@ class TrainedRun:
         kind = EMA if self.ema else WEIGHT
         read_weights(self.averaged or (self.checkpoint,), model, kind)
         return model.eval()
+
+
+def initial_model(content: dict[str, Any]) -> str:
+    """The `run.init_from` in a run's `case.json`, or that of the run that it branches from."""
+    own = content.get("config", {}).get("bertds", {}).get("run", {}).get("init_from")
+    branch = content.get("resolved", {}).get("branch") or {}
+    return str(own or branch.get("init_from") or "")
 
 
 def _find_checkpoint(run_dir: Path, name: str) -> Checkpoint:

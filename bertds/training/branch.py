@@ -24,6 +24,7 @@ from bertds.config.schema import branch_point
 from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 from bertds.runs.config_drift import changes_from_trunk
+from bertds.runs.trained_run import initial_model
 from bertds.tracking.jsonl import last_value, read_metrics
 
 
@@ -132,11 +133,13 @@ class Branch:
     def record(self, run_dir: Path) -> dict[str, Any]:
         """What `case.json` of the branch in `run_dir` holds about it."""
         trunk = self.run_dir.resolve()
+        model = initial_model(read_json(trunk / "case.json"))
         return {
             "run": "/".join(trunk.parts[-2:]),
             "directory": os.path.relpath(trunk, run_dir.resolve()),
             "step": self.step,
             "seconds": self.times()[0],
+            **({"init_from": model} if model else {}),
         }
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from bertds.inference.model_card import model_card
 from bertds.runs.trained_run import TrainedRun
+from bertds.training.branch import Branch
 from tests.helpers.trained_runs import bertds_command
 
 RUN = Path(__file__).resolve().parents[1] / "golden" / "earlier_version" / "run"
@@ -88,6 +89,27 @@ def test_the_cache_of_the_hub_tells_the_name_of_a_model(run_dir, tmp_path):
     for folder, name in (("models--org--bert", "org/bert"), ("models--bert", "bert")):
         continued(run_dir, tmp_path / folder / "snapshots/0123abcd")
         assert card_of(run_dir)[1]["base_model"] == name
+
+
+def test_a_branch_began_with_the_model_of_its_trunk(run_dir, tmp_path, capsys):
+    continued(run_dir, tmp_path / "models--org--bert/snapshots/0123abcd")
+    branch, path = tmp_path / "case/branch", tmp_path / "case/branch/case.json"
+    for _ in range(2):  # and a branch of the branch
+        record = Branch(run_dir=run_dir, step=6, differences=[], train_row_length=8).record(branch)
+        shutil.copytree(run_dir, branch)
+        content = json.loads(path.read_text())
+        content["config"]["bertds"]["run"].pop("init_from", None)
+        content["resolved"]["branch"] = record
+        path.write_text(json.dumps(content))
+        card, metadata = card_of(branch)
+        assert metadata["base_model"] == "org/bert"
+        assert "from the weights of org/bert" in card
+        shutil.rmtree(run_dir)
+        shutil.move(branch, run_dir)
+    out = tmp_path / "out"
+    flags = ["export", run_dir, "--out", out, "--base_model", "me/bert"]
+    assert bertds_command(capsys, *flags)[0] == 0
+    assert "base_model: me/bert" in (out / "README.md").read_text()
 
 
 def test_the_case_and_the_commands_are_accepted(run_dir, tmp_path, capsys, monkeypatch):
