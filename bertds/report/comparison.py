@@ -43,7 +43,8 @@ def write_comparison(paths: Sequence[Path], out: Path, plot_format: Format = "pn
     Raises:
         ValueError: No run can be read, or `out` has runs.
     """
-    if any(out.glob("case.json")) or any(out.glob("*/case.json")):
+    # A run, a case, or a directory of cases has reports of its own.
+    if any(any(out.glob(f"{level}case.json")) for level in ("", "*/", "*/*/")):
         raise ValueError(
             f"--out {out} has runs, whose own report would be replaced: choose another directory"
         )

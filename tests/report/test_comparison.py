@@ -211,6 +211,7 @@ def test_a_comparison_needs_a_directory_of_its_own(tmp_path, capsys):
         ([good, good], "--out is missing"),
         ([good, "--out", good], "whose own report would be replaced"),
         ([good, "--out", good.parent], "whose own report would be replaced"),
+        ([good, "--out", good.parent.parent], "whose own report would be replaced"),
         ([tmp_path / "no", "--out", tmp_path / "new"], "no: does not exist"),
     ):
         assert run("python -m bertds", COMMANDS, ["report", *map(str, arguments)]) == 2
