@@ -109,14 +109,14 @@ def _source(content: Json) -> Path | None:
 
 def _model_of(source: Path, run_dir: Path | None) -> Json:
     """The `model` block of a Hugging Face directory, or of the run that started from it."""
-    if source.is_dir():
-        files = [source / name for name in _SOURCE_FILES]
-        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        return _read_model(source, times)
+    files = [source / name for name in _SOURCE_FILES]
     saved = read_json(run_dir / "case.json").get("config") if run_dir else None
-    if saved:
+    if saved and not all(file.is_file() for file in files):
         model: Json = saved["bertds"]["model"]
         return model
+    if source.is_dir():
+        times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        return _read_model(source, times)
     raise ConfigError(
         f"run.init_from is {str(source)!r}, expected a directory in Hugging Face's format: download "
         "the model first"

@@ -114,12 +114,17 @@ def test_the_mistakes_of_case_and_directory_are_told_together(case_file, source)
 def test_a_run_that_exists_keeps_its_model_without_the_directory(case_file, source, tmp_path):
     path = case_file({"hidden_dropout_prob": 0.2})
     before = read_case(path, "main", out=tmp_path / "out").resolved
+    (source / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"source: config.json is missing"):
+        read_case(path, "main", out=tmp_path / "out")
     shutil.rmtree(source)
     with pytest.raises(ConfigError, match=r"run.init_from is '.*source', expected a directory"):
         read_case(path, "main", out=tmp_path / "out")
     run_dir = tmp_path / "out" / "case" / "main"
     run_dir.mkdir(parents=True)
     (run_dir / "case.json").write_text(json.dumps({"config": before}))
+    assert read_case(path, "main", out=tmp_path / "out").resolved == before
+    source.mkdir()  # or without its files
     assert read_case(path, "main", out=tmp_path / "out").resolved == before
 
 
