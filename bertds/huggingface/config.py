@@ -25,7 +25,12 @@ from bertds.io.json_files import read_json_object
 
 _MAX_BYTES = 64 << 20  # of a JSON file
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_PAD_REASON = "the tokenizer's padding token; this class counts positions from it"
+_REASONS = {
+    "pad_token_id": "the tokenizer's padding token; this class counts positions from it",
+    "vocab_size": "a row for each id of the tokenizer; if its added tokens have none, remove them from "
+    "tokenizer.json, or give the model more rows with transformers' resize_token_embeddings",
+}
+"""Of values that no key of `bertds.model` determines."""
 
 
 # The compared keys of config.json, and the key of `bertds.model` that determines each.
@@ -269,12 +274,14 @@ def _model_values(
 def row_multiple(rows: Any, num_ids: int) -> int:
     """The least power of two to a multiple of which the ids are padded; 1 if they are not.
 
-    Other numbers of rows are a multiple of themselves. A number below that of the ids gives 1.
+    If no power of two gives the rows, the least other number. It is small, so that a vocabulary that is
+    extended later gets few rows more. A number of rows below that of the ids gives 1.
     """
     if not isinstance(rows, int) or rows <= num_ids:
         return 1
-    powers = (1 << exponent for exponent in range(rows.bit_length()))
-    return next((each for each in powers if -(-num_ids // each) * each == rows), rows)
+    powers = [1 << exponent for exponent in range(rows.bit_length())]
+    numbers = (*powers, *range(rows - num_ids + 1, rows + 1))
+    return next(each for each in numbers if -(-num_ids // each) * each == rows)
 
 
 def difference(
@@ -314,7 +321,7 @@ def difference(
     for key, our_key in keys.items():
         if key not in ignored and theirs.get(key) != ours[key]:
             by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
-            reason = _PAD_REASON if key == "pad_token_id" else f"model.{our_key}"
+            reason = _REASONS.get(key, f"model.{our_key}")
             texts.append(
                 f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} ({reason})"
             )

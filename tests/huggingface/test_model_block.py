@@ -9,6 +9,7 @@ from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import ARCHITECTURES, architecture_of
+from bertds.huggingface.config import row_multiple
 from bertds.huggingface.model_block import model_block
 from tests.huggingface.test_pretrained import make_config, make_model, write
 
@@ -69,7 +70,7 @@ def test_what_a_preset_sets_is_left_out(tokenizer, tmp_path, architecture):
         ({"hidden_act": "tanh"}, 'model.hidden_act is "tanh", expected'),
         ({"num_attention_heads": 3}, "num_attention_heads is 3, which does not divide"),
         ({"hidden_size": "16"}, 'model.hidden_size is "16", expected a whole number'),
-        ({"vocab_size": 7}, "vocab_size 7, the case needs"),
+        ({"vocab_size": 7}, "vocab_size 7, the case needs .*resize_token_embeddings"),
         (
             {"model_type": "roberta"},
             "pad_token_id 1, the case needs 0 .the tokenizer's padding token; this class counts",
@@ -84,6 +85,18 @@ def test_what_no_case_can_have_is_named(tokenizer, tmp_path, changes, words):
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}: .*{words}"):
         model_block(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "multiple"),
+    [(6000, 1), (5999, 1), (6016, 32), (6080, 95), (6007, 6007)],
+)
+def test_the_least_multiple_gives_the_rows_of_a_padded_vocabulary(rows, multiple):
+    """With 6,080 a vocabulary of 6,100 tokens would have twice the rows, with 95 it has 6,175."""
+    assert row_multiple(rows, 6000) == multiple
+    if rows >= 6000:
+        config = make_config(pad_vocab_to_multiple_of=multiple)
+        assert config.padded_vocab_size(6000) == rows
 
 
 def test_all_differences_are_told_at_once(tokenizer, tmp_path):
