@@ -193,6 +193,13 @@ class Tokenizer:
                 ids.setdefault(name, []).append(number)
         return {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
 
+    def differing_parts(self, other: "Tokenizer") -> list[str]:
+        """The parts that decide the ids of a text, and are not those of another tokenizer."""
+        ours, theirs = (json.loads(each._backend.to_str()) for each in (self, other))
+        return [
+            part for part in ("normalizer", "pre_tokenizer", "model") if ours[part] != theirs[part]
+        ]
+
     @property
     def model_type(self) -> str:
         """The kind of the vocabulary: BPE, WordPiece, Unigram or WordLevel."""

@@ -25,6 +25,7 @@ from bertds.huggingface.stored_tensors import (
     open_tensors,
     stored_tensors,
 )
+from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.huggingface.weights import from_hf_state_dict, to_hf_state_dict
 from bertds.model.mlm import MaskedLanguageModel
 
@@ -92,6 +93,11 @@ class Pretrained:
                 f"{len(self.new_tokens):,} tokens are new: each starts at the mean of the tokens that "
                 "it replaces"
             )
+        if parts := self._differing_parts():
+            notes.append(
+                f"its tokenizer has another {' and '.join(parts)} than that of the shards, and an "
+                "export has its: a text may get other ids than in training"
+            )
         if self.unplaced:
             names = ", ".join(self.unplaced)
             notes.append(f"not used in training, and copied into an export: {names}")
@@ -103,6 +109,15 @@ class Pretrained:
                 f"model.type_vocab_size to {rows} to keep them"
             )
         return notes
+
+    def _differing_parts(self) -> list[str]:
+        """What gives a text other ids in the model's own tokenizer, which is exported."""
+        if self.new_tokens:
+            return []  # that of the shards is exported
+        theirs = Tokenizer.load(self.directory)
+        cleaning = standalone_tokenizer(self.tokenizer, add_special_tokens=False)  # as in an export
+        both = (each.differing_parts(theirs) for each in (self.tokenizer, cleaning))
+        return min(both, key=len)
 
 
 def open_pretrained(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> Pretrained:

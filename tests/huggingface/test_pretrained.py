@@ -14,6 +14,7 @@ from bertds.errors import ConfigError
 from bertds.huggingface.architectures import ARCHITECTURES, architecture_of
 from bertds.huggingface.config import _KEYS, config_json, difference
 from bertds.huggingface.pretrained import open_pretrained
+from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.huggingface.weights import to_hf_state_dict
 from bertds.model.mlm import MaskedLanguageModel
 from tests.helpers.tensors import SMALL
@@ -234,8 +235,26 @@ def test_another_vocabulary_is_rejected(tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(message)):
         open_pretrained(directory, make_config(), tokenizer)
     write(make_model(tokenizer), tokenizer, tmp_path, vocab_size=7)
-    with pytest.raises(ConfigError, match="vocab_size 7, the case needs"):
+    with pytest.raises(ConfigError, match="vocab_size 7, the case needs .*resize_token_embeddings"):
         open_pretrained(directory, make_config(), tokenizer)
+
+
+def test_a_tokenizer_that_splits_text_otherwise_is_told(tokenizer, tmp_path):
+    """The tokens are the same, but the exported tokenizer would not be that of the shards."""
+    directory = write(make_model(tokenizer), tokenizer, tmp_path)
+
+    def notes():
+        return [
+            n for n in open_pretrained(directory, make_config(), tokenizer).notes() if "ids" in n
+        ]
+
+    assert notes() == []
+    exported = standalone_tokenizer(tokenizer, add_special_tokens=True)  # of a run
+    (directory / "tokenizer.json").write_bytes(exported.content)
+    assert notes() == []
+    content = json.loads(tokenizer.content) | {"normalizer": {"type": "Lowercase"}}
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    assert "has another normalizer than that of the shards" in notes()[0]
 
 
 def damage(directory: Path, kind: str) -> None:
