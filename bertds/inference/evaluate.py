@@ -128,7 +128,7 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
 def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) -> Evaluation:
     """Read a Hugging Face directory, and a shard set to validate it on.
 
-    The masks are those of a case with the default masking, the precision is fp32.
+    The masks are those of a case that `init` writes to continue the model, the precision is fp32.
 
     Args:
         directory: A Hugging Face directory of a class that `run.init_from` accepts.
@@ -151,6 +151,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
             f"{directory} is an encoder without a head for masked tokens, so there is nothing to "
             "evaluate: train one with python -m bertds init --from"
         )
+    masking = MaskingConfig(ratio=config.traits.masking_ratio)
     weights = pretrained.weights()
     model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
     model.load_state_dict(weights, strict=False)  # a tied decoder has no weights of its own
@@ -159,7 +160,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
         keep_freed_memory()
     return Evaluation(
         model=model.eval().to(device),
-        sets={valid: masked_valid(MaskingConfig(), subset, vocabulary)},
+        sets={valid: masked_valid(masking, subset, vocabulary)},
         spec=RankBatchSpec(
             rank=0,
             world_size=1,
