@@ -37,7 +37,6 @@ def evaluate(
         valid: A shard set to validate on instead of the run's own sets, such as corpus/valid.
         sequences: Also write the sums of each validation sequence to this file (.npz).
     """
-    from bertds.data.tokenizer import Tokenizer
     from bertds.inference.evaluate import open_evaluation, open_model_evaluation
     from bertds.inference.sequence_sums import sequence_sums, write_sequence_sums
     from bertds.runs.trained_run import TrainedRun
@@ -54,14 +53,12 @@ def evaluate(
     facts: dict[str, object] = {}
     if is_model:
         evaluation = open_model_evaluation(run_dir, data, valid)
-        tokenizer = Tokenizer.load(run_dir / "tokenizer.json")
     else:
         trained = TrainedRun.open(run_dir, checkpoint, average, ema=ema)
-        evaluation, tokenizer = open_evaluation(trained, data, valid), trained.tokenizer
-        facts = trained.facts()
+        evaluation, facts = open_evaluation(trained, data, valid), trained.facts()
     metrics = evaluation.metrics()
     if sequences is not None:
-        write_sequence_sums(sequences, sequence_sums(evaluation, tokenizer))
+        write_sequence_sums(sequences, sequence_sums(evaluation, evaluation.tokenizer))
     width = max(map(len, metrics))
     for name, fact in facts.items():
         print(f"{name:<{width}}  {fact}")

@@ -60,6 +60,8 @@ class Evaluation:
 
     model: MaskedLanguageModel
     sets: Mapping[str, MaskedDataset]
+    tokenizer: Tokenizer
+    """That of the sets."""
     spec: RankBatchSpec
     """The part of a set that training's rank 0 computed, and its layout."""
     mask_id: int
@@ -119,6 +121,7 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
             name: masked_valid(trained.case.bertds.masking, subset, vocabulary)
             for name, subset in subsets.items()
         },
+        tokenizer=trained.tokenizer,
         spec=_batch_spec(trained, subsets, vocabulary),
         mask_id=vocabulary.mask_id,
         device=device,
@@ -161,6 +164,7 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
     return Evaluation(
         model=model.eval().to(device),
         sets={valid: masked_valid(masking, subset, vocabulary)},
+        tokenizer=tokenizer,
         spec=RankBatchSpec(
             rank=0,
             world_size=1,

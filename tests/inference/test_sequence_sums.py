@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bertds import cli
 from bertds.data.validation import valid_micro_batches
 from bertds.inference.evaluate import open_evaluation
 from bertds.inference.sequence_sums import (
@@ -15,7 +16,10 @@ from bertds.inference.sequence_sums import (
     write_sequence_sums,
 )
 from bertds.runs.trained_run import TrainedRun
+from data_prep.__main__ import COMMANDS
+from data_prep.extended_vocabulary import extended
 from tests.helpers.trained_runs import bertds_command
+from tests.huggingface.test_pretrained import make_model, write
 
 
 @pytest.mark.dist
@@ -57,6 +61,26 @@ def test_a_sequence_has_the_same_sums_in_every_batch(run_dirs, data_root):
     ]
     assert single.characters.tolist() == [len(text) for text in texts]
     assert len(set(single.text.tolist())) == len(set(texts))
+
+
+def test_a_model_has_the_texts_of_shards_with_more_tokens(tokenizer, lines, tmp_path, capsys):
+    """Before it is continued with them, so that both can be compared sequence by sequence."""
+    hub = write(make_model(tokenizer, preset="bert"), tokenizer, tmp_path / "hub")
+    words = [word for line in lines["en"] for word in tokenizer.words(line)]
+    longer = extended(tokenizer, dict.fromkeys(words, 3), 20)
+    texts = [line for line in lines["en"] if len(longer.encode_batch([line])[0]) < 60][:8]
+    (tmp_path / "text.txt").write_text("\n".join(texts))
+    (tmp_path / "longer.json").write_bytes(longer.content)
+    shard = ["shard", "--input", tmp_path / "text.txt", "--tokenizer", tmp_path / "longer.json"]
+    flags = ["--out", tmp_path / "data/new", "--seq_len", 64, "--workers", 1]
+    flags += ["--valid_fraction", 0.5, "--special_tokens", "false"]
+    assert cli.run("data_prep", COMMANDS, [str(each) for each in (*shard, *flags)]) == 0
+    path = tmp_path / "sums.npz"
+    flags = ["--data", tmp_path / "data", "--valid", "new/valid", "--sequences", path]
+    assert bertds_command(capsys, "evaluate", hub, *flags)[0] == 0
+    sums = read_sequence_sums(path)["new/valid"]
+    assert len(sums.characters)
+    assert {*sums.characters.tolist()} <= {len(text) for text in texts}
 
 
 def test_a_file_that_holds_something_else_is_named(tmp_path):
