@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from bertds import cli
+from bertds.downstream.commands import finetune, probe
 from bertds.errors import ConfigError
 
 
@@ -335,9 +336,11 @@ COMMANDS: dict[str, cli.Command] = {
     "evaluate": evaluate,
     "export": export,
     "fill": fill,
+    "finetune": finetune,
     "import-config": import_config,
     "init": init,
     "plan": plan,
+    "probe": probe,
     "report": report,
 }
 

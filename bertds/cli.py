@@ -263,8 +263,7 @@ def _convert(flag: str, hint: Any, text: str) -> Any:
     Raises:
         ValueError: The value is not of this type.
     """
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    hint = _without_none(hint)
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
         if text not in choices:
@@ -282,6 +281,13 @@ def _convert(flag: str, hint: Any, text: str) -> Any:
         return converter(text)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{_shown(flag)} is {text!r}, expected {expected}") from error
+
+
+def _without_none(hint: Any) -> Any:
+    """The annotated type, without the None of a flag that may be left out."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return hint
 
 
 def _path(text: str) -> Path:
@@ -311,9 +317,10 @@ def _help(name: str, component: dict[str, Command] | Command, path: list[str]) -
     text = re.sub(r"Optional\[(.*?)(?: \| None)?\]", r"\1, or not given", text)
     for function in [component] if callable(component) else component.values():
         for flag, hint in typing.get_type_hints(function).items():
-            if typing.get_origin(hint) is typing.Literal:  # fire shows `Literal` only
+            hint = _without_none(hint)
+            if typing.get_origin(hint) is typing.Literal:  # fire shows `Literal` or `Optional` only
                 choices = ", ".join(typing.get_args(hint))
-                pattern = rf"(--{flag}={flag.upper()}\n\s*Type: )Literal"
+                pattern = rf"(--{flag}={flag.upper()}\n\s*Type: )(?:Literal|Optional)"
                 text = re.sub(pattern, rf"\g<1>one of {choices}", text)
             if flag.endswith("_"):
                 text = re.sub(rf"\b{flag}\b", flag.rstrip("_"), text)

@@ -350,6 +350,8 @@ def docstring_parts(function: Command) -> tuple[str, dict[str, str], str]:
 def flag_type(hint: Any) -> str:
     """The type of a flag's value as a user would call it."""
     options = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+    if len(options) == 1 and typing.get_origin(options[0]) is typing.Literal:  # or None
+        return flag_type(options[0])
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(f"`{option}`" for option in options)
     names = {str: "text", int: "integer", float: "number", bool: "switch", Path: "path"}

@@ -280,7 +280,7 @@ def row_multiple(rows: Any, num_ids: int) -> int:
     if not isinstance(rows, int) or rows <= num_ids:
         return 1
     powers = [1 << exponent for exponent in range(rows.bit_length())]
-    numbers = (*powers, *range(rows - num_ids + 1, rows + 1))
+    numbers: list[int] = [*powers, *range(rows - num_ids + 1, rows + 1)]
     return next(each for each in numbers if -(-num_ids // each) * each == rows)
 
 

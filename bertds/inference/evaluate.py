@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from bertds.config.batch import valid_micro_batch_size
-from bertds.config.schema import MaskingConfig, ModelConfig
+from bertds.config.schema import MaskingConfig
 from bertds.data.data_root import DataRoot
 from bertds.data.dataset import DatasetSubset, check_longest
 from bertds.data.masked_dataset import MaskedDataset
@@ -33,8 +33,7 @@ from bertds.data.validation import (
 from bertds.data.vocabulary import Vocabulary
 from bertds.distributed.malloc import keep_freed_memory
 from bertds.errors import ConfigError
-from bertds.huggingface.model_block import model_block
-from bertds.huggingface.pretrained import open_pretrained
+from bertds.inference.hf_model import read_hf_model
 from bertds.metrics.accumulators import (
     NUM_VALIDATION_SUMS,
     AsyncSums,
@@ -128,15 +127,16 @@ def open_evaluation(trained: TrainedRun, data_root: str | Path, valid: str = "")
     )
 
 
-def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) -> Evaluation:
-    """Read a Hugging Face directory, and a shard set to validate it on.
-
-    The masks are those of a case that `init` writes to continue the model, the precision is fp32.
+def open_model_evaluation(
+    directory: Path, data_root: str | Path, valid: str, masking: MaskingConfig | None = None
+) -> Evaluation:
+    """Read a Hugging Face directory, and a shard set to validate it on in fp32.
 
     Args:
         directory: A Hugging Face directory of a class that `run.init_from` accepts.
         data_root: Directory or URL that the names of shard sets are relative to.
         valid: The shard set.
+        masking: How it is masked. Default: as in a case that `init` writes to continue the model.
 
     Raises:
         ValueError: The model is of no supported class, or the set is missing, damaged, or has another
@@ -145,24 +145,15 @@ def open_model_evaluation(directory: Path, data_root: str | Path, valid: str) ->
     """
     subset = DatasetSubset.open(DataRoot.of(data_root), valid, 1.0)
     vocabulary = Vocabulary.of([subset])
-    config = ModelConfig.model_validate(model_block(directory))
-    check_longest(subset.shards, config.max_position_embeddings, directory)
     tokenizer = Tokenizer.load(vocabulary.directory / TOKENIZER_NAME)
-    pretrained = open_pretrained(directory, config, tokenizer)
-    if not pretrained.has_head:
-        raise ConfigError(
-            f"{directory} is an encoder without a head for masked tokens, so there is nothing to "
-            "evaluate: train one with python -m bertds init --from"
-        )
-    masking = MaskingConfig(ratio=config.traits.masking_ratio)
-    weights = pretrained.weights()
-    model = MaskedLanguageModel(config, vocabulary.size, vocabulary.pad_id)
-    model.load_state_dict(weights, strict=False)  # a tied decoder has no weights of its own
+    model = read_hf_model(directory, tokenizer)
+    check_longest(subset.shards, model.config.max_position_embeddings, directory)
+    masking = masking or MaskingConfig(ratio=model.config.traits.masking_ratio)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
     return Evaluation(
-        model=model.eval().to(device),
+        model=model.to(device),
         sets={valid: masked_valid(masking, subset, vocabulary)},
         tokenizer=tokenizer,
         spec=RankBatchSpec(

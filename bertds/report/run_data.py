@@ -8,7 +8,7 @@ lines of `metrics.jsonl` are held in memory: about 100 MB for 100,000 lines.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from bertds.io.json_files import read_json
 from bertds.metrics.baselines import baselines_by_name
+from bertds.runs.downstream_scores import DownstreamScores, read_all_scores
 from bertds.tracking.jsonl import read_metrics
 
 __all__ = [
@@ -82,6 +83,8 @@ class ArmRun:
     """Number of its colour: its place in the order of starts, which TensorBoard's colours follow."""
     trunk_lines: Sequence[dict[str, float]] = ()
     """The lines of the run that it branches from, up to its first step; empty if they are gone."""
+    downstream: dict[str, DownstreamScores] = field(default_factory=dict)
+    """The results of fine-tuning by name; empty if it is a mean: its members have them."""
     members: tuple["ArmRun", ...] = ()
     """The arms of which this is the mean (`seed_groups.py`); empty for a single run."""
     vocabulary: str = ""
@@ -194,6 +197,7 @@ def load_arm(directory: Path) -> ArmRun:
         trunk_lines=_trunk_lines(source, case),
         status=read_json(source / "status.json"),
         lines=_accumulate_seconds(read_metrics(source / "metrics.jsonl")),
+        downstream=read_all_scores(source),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from bertds.config.flatten import flatten
 from bertds.report.context_tables import context_tables
 from bertds.report.curves import smoothing_window
+from bertds.report.downstream_tables import downstream_tables
 from bertds.report.formatting import (
     NO_VALUE,
     count,
@@ -162,7 +163,7 @@ def result_tables(arms: Sequence[ArmRun]) -> list[str]:
     blocks += context_tables(arms)
     if len(logged) > 1:
         blocks += _at_equal_steps(logged) + _at_equal_cost(logged)
-    return blocks
+    return blocks + downstream_tables(arms)
 
 
 def _end_row(arm: ArmRun) -> list[str]:
