@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= data
+comma := ,
 BIN := $(VENV)/bin
 # All GPUs, or two processes without a GPU.
 LAUNCH = $(BIN)/python -m deepspeed.launcher.runner --master_port $$($(BIN)/python -c \
 	'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') \
 	$(if $(shell command -v nvidia-smi),,--num_accelerators 2)
 
-.PHONY: install train sample-data docs test lint test-fast test-slow test-scale test-cluster test-gpu gpu-carry bench record-check soak fuzz audit clean
+.PHONY: install train sample-data docs test lint test-fast test-slow test-scale test-cluster test-gpu gpu-carry bench speedrun speedrun-all record-check soak fuzz audit clean
 
 install: $(VENV)/installed
 	@command -v g++ >/dev/null || echo "g++ is not installed, and the tests need it (Debian: apt-get install g++)"
@@ -80,6 +81,12 @@ test-gpu:
 # run `python3 -m benchmarks.gpu_once` there.
 gpu-carry: install
 	$(BIN)/python -m benchmarks.gpu_once.carry --corpus $(CORPUS) --out $(DATA)/gpu_carry
+
+# TEXT=train,valid and TASK=train,valid: see benchmarks/speedrun/README.md. Resumable.
+speedrun speedrun-all: install
+	$(BIN)/python -m benchmarks.speedrun $(if $(findstring all,$@),--all) \
+		--train $(word 1,$(subst $(comma), ,$(TEXT))) --valid $(word 2,$(subst $(comma), ,$(TEXT))) \
+		--task_train $(word 1,$(subst $(comma), ,$(TASK))) --task_valid $(word 2,$(subst $(comma), ,$(TASK)))
 
 # CORPUS: a directory with {ko,en}.train.txt.gz. Takes hours; each line can be run alone.
 CORPUS ?= $(BERTDS_CORPUS)

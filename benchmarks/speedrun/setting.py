@@ -42,12 +42,12 @@ class PeerRecipe:
 
 # The defaults of run_mlm: a batch of 8, 5e-5, no warm-up.
 PEER_DEFAULT = PeerRecipe(
-    line_by_line=False, grouped=False, batch=8, rate=5e-5, warmup=0.0, steps=24_000
+    line_by_line=False, grouped=False, batch=8, rate=5e-5, warmup=0.0, steps=20_000
 )
 # The best of what the Trainer offers on a CPU: no padding that grouping can avoid, and the rate that
 # won among TUNED_RATES.
 PEER_TUNED = PeerRecipe(
-    line_by_line=True, grouped=True, batch=64, rate=1e-3, warmup=0.06, steps=16_000
+    line_by_line=True, grouped=True, batch=64, rate=1e-3, warmup=0.06, steps=5_000
 )
 TUNED_RATES = (2e-4, 5e-4, 1e-3, 2e-3)
 """Tried by both programs, in runs of a quarter of the steps."""
