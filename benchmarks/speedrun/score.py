@@ -4,7 +4,6 @@ Both programs are scored by the same code: bertds reads the exported class, tran
 it.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,9 @@ from pathlib import Path
 
 from benchmarks.speedrun.data import SpeedrunData
 from benchmarks.speedrun.setting import FINETUNING, ROOT
+from bertds.config.schema import MaskingConfig
 from bertds.inference.evaluate import open_model_evaluation
+from bertds.runs.downstream_scores import read_scores, spread_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Task:
 
 def loss_of(model: Path, data: SpeedrunData) -> float:
     """Validation loss in nats: 15 % of the tokens, the same masks for every model."""
-    metrics = open_model_evaluation(model, data.shards, "speedrun/valid").metrics()
+    masking = MaskingConfig(ratio=0.15)
+    metrics = open_model_evaluation(model, data.shards, "speedrun/valid", masking).metrics()
     return metrics["loss/valid"]
 
 
@@ -44,6 +46,5 @@ def accuracy_of(model: Path, task: Task, out: Path) -> float:
     command += [f"--train={task.train}", f"--valid={task.valid}", "--kind=classification"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run([*command, *FINETUNING], check=True, cwd=ROOT, env=environment)
-    found = json.loads((out / "finetune" / "task.json").read_text())
-    accuracy: float = found["best"]["accuracy"]["mean"]
-    return accuracy
+    best = read_scores(out / "finetune" / "task.json").best()
+    return spread_of(best, "accuracy")[0]
