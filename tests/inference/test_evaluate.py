@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bertds.config.schema import MaskingConfig
 from bertds.inference.evaluate import evaluate, open_evaluation
-from bertds.inference.export import model_card
+from bertds.inference.model_card import model_card
 from bertds.io.json_files import read_json, write_json
 from bertds.runs.trained_run import TrainedRun
 from tests.helpers.launching import lines_of
@@ -81,7 +81,7 @@ def test_precision_and_world_size_are_those_of_the_checkpoint(run_dirs, data_roo
     write_json(run_dir / "case.json", content)
     trained = TrainedRun.open(run_dir, "3")
     assert evaluate(trained, data_root) == logged(run_dir, 3)
-    assert "sequences in fp32" in model_card(trained)
+    assert "sequences in fp32" in model_card(trained, tmp_path)
 
 
 @pytest.mark.dist
