@@ -11,16 +11,12 @@ from typing import Any
 
 from bertds.config.schema import ModelConfig
 from bertds.huggingface.architectures import (
-    BERT,
-    CAMEMBERT,
     DISTILBERT,
     MODERNBERT,
-    ROBERTA,
-    ROBERTA_PRENORM,
-    XLM_ROBERTA,
     Architecture,
     architecture_of,
 )
+from bertds.huggingface.config_keys import DEFAULTS, DISTILBERT_KEYS, KEYS, REQUIRED
 from bertds.io.json_files import read_json_object
 
 _MAX_BYTES = 64 << 20  # of a JSON file
@@ -31,118 +27,6 @@ _REASONS = {
     "tokenizer.json, or give the model more rows with transformers' resize_token_embeddings",
 }
 """Of values that no key of `bertds.model` determines."""
-
-
-# The compared keys of config.json, and the key of `bertds.model` that determines each.
-_BERT_KEYS = {
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "hidden_act": "hidden_act",
-    "layer_norm_eps": "layer_norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-_DISTILBERT_KEYS = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "hidden_dim": "intermediate_size",
-    "activation": "hidden_act",
-    "max_position_embeddings": "max_position_embeddings",
-    "tie_word_embeddings": "tie_word_embeddings",
-}
-_MODERNBERT_KEYS = {
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "hidden_activation": "hidden_act",
-    "norm_eps": "layer_norm_eps",
-    "max_position_embeddings": "max_position_embeddings",
-    "tie_word_embeddings": "tie_word_embeddings",
-    "attention_bias": "bias",
-    "mlp_bias": "bias",
-    "norm_bias": "bias",
-    "classifier_bias": "bias",
-    "layer_types": "global_attn_every_n_layers",
-    "local_attention": "local_attention",
-    "global_rope_theta": "rope_theta",
-    "local_rope_theta": "local_rope_theta",
-    "rope_type": "positions",
-    "classifier_activation": "preset",
-}
-_ROBERTA_KEYS = _BERT_KEYS | {"pad_token_id": "preset"}
-_KEYS = {
-    BERT.name: _BERT_KEYS,
-    ROBERTA_PRENORM.name: _ROBERTA_KEYS,
-    ROBERTA.name: _ROBERTA_KEYS,
-    XLM_ROBERTA.name: _ROBERTA_KEYS,
-    CAMEMBERT.name: _ROBERTA_KEYS,
-    DISTILBERT.name: _DISTILBERT_KEYS,
-    MODERNBERT.name: _MODERNBERT_KEYS,
-}
-
-
-# The values that each class gives to keys that a config.json omits.
-_BERT_DEFAULTS = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "tie_word_embeddings": True,
-}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    BERT.name: _BERT_DEFAULTS,
-    ROBERTA_PRENORM.name: _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
-    ROBERTA.name: _BERT_DEFAULTS | {"vocab_size": 50265, "pad_token_id": 1},
-    XLM_ROBERTA.name: _BERT_DEFAULTS | {"pad_token_id": 1},
-    CAMEMBERT.name: _BERT_DEFAULTS | {"pad_token_id": 1},
-    DISTILBERT.name: {
-        "vocab_size": 30522,
-        "dim": 768,
-        "n_layers": 6,
-        "n_heads": 12,
-        "hidden_dim": 3072,
-        "activation": "gelu",
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-    },
-    MODERNBERT.name: {
-        "vocab_size": 50368,
-        "hidden_size": 768,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 12,
-        "intermediate_size": 1152,
-        "hidden_activation": "gelu",
-        "norm_eps": 1e-5,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "norm_bias": False,
-        "classifier_bias": False,
-        "global_attn_every_n_layers": 3,
-        "local_attention": 128,
-        "global_rope_theta": 160_000.0,
-        "local_rope_theta": 10_000.0,
-        "classifier_activation": "gelu",
-    },
-}
-
-# Keys with which a class computes another function than ours, unless they have these values.
-_REQUIRED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -199,7 +83,7 @@ def config_json(
 
 def _distilbert(content: Mapping[str, Any]) -> dict[str, Any]:
     """BERT's keys under DistilBERT's names, without those that the class does not have."""
-    names = {ours: theirs for theirs, ours in _DISTILBERT_KEYS.items()}
+    names = {ours: theirs for theirs, ours in DISTILBERT_KEYS.items()}
     names |= {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
     missing = ("layer_norm_eps", "type_vocab_size")
     return {names.get(key, key): value for key, value in content.items() if key not in missing}
@@ -257,7 +141,7 @@ def model_values(
 def _model_values(
     full: Mapping[str, Any], architecture: Architecture, pad_id: int
 ) -> dict[str, Any]:
-    keys = _KEYS[architecture.name].items()
+    keys = KEYS[architecture.name].items()
     values = {ours: full[key] for key, ours in keys if ours not in ("preset", "positions")}
     values["max_position_embeddings"] -= architecture.first_position(pad_id)
     dropouts = {MODERNBERT.name: "mlp_dropout", DISTILBERT.name: "dropout"}
@@ -308,19 +192,19 @@ def difference(
     """
     given, ours = theirs, _normalized(ours, architecture)
     theirs = _with_defaults(theirs, architecture)
-    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | _KEYS[architecture.name]
+    keys = {"model_type": "preset", "vocab_size": "vocab_size"} | KEYS[architecture.name]
     if _SLIDING not in ours.get("layer_types", []):
         keys = {key: our_key for key, our_key in keys.items() if not key.startswith("local_")}
     if theirs.get("model_type") != ours["model_type"]:
         keys = {"model_type": "preset"}
     texts = [
         f"{key} {theirs[key]!r}, no case has another than {value!r}"
-        for key, value in _REQUIRED.items()
+        for key, value in REQUIRED.items()
         if theirs.get(key, value) != value
     ]
     for key, our_key in keys.items():
         if key not in ignored and theirs.get(key) != ours[key]:
-            by_default = " by default" if key in _DEFAULTS[architecture.name].keys() - given else ""
+            by_default = " by default" if key in DEFAULTS[architecture.name].keys() - given else ""
             reason = _REASONS.get(key, f"model.{our_key}")
             texts.append(
                 f"{key} {theirs.get(key)!r}{by_default}, the case needs {ours[key]!r} ({reason})"
@@ -350,7 +234,7 @@ def _type_errors(architecture: Architecture) -> Iterator[None]:
 
 def _normalized(config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
     """A config with its defaults, and with ModernBERT's keys as transformers 4 has them."""
-    full: dict[str, Any] = {**_DEFAULTS[architecture.name], **config}
+    full: dict[str, Any] = {**DEFAULTS[architecture.name], **config}
     if full.get("model_type") != MODERNBERT.model_type or architecture is not MODERNBERT:
         return full
     if "layer_types" not in full:

@@ -12,7 +12,8 @@ from bertds.config.presets import PRESETS
 from bertds.config.schema import ModelConfig
 from bertds.errors import ConfigError
 from bertds.huggingface.architectures import ARCHITECTURES, architecture_of
-from bertds.huggingface.config import _KEYS, config_json, difference
+from bertds.huggingface.config import config_json, difference
+from bertds.huggingface.config_keys import KEYS
 from bertds.huggingface.pretrained import open_pretrained
 from bertds.huggingface.tokenizer import standalone_tokenizer
 from bertds.huggingface.weights import to_hf_state_dict
@@ -185,7 +186,7 @@ def test_omitted_keys_have_the_defaults_of_the_class(architecture):
     least = {"model_type": architecture.model_type}
     assert difference(least, full, architecture) == ""
     assert difference(full, full | least, architecture) == ""
-    for key in full.keys() & (_KEYS[architecture.name].keys() | {"vocab_size"}):
+    for key in full.keys() & (KEYS[architecture.name].keys() | {"vocab_size"}):
         kept = {name: value for name, value in full.items() if name != key}
         assert difference(kept, full, architecture) == ""
         if key != "layer_types":
