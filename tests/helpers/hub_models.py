@@ -14,11 +14,14 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
 UNREAD = {"attention_probs_dropout_prob": 0.37, "classifier_dropout": 0.21,
           "id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}  # fmt: skip
 BERT = {"max_position_embeddings": 96, "type_vocab_size": 2, **UNREAD}
+ROBERTA = {**BERT, "max_position_embeddings": 97, "layer_norm_eps": 1e-5}
+ROBERTAS = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertForPreTraining", "bert", BERT),
     "bare_bert": ("BertModel", "bert", BERT),
     "prenorm": ("RobertaPreLayerNormForMaskedLM", "bert-prenorm",
                 {**BERT, "type_vocab_size": 3, "max_position_embeddings": 97}),
+    **{kind: (f"{name}ForMaskedLM", kind, ROBERTA) for kind, name in ROBERTAS.items()},
     "distilbert": ("DistilBertForMaskedLM", "distilbert",
                    {"max_position_embeddings": 96, "seq_classif_dropout": 0.3, "dim": 32,
                     "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "qa_dropout": 0.4}),
