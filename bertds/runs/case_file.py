@@ -1,11 +1,12 @@
-"""Reads a case file whose model may follow `run.init_from`.
+"""Reads a case file whose model may follow `run.init_from` or `run.branch_from`.
 
     file --arm, --set--> content --model of init_from, if the file leaves it open--> checked --> Case
 
 A model is open if one of its required keys, the four sizes, is missing. Keys that the file gives
-override those of the directory. Needs no torch.
+override those of the directory. A branch has the model of its trunk. Needs no torch.
 """
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bertds.config.case import Settings, select_arms
 from bertds.config.checks import check_content
 from bertds.config.messages import Problem, problems_error
 from bertds.config.overrides import Json
-from bertds.config.schema import ModelConfig
+from bertds.config.schema import ModelConfig, branch_point
 from bertds.errors import ConfigError
 from bertds.huggingface.model_block import model_block
 from bertds.io.json_files import read_json
@@ -68,7 +69,7 @@ def read_case(
 def check_case(
     path: Path, arm: str, settings: Settings = "", out: Path | None = None
 ) -> tuple[Json, list[Problem]]:
-    """Read an arm of a case file, with the model of `run.init_from` if the file leaves it open.
+    """Read an arm of a case file, with the model that it continues if the file leaves it open.
 
     Args:
         path: The case file.
@@ -83,37 +84,43 @@ def check_case(
         ConfigError: The file cannot be read, has no such arm, or no path of a setting.
     """
     content = config.read_content(path, arm, settings)
-    source = _source(content)
-    if source is None:
+    origin = _origin(content)
+    if origin is None:
         return content, check_content(content).problems
+    key, source = origin
     given = content["bertds"].get("model", {})
+    model_of = _model_of if key == "init_from" else _model_of_trunk
     try:
-        model = _model_of(source, out and out / path.stem / arm)
+        model = model_of(source, out and out / path.stem / arm)
     except ConfigError as error:
         missing = {"bertds.model", *(f"bertds.model.{name}" for name in _SIZES - given.keys())}
         others = [each for each in check_content(content).problems if each.key not in missing]
-        return content, [Problem("bertds.run.init_from", str(error)), *others]
+        return content, [Problem(f"bertds.run.{key}", str(error)), *others]
     content["bertds"]["model"] = {**model, **given}
     return content, check_content(content).problems
 
 
-def _source(content: Json) -> Path | None:
-    """The directory that the model follows; None if the file gives the model."""
+def _origin(content: Json) -> tuple[str, Path] | None:
+    """The key and the directory that the model follows; None if the file gives the model."""
     block = content.get("bertds")
     run, model = (block.get("run"), block.get("model", {})) if isinstance(block, dict) else ({}, {})
     if not isinstance(run, dict) or not isinstance(model, dict) or model.keys() >= _SIZES:
         return None
-    source = run.get("init_from")
-    return Path(source).expanduser() if isinstance(source, str) and source else None
+    source, trunk = run.get("init_from"), run.get("branch_from")
+    if isinstance(source, str) and source:
+        return "init_from", Path(source).expanduser()
+    if isinstance(trunk, str):
+        with contextlib.suppress(ValueError):  # told with the other mistakes
+            return "branch_from", Path(branch_point(trunk)[0]).expanduser()
+    return None
 
 
 def _model_of(source: Path, run_dir: Path | None) -> Json:
     """The `model` block of a Hugging Face directory, or of the run that started from it."""
     files = [source / name for name in _SOURCE_FILES]
-    saved = read_json(run_dir / "case.json").get("config") if run_dir else None
+    saved = _saved_model(run_dir)
     if saved and not all(file.is_file() for file in files):
-        model: Json = saved["bertds"]["model"]
-        return model
+        return saved
     if source.is_dir():
         times = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
         return _read_model(source, times)
@@ -121,6 +128,26 @@ def _model_of(source: Path, run_dir: Path | None) -> Json:
         f"run.init_from is {str(source)!r}, expected a directory in Hugging Face's format: download "
         "the model first"
     )
+
+
+def _model_of_trunk(trunk: Path, run_dir: Path | None) -> Json:
+    """The `model` block of the run that a run branches from, or of the branch if that is gone."""
+    model = _saved_model(trunk) or _saved_model(run_dir)
+    if model is None:
+        raise ConfigError(
+            f"run.branch_from: {trunk} is not a run directory, so that its model is not known: train "
+            "that run first, or give bertds.model"
+        )
+    return model
+
+
+def _saved_model(run_dir: Path | None) -> Json | None:
+    """The model in a run's `case.json`, if there is one."""
+    content = read_json(run_dir / "case.json") if run_dir else {}
+    if run_dir and "same_as" in content:
+        content = read_json(run_dir.absolute().parent.parent / content["same_as"] / "case.json")
+    model: Json | None = content.get("config", {}).get("bertds", {}).get("model")
+    return model
 
 
 @functools.lru_cache(maxsize=64)

@@ -128,6 +128,33 @@ def test_a_run_that_exists_keeps_its_model_without_the_directory(case_file, sour
     assert read_case(path, "main", out=tmp_path / "out").resolved == before
 
 
+def test_an_open_model_of_a_branch_is_that_of_its_trunk(case_file, source, tmp_path):
+    """With or without the model that the trunk continued, and later without the trunk."""
+    path, trunk = case_file(), tmp_path / "out" / "case" / "trunk"
+    before = read_case(path, "main").resolved
+    path = case_file({"hidden_dropout_prob": 0.2}, init_from=None, branch_from=f"{trunk}@8")
+    with pytest.raises(
+        ConfigError, match=r"trunk is not a run directory, so that its model is not"
+    ):
+        read_case(path, "main")
+    trunk.mkdir(parents=True)
+    (trunk / "case.json").write_text(json.dumps({"config": before}))
+    link = tmp_path / "out" / "other" / "linked"
+    link.mkdir(parents=True)
+    (link / "case.json").write_text(json.dumps({"same_as": "case/trunk"}))
+    shutil.rmtree(source)
+    branch = read_case(path, "main")
+    model = before["bertds"]["model"] | {"hidden_dropout_prob": 0.2}
+    assert branch.resolved["bertds"]["model"] == model
+    linked = read_case(path, "main", f"run.branch_from={link}@8")
+    assert linked.resolved["bertds"]["model"] == model
+    shutil.move(trunk, trunk.with_name("main"))
+    (trunk.with_name("main") / "case.json").write_text(json.dumps({"config": branch.resolved}))
+    assert read_case(path, "main", out=tmp_path / "out").resolved == branch.resolved
+    with pytest.raises(ConfigError, match=r'"somewhere" is not RUN@STEP'):
+        read_case(path, "main", "run.branch_from=somewhere")
+
+
 def test_check_and_plan_accept_it(case_file, data_root, capsys):
     path = str(case_file())
     assert cli.run("bertds", COMMANDS, ["check", path]) == 0
