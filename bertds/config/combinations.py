@@ -1,9 +1,16 @@
 """Values of a case file that are valid by themselves, but not together."""
 
+import json
 from collections.abc import Iterator
 
 from bertds.config.deepspeed_schema import CaseFile
-from bertds.config.optimizer_schema import AdamParams, CosineAnnealingWarmRestarts, OptimizerParams
+from bertds.config.optimizer_schema import (
+    ONE_RATE,
+    AdamParams,
+    CosineAnnealingWarmRestarts,
+    MuonParams,
+    OptimizerParams,
+)
 from bertds.config.schema import Block
 
 
@@ -33,6 +40,8 @@ def invalid_combinations(
     yield from _precision(file)
     yield from _reduced_states(file)
     yield from _optimizer_and_stage(file)
+    if isinstance(optimizer, MuonParams):
+        yield from _muon(file, optimizer)
     yield from _compiled(file)
     yield from _flash_attention_3(file)
     if file.bertds.model.pad_vocab_to_multiple_of > 1:
@@ -136,6 +145,36 @@ def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
         yield (
             f"optimizer.type is Lamb at zero_optimization.stage {stage}, which splits the layers "
             "whose norms Lamb compares: set the stage to 0, or use AdamW"
+        )
+
+
+def _muon(file: CaseFile, optimizer: MuonParams) -> Iterator[str]:
+    """Muon's states are fp32 and on the device; some schedulers give all groups one rate."""
+    zero = file.zero_optimization
+    blocks = {"offload_optimizer": zero.offload_optimizer, "offload_param": zero.offload_param}
+    rejected = [
+        f"zero_optimization.{key}.device is {json.dumps(block.device)}"
+        for key, block in blocks.items()
+        if block is not None and block.device != "none"
+    ]
+    if file.bf16.bf16_master_weights_and_grads:
+        rejected.append("bf16.bf16_master_weights_and_grads is true")
+    if file.fp16.fp16_master_weights_and_grads:
+        rejected.append("fp16.fp16_master_weights_and_grads is true")
+    for setting in rejected:
+        yield (
+            f"{setting}, but optimizer.type is Muon, which works without offloading and with fp32 "
+            "master weights only: leave it out, or use AdamW"
+        )
+    if (
+        file.scheduler is not None
+        and file.scheduler.type in ONE_RATE
+        and optimizer.rate_of_matrices != optimizer.lr
+    ):
+        yield (
+            f"optimizer.params.muon_lr is {optimizer.muon_lr} and scheduler.type is "
+            f"{file.scheduler.type}, which gives all parameters the rate of optimizer.params.lr: use "
+            "WarmupLinearLR, WarmupStableDecayLR or WarmupCosineLR, or leave muon_lr out"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from bertds.config.deepspeed_schema import DYNAMIC_SCALE
 from bertds.config.flatten import flatten
 from bertds.config.messages import shown
-from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS
+from bertds.config.optimizer_schema import ONE_RATE, OPTIMIZERS, SCHEDULERS
 from bertds.config.overrides import Json
 
 # A variable that a template's program replaces; hjson keeps the rest of the line.
@@ -137,6 +137,7 @@ def convert(conversion: Conversion) -> None:
     _values_of_the_program(conversion)
     fill_defaults(conversion)
     _precision_and_stage(conversion)
+    _muon(conversion)
     _bertds_block(conversion)
 
 
@@ -242,6 +243,23 @@ def _scheduler(config: Conversion) -> None:
     if config.get(f"{params}.cycle_momentum") and config.get("optimizer.params.betas"):
         highest = config.get(f"{params}.cycle_max_mom") or 0.9
         config.set("optimizer.params.betas", [highest, 0.99], "what OneCycle sets")
+
+
+def _muon(config: Conversion) -> None:
+    """What differs between DeepSpeed's Muon and that of bertds."""
+    if config.get("optimizer.type") != "Muon":
+        return
+    params = "optimizer.params"
+    if config.get(f"{params}.adam_lr") is not None:
+        if config.get(f"{params}.muon_lr") is None:
+            config.set(f"{params}.muon_lr", config.get(f"{params}.lr"), f"from {params}.lr")
+        config.set(f"{params}.lr", config.get(f"{params}.adam_lr"), f"from {params}.adam_lr")
+        config.drop(f"{params}.adam_lr", f"now {params}.lr")
+    if config.get("scheduler.type") in ONE_RATE:
+        config.drop(f"{params}.muon_lr", "the scheduler gives all parameters one rate")
+    config.set(f"{params}.adjust_lr_fn", "original", "the scale of DeepSpeed's Muon")
+    for block in ("offload_optimizer", "offload_param"):
+        config.drop(f"{_ZERO}.{block}", "Muon works without it")
 
 
 def _precision_and_stage(config: Conversion) -> None:

@@ -75,11 +75,45 @@ class LambParams(OptimizerParams):
     """Minimum of the trust ratio of a layer."""
 
 
+class MuonParams(OptimizerParams):
+    """`"type": "Muon"` (Jordan et al., 2024): for the matrices of the layers; AdamW for the rest.
+
+    AdamW trains embeddings, norms, biases and the head with lr, weight_decay, betas and eps. The query,
+    key and value matrices, and the two of a gated linear unit, are orthogonalized one by one. Not with
+    offloading, nor with master weights in 16 bits.
+    """
+
+    eps: Positive = 1e-8
+    """Added to AdamW's denominator."""
+    muon_lr: Positive | None = None
+    """Peak learning rate of the matrices. It follows the same schedule. Default: lr."""
+    muon_weight_decay: Rate | None = None
+    """Weight decay of the matrices, decoupled. Default: weight_decay."""
+    momentum: Beta = 0.95
+    """Decay rate of the matrices' momentum, which is Nesterov's."""
+    ns_steps: Count = 5
+    """Newton-Schulz iterations."""
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = "match_rms_adamw"
+    """Factor of muon_lr for an R x C matrix, as in torch.optim.Muon: 0.2 * sqrt(max(R, C)), with which
+    rates of AdamW fit (match_rms_adamw), or sqrt(max(1, R / C)) (original), for rates such as 0.02."""
+
+    @property
+    def rate_of_matrices(self) -> float:
+        """`muon_lr` with its default."""
+        return self.lr if self.muon_lr is None else self.muon_lr
+
+    @property
+    def decay_of_matrices(self) -> float:
+        """`muon_weight_decay` with its default."""
+        return self.weight_decay if self.muon_weight_decay is None else self.muon_weight_decay
+
+
 OPTIMIZERS: dict[str, type[OptimizerParams]] = {
     "Adam": AdamParams,
     "AdamW": AdamWParams,
     "Lion": LionParams,
     "Lamb": LambParams,
+    "Muon": MuonParams,
 }
 
 
@@ -267,6 +301,10 @@ SCHEDULERS: dict[str, type[Block]] = {
     "WarmupExponentialLR": WarmupExponentialLR,
     "CosineAnnealingWarmRestarts": CosineAnnealingWarmRestarts,
 }
+
+
+ONE_RATE = ("WarmupLR", "WarmupDecayLR", "OneCycle")
+"""Schedulers of DeepSpeed that set one rate for all parameter groups."""
 
 
 class Chosen(Block):

@@ -9,6 +9,8 @@ What is replaced in the optimizer of ZeRO 1 and 2 is in `gradient_checks.py`.
     limit_collective_timeouts      torch.distributed.distributed_c10d._world,     test_process_group
                                    _set_pg_timeout
     import_muon_uncompiled         deepspeed.runtime.compiler.compile             test_deepspeed_compat
+    accept_with_zero               deepspeed.runtime.zero.utils.ZERO_SUPPORTED_   test_muon
+                                   OPTIMIZERS
     is_torch_optimizer,            type and `overflow` of engine.optimizer        test_nonfinite_steps
     make_skippable
     restore_linear                 torch.nn.functional.linear, replaced by ZeRO 3 test_batch_invariance
@@ -48,7 +50,7 @@ def limit_collective_timeouts(timeout_s: float) -> None:
 
 
 def import_muon_uncompiled() -> None:
-    """Import DeepSpeed's Muon without compiling it, where another optimizer is used.
+    """Import DeepSpeed's Muon without compiling it, since it is never used.
 
     `deepspeed.initialize` imports it in any case. Compiling takes a second and 47 MB per process.
     """
@@ -62,10 +64,11 @@ def import_muon_uncompiled() -> None:
         compiler.compile = compile_
 
 
-def forget_uncompiled_muon() -> None:
-    """Let DeepSpeed import and compile Muon itself, after a run with another optimizer."""
-    for name in _MUON:
-        sys.modules.pop(name, None)
+def accept_with_zero(optimizer_class: type) -> None:
+    """Add an optimizer that we test with ZeRO to those that DeepSpeed starts without a warning."""
+    known: Any = importlib.import_module("deepspeed.runtime.zero.utils").ZERO_SUPPORTED_OPTIMIZERS
+    if optimizer_class not in known:
+        known.append(optimizer_class)
 
 
 def is_torch_optimizer(optimizer: Any) -> bool:

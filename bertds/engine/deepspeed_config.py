@@ -89,9 +89,10 @@ def _check_cpu(case: Case) -> None:
             "fp16.enabled is true, but DeepSpeed does not support fp16 on CPU: use bf16 or fp32"
         )
     kind = case.deepspeed["optimizer"]["type"]
-    if kind not in ("Adam", "AdamW"):
+    if kind not in ("Adam", "AdamW", "Muon"):
         raise DeviceError(
-            f"optimizer.type is '{kind}', which DeepSpeed supports on GPU only: use Adam or AdamW here"
+            f"optimizer.type is '{kind}', which DeepSpeed supports on GPU only: use Adam, AdamW or Muon "
+            "here"
         )
     zero = case.deepspeed.get("zero_optimization", {})
     on_gpu_only = {
@@ -158,6 +159,8 @@ def deepspeed_config(
     if params.get("torch_adam"):
         params["fused"] = True  # one pass over weights and moments instead of a dozen
     config["optimizer"] = {**config["optimizer"], "params": params}
+    if config["optimizer"]["type"] == "Muon":  # ours, which DeepSpeed does not know
+        del config["optimizer"]
     config["timers"] = {"throughput": {"enabled": False}}  # it would wait for the device each step
     config |= {name: _monitor(case, name) for name in MONITORS if name in config}
     scheduler = _scheduler_of(case)

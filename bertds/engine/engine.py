@@ -32,7 +32,6 @@ from bertds.data.rng import derive_key
 from bertds.distributed.failures import abandoned_compilations, translate_step_errors
 from bertds.distributed.world import World
 from bertds.engine.deepspeed_compat import (
-    forget_uncompiled_muon,
     import_muon_uncompiled,
     is_torch_optimizer,
     limit_collective_timeouts,
@@ -48,6 +47,7 @@ from bertds.engine.deepspeed_config import (
 )
 from bertds.engine.gradient_checks import fuse_gradient_checks
 from bertds.engine.monitors import open_monitors
+from bertds.engine.muon import muon_of, place_matrices
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
 from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import check_supported
@@ -117,24 +117,26 @@ class Engine:
         limit_bucket(config, sum(parameter.numel() for parameter in model.parameters()))
         # Not opened by DeepSpeed: it would log by samples, and a failure would end the run.
         blocks = {name: config.pop(name) for name in MONITORS if name in config}
-        if config["optimizer"]["type"] == "Muon":
-            forget_uncompiled_muon()
-        else:
-            import_muon_uncompiled()
+        import_muon_uncompiled()
         record_nvtx_ranges(False)
         if case.bertds.run.compile:
             compile_parts(model)
         lr_lambda = custom_lr_lambda(case, lengths)
         scheduler = None if lr_lambda is None else partial(torch_scheduler, factor=lr_lambda)
+        muon = muon_of(case)
+        matrices = model.hidden_matrices() if muon is not None else {}
         engine, *_ = deepspeed.initialize(
             model=model,
-            model_parameters=parameter_groups(model, no_decay(case)),
+            optimizer=muon,
+            model_parameters=parameter_groups(model, no_decay(case), matrices),
             config=config,
             dist_init_required=False,
             lr_scheduler=scheduler,
         )
         check_supported(engine)
         undo_initial_step(engine)
+        if muon is not None:
+            place_matrices(engine, matrices, world, device)
         fuse_gradient_checks(engine.optimizer)
         if is_torch_optimizer(engine.optimizer):
             make_skippable(engine.optimizer)

@@ -207,7 +207,8 @@ def undo_initial_step(ds_engine: Any) -> None:
 
 
 def _is_of_torch(inner: torch.optim.Optimizer) -> bool:
-    return type(inner).__module__.startswith("torch.")
+    """Whether it counts steps as torch does; our Muon is a torch.optim.Adam."""
+    return type(inner).__module__.startswith("torch.") or isinstance(inner, torch.optim.Adam)
 
 
 def _is_scalar(value: Any) -> bool:

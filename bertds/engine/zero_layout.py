@@ -53,13 +53,7 @@ def check_supported(ds_engine: Any) -> None:
         ValueError: The optimizer's state cannot be divided differently, or a parameter is not
             trained.
     """
-    optimizer, name = ds_engine.optimizer, type(inner_optimizer(ds_engine)).__name__
-    if name == "MuonWithAuxAdam" and hasattr(optimizer, "single_partition_of_fp32_groups"):
-        raise ValueError(
-            "optimizer.type Muon keeps its momentum at ZeRO stages 1 and 2 in a layout that cannot be "
-            "saved: set zero_optimization.stage to 0, or to 3 with reduce_scatter "
-            "false"
-        )
+    name = type(inner_optimizer(ds_engine)).__name__
     if name in _NOT_ELEMENTWISE:
         raise ValueError(
             f"optimizer.type {name} keeps states that are not elementwise, which a checkpoint cannot "

@@ -3,7 +3,7 @@
 Shape letters: see `embeddings.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,15 @@ class Encoder(nn.Module):
             else:
                 hidden_TD = layer(*inputs)
         return self.norm(hidden_TD)
+
+    def matrices(self) -> Iterator[tuple[Tensor, int]]:
+        """The weights of the linear layers, and how many matrices each stacks along its rows."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            yield layer.attention.qkv.weight, 3
+            yield layer.attention.output.weight, 1
+            yield layer.feed_forward.input.weight, 2 if layer.feed_forward.gated else 1
+            yield layer.feed_forward.output.weight, 1
 
     def rotaries(self, positions_T: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
         """Compute the rotations of global (False) and local (True) layers."""

@@ -66,6 +66,14 @@ class MaskedLanguageModel(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
+    def hidden_matrices(self) -> dict[str, int]:
+        """The names of the matrices of the encoder's layers, and how many each parameter stacks.
+
+        They map hidden states to hidden states. Embeddings, norms, biases and the head do not.
+        """
+        names: dict[Tensor, str] = {each: name for name, each in self.named_parameters()}
+        return {names[weight]: stacked for weight, stacked in self.encoder.matrices()}
+
     def hidden_states(self, pack: DeviceBatch) -> Tensor:
         """Compute the (M, D) hidden states at the masked positions."""
         config = self.config

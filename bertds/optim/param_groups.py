@@ -1,4 +1,6 @@
-"""Parameter groups: which parameters have weight decay."""
+"""Parameter groups: which parameters have weight decay, and which are matrices for Muon."""
+
+from collections.abc import Container
 
 from torch import nn
 
@@ -21,22 +23,29 @@ def no_decay(case: Case) -> tuple[str, ...]:
 
 
 def parameter_groups(
-    model: nn.Module, no_decay: tuple[str, ...]
+    model: nn.Module, no_decay: tuple[str, ...], matrices: Container[str] = ()
 ) -> list[dict[str, list[nn.Parameter] | float]]:
     """Split the parameters into groups with and without weight decay, in a fixed order.
 
     Args:
         model: The model; a shared parameter is listed once.
         no_decay: Kinds without decay: `bias`, `norm`, `embedding`.
+        matrices: Names of parameters in a last group of their own, which has `"matrices": True`.
     """
+    for_muon: list[nn.Parameter] = []
     with_decay: list[nn.Parameter] = []
     without_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if name in matrices:
+            for_muon.append(parameter)
+            continue
         is_exempt = kind_of(name) in no_decay or name.endswith(_NEVER)
         (without_decay if is_exempt else with_decay).append(parameter)
     groups: list[dict[str, list[nn.Parameter] | float]] = [{"params": with_decay}]
     if without_decay:
         groups.append({"params": without_decay, "weight_decay": 0.0})
+    if for_muon:
+        groups.append({"params": for_muon, "matrices": True})
     return groups
 
 

@@ -9,6 +9,10 @@ from bertds.config.case import Case, read_case
 from bertds.errors import ConfigError
 from tests.helpers.in_process_training import BASE
 
+MUON = (
+    'optimizer={"type":"Muon","params":{"lr":0.002,"weight_decay":0.1,"muon_lr":0.02,"eps":1e-8}}'
+)
+
 
 def case_with(tmp_path: Path, settings: str) -> Case:
     path = tmp_path / "case.json"
@@ -45,6 +49,27 @@ def case_with(tmp_path: Path, settings: str) -> Case:
             "heads of 4",
             'set it to "auto"',
         ),
+        (
+            f"{MUON},zero_optimization.offload_optimizer.device=cpu",
+            'offload_optimizer.device is "cpu", but optimizer.type is Muon',
+            "or use AdamW",
+        ),
+        (
+            (
+                f"{MUON},bf16.enabled=true,bf16.bf16_master_weights_and_grads=true,"
+                "bf16.bf16_optimizer_states=true"
+            ),
+            "bf16.bf16_master_weights_and_grads is true, but optimizer.type is Muon",
+            "or use AdamW",
+        ),
+        (
+            (
+                f"{MUON},scheduler.type=WarmupLR,"
+                'scheduler.params={"warmup_num_steps":4,"warmup_type":"linear"}'
+            ),
+            "optimizer.params.muon_lr is 0.02 and scheduler.type is WarmupLR",
+            "or leave muon_lr out",
+        ),
         ("run.attention=fa4", 'bertds.run.attention is "fa4", expected "auto" or "fa3"', ""),
     ],
 )
@@ -64,6 +89,11 @@ def test_a_rejected_combination(tmp_path: Path, settings: str, said: str, remedy
         "run.compile=false,zero_optimization.stage=3,run.deterministic=true",
         "run.attention=auto",
         "run.attention=fa3,bf16.enabled=true",
+        f"{MUON},zero_optimization.stage=3,bf16.enabled=true",
+        (
+            f"{MUON},optimizer.params.muon_lr=null,scheduler.type=WarmupLR,"
+            'scheduler.params={"warmup_num_steps":4,"warmup_type":"linear"}'
+        ),
     ],
 )
 def test_an_accepted_combination(tmp_path: Path, settings: str) -> None:

@@ -70,6 +70,17 @@ FILES: dict[str, Any] = {
     "lamb": LAMB,
     "template": TEMPLATE,
     "legacy_stage": {"zero_optimization": True, "optimizer": {"type": "Muon", "params": {}}},
+    "muon": {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        "optimizer": {
+            "type": "Muon",
+            "params": {"lr": 0.02, "adam_lr": 1e-3, "momentum": 0.9, "ns_method": "gram"},
+        },
+    },
+    "muon_and_one_rate": {
+        "optimizer": {"type": "Muon", "params": {"lr": 1e-3, "muon_lr": 0.02}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1e-3}},
+    },
     "nvme": {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
     "fixed_scale": {"fp16": {"enabled": True, "loss_scale": 128, "loss_scale_window": 500}},
     "fixed_scale_and_lamb": {

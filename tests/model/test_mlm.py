@@ -107,6 +107,25 @@ def test_the_decoder_is_tied_to_the_embedding_or_not():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_hidden_matrices_are_all_linear_layers_of_the_encoder(preset, tied):
+    """Whatever they are called; the parts of a stack are used by different functions."""
+    model = make_model(preset=preset, tie_word_embeddings=tied)
+    expected = {
+        f"encoder.layers.{name}.weight"
+        for name, module in model.encoder.layers.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    stacks = model.hidden_matrices()
+    assert stacks.keys() == expected
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    for name, stacked in stacks.items():
+        rows, columns = model.get_parameter(name).shape
+        assert (rows // stacked, columns) in {(width, width), (inner, width), (width, inner)}
+        assert rows % stacked == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_has_a_gradient(preset):
     model = make_model(preset=preset)
     gradients = loss_and_gradients(model, [as_rows(make_sequences([7, 30, 12, 9, 32]))])

@@ -484,11 +484,8 @@ def tell(engine: Engine, what: str) -> None:
 
 def refusals(_: Path) -> None:
     """Optimizers that a checkpoint cannot hold are rejected before the first step."""
-    # For the parameters that Muon leaves out, DeepSpeed would compile its own Adam for minutes.
-    sys.modules["deepspeed.ops.adam"].FusedAdam = lambda groups, **_: torch.optim.AdamW(groups)
     said = {}
     for name, stage, changes in (
-        ("Muon", 1, optimizer("Muon", momentum=0.9)),
         ("Adafactor", 0, optimizer("Adafactor")),
         ("AdamW", 2, {}),
     ):
@@ -502,7 +499,6 @@ if __name__ == "__main__":
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     # As the engine does on CPU, so that no shared memory is left and nothing is compiled.
-    torch._dynamo.config.disable = True  # Muon would compile for minutes on a busy machine
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     dist.init_process_group(
         "gloo",
