@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from bertds.config.deepspeed_schema import CaseFile
 from bertds.config.optimizer_schema import (
     ONE_RATE,
+    OUR_OWN,
     AdamParams,
     CosineAnnealingWarmRestarts,
     MuonParams,
@@ -40,8 +41,10 @@ def invalid_combinations(
     yield from _precision(file)
     yield from _reduced_states(file)
     yield from _optimizer_and_stage(file)
+    if file.optimizer.type in OUR_OWN:
+        yield from _our_own(file)
     if isinstance(optimizer, MuonParams):
-        yield from _muon(file, optimizer)
+        yield from _rates_of_muon(file, optimizer)
     yield from _compiled(file)
     yield from _flash_attention_3(file)
     if file.bertds.model.pad_vocab_to_multiple_of > 1:
@@ -148,8 +151,8 @@ def _optimizer_and_stage(file: CaseFile) -> Iterator[str]:
         )
 
 
-def _muon(file: CaseFile, optimizer: MuonParams) -> Iterator[str]:
-    """Muon's states are fp32 and on the device; some schedulers give all groups one rate."""
+def _our_own(file: CaseFile) -> Iterator[str]:
+    """Our own optimizers keep fp32 states on the device."""
     zero = file.zero_optimization
     blocks = {"offload_optimizer": zero.offload_optimizer, "offload_param": zero.offload_param}
     rejected = [
@@ -163,9 +166,13 @@ def _muon(file: CaseFile, optimizer: MuonParams) -> Iterator[str]:
         rejected.append("fp16.fp16_master_weights_and_grads is true")
     for setting in rejected:
         yield (
-            f"{setting}, but optimizer.type is Muon, which works without offloading and with fp32 "
-            "master weights only: leave it out, or use AdamW"
+            f"{setting}, but optimizer.type is {file.optimizer.type}, which works without offloading "
+            "and with fp32 master weights only: leave it out, or use AdamW"
         )
+
+
+def _rates_of_muon(file: CaseFile, optimizer: MuonParams) -> Iterator[str]:
+    """Some schedulers of DeepSpeed give all groups one rate."""
     if (
         file.scheduler is not None
         and file.scheduler.type in ONE_RATE
@@ -217,6 +224,11 @@ def _unused_ids(file: CaseFile, optimizer: OptimizerParams | None) -> Iterator[s
         yield (
             f"{padding} and optimizer.type is Lamb, which would compare the norm of the output bias "
             "with that of unused ids: leave the padding out, or use AdamW"
+        )
+    if file.optimizer.type == "StableAdamW":
+        yield (
+            f"{padding} and optimizer.type is StableAdamW, whose mean over the output bias would include "
+            "the unused ids: leave the padding out, or use AdamW"
         )
     no_decay = file.bertds.run.no_decay
     is_coupled = isinstance(optimizer, AdamParams) and not optimizer.adam_w_mode

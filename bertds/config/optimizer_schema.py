@@ -108,13 +108,28 @@ class MuonParams(OptimizerParams):
         return self.weight_decay if self.muon_weight_decay is None else self.muon_weight_decay
 
 
+class StableAdamWParams(OptimizerParams):
+    """`"type": "StableAdamW"` (Wortsman et al., 2023): AdamW with the update clipping of Adafactor.
+
+    The rate of a parameter is divided by the root mean square of its gradient relative to the running
+    average, if that is above 1. A run may change between AdamW and StableAdamW when it resumes. Not with
+    offloading, nor with master weights in 16 bits.
+    """
+
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+
+
 OPTIMIZERS: dict[str, type[OptimizerParams]] = {
     "Adam": AdamParams,
     "AdamW": AdamWParams,
     "Lion": LionParams,
     "Lamb": LambParams,
     "Muon": MuonParams,
+    "StableAdamW": StableAdamWParams,
 }
+OUR_OWN = ("Muon", "StableAdamW")
+"""Optimizers that are not DeepSpeed's."""
 
 
 class Warmup(Block):

@@ -11,7 +11,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertds.config.batch import BatchSplit
 from bertds.config.case import Case
-from bertds.config.optimizer_schema import Chosen
+from bertds.config.optimizer_schema import OUR_OWN, Chosen
 from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.distributed.world import World
 from bertds.errors import ConfigError, DeviceError
@@ -89,10 +89,10 @@ def _check_cpu(case: Case) -> None:
             "fp16.enabled is true, but DeepSpeed does not support fp16 on CPU: use bf16 or fp32"
         )
     kind = case.deepspeed["optimizer"]["type"]
-    if kind not in ("Adam", "AdamW", "Muon"):
+    if kind not in ("Adam", "AdamW", *OUR_OWN):
         raise DeviceError(
-            f"optimizer.type is '{kind}', which DeepSpeed supports on GPU only: use Adam, AdamW or Muon "
-            "here"
+            f"optimizer.type is '{kind}', which DeepSpeed supports on GPU only: use AdamW or another "
+            "optimizer here"
         )
     zero = case.deepspeed.get("zero_optimization", {})
     on_gpu_only = {
@@ -159,7 +159,7 @@ def deepspeed_config(
     if params.get("torch_adam"):
         params["fused"] = True  # one pass over weights and moments instead of a dozen
     config["optimizer"] = {**config["optimizer"], "params": params}
-    if config["optimizer"]["type"] == "Muon":  # ours, which DeepSpeed does not know
+    if config["optimizer"]["type"] in OUR_OWN:  # which DeepSpeed does not know
         del config["optimizer"]
     config["timers"] = {"throughput": {"enabled": False}}  # it would wait for the device each step
     config |= {name: _monitor(case, name) for name in MONITORS if name in config}

@@ -47,8 +47,8 @@ from bertds.engine.deepspeed_config import (
 )
 from bertds.engine.gradient_checks import fuse_gradient_checks
 from bertds.engine.monitors import open_monitors
-from bertds.engine.muon import muon_of, place_matrices
 from bertds.engine.optimizer_state import refresh_weights, set_weights, undo_initial_step
+from bertds.engine.own_optimizers import own_optimizer, place
 from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import check_supported
 from bertds.metrics.accumulators import (
@@ -123,11 +123,11 @@ class Engine:
             compile_parts(model)
         lr_lambda = custom_lr_lambda(case, lengths)
         scheduler = None if lr_lambda is None else partial(torch_scheduler, factor=lr_lambda)
-        muon = muon_of(case)
-        matrices = model.hidden_matrices() if muon is not None else {}
+        own = own_optimizer(case)
+        matrices = model.hidden_matrices() if case.deepspeed["optimizer"]["type"] == "Muon" else {}
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=muon,
+            optimizer=own,
             model_parameters=parameter_groups(model, no_decay(case), matrices),
             config=config,
             dist_init_required=False,
@@ -135,8 +135,8 @@ class Engine:
         )
         check_supported(engine)
         undo_initial_step(engine)
-        if muon is not None:
-            place_matrices(engine, matrices, world, device)
+        if own is not None:
+            place(engine, matrices, world, device)
         fuse_gradient_checks(engine.optimizer)
         if is_torch_optimizer(engine.optimizer):
             make_skippable(engine.optimizer)

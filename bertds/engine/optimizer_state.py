@@ -56,6 +56,7 @@ class TensorSource(Protocol):
 # Optimizers whose states have the same names and meaning.
 _FAMILIES = {
     "AdamW": "Adam",
+    "StableAdamW": "Adam",
     "FusedAdam": "Adam",
     "DeepSpeedCPUAdam": "Adam",
     "FusedLion": "Lion",
@@ -207,7 +208,7 @@ def undo_initial_step(ds_engine: Any) -> None:
 
 
 def _is_of_torch(inner: torch.optim.Optimizer) -> bool:
-    """Whether it counts steps as torch does; our Muon is a torch.optim.Adam."""
+    """Whether it counts steps as torch does; our own optimizers are a torch.optim.Adam."""
     return type(inner).__module__.startswith("torch.") or isinstance(inner, torch.optim.Adam)
 
 

@@ -128,6 +128,7 @@ def test_fp16_with_lamb_gets_one_advice_that_can_be_followed():
         ("AdamW", ["bias"], ""),
         ("AdamW", ["norm"], "run.no_decay is ['norm']: weight decay would make the unused ids"),
         ("Lion", [], "run.no_decay is []: weight decay would make the unused ids likely"),
+        ("StableAdamW", None, "optimizer.type is StableAdamW, whose mean over the output bias"),
         ("Lamb", None, "optimizer.type is Lamb, which would compare the norm of the output bias"),
     ],
 )

@@ -130,3 +130,17 @@ def test_a_rise_is_one_that_the_schedule_did_not_have(
     lines = [*points, {"step": 20, "loss/valid": 2.0}, {"step": 99, "lr": 1e-9}]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert bool(rate_rise(tmp_path, 25, rate)) == warns
+
+
+def test_a_run_may_change_between_adamw_and_stable_adamw(
+    data_root: Path, tmp_path: Path, device: torch.device
+) -> None:
+    """Their moments have the same meaning; those of Muon are others."""
+    assert train_here(data_root, tmp_path, device, f"{SHORT}=2") == 0
+    stable = 'optimizer={"type":"StableAdamW","params":{"lr":0.002,"weight_decay":0.01}}'
+    assert train_here(data_root, tmp_path, device, f"{SHORT}=4,{stable}") == 0
+    assert train_here(data_root, tmp_path, device, f"{SHORT}=6") == 0
+    with pytest.raises(ValueError, match="holds the moments of AdamW, but the case has Muon"):
+        train_here(
+            data_root, tmp_path, device, f"{SHORT}=8,{stable.replace('StableAdamW', 'Muon')}"
+        )

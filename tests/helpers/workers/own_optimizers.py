@@ -1,8 +1,8 @@
-"""Steps with Muon at a ZeRO stage, from a fresh model or from a checkpoint; by `tests.gloo`.
+"""Steps with an optimizer of ours, from a fresh model or from a checkpoint; by `tests.gloo`.
 
-python tests/helpers/workers/muon.py DIRECTORY PRECISION SOURCE ...
+python tests/helpers/workers/own_optimizers.py DIRECTORY OPTIMIZER PRECISION STAGES SOURCE ...
 
-For each SOURCE (`fresh`, or a run directory of an earlier call) and each ZeRO stage: steps up to the
+For each SOURCE (`fresh`, or a run directory of an earlier call) and each of the STAGES: steps up to the
 sixth, after which rank 0 writes weights and moments to DIRECTORY. The global batch is the same for any
 number of ranks.
 """
@@ -31,25 +31,24 @@ from tests.engine.test_engine import VOCAB_SIZE, case_of, packs
 
 WORLD = World.detect()
 MICRO_BATCHES = 4
-PARAMS = {"lr": 1e-2, "eps": 1e-4, "weight_decay": 0.1, "muon_lr": 2e-2, "muon_weight_decay": 0.2}
+ADAMW = {"lr": 1e-2, "eps": 1e-4, "weight_decay": 0.1}
+PARAMS = {"Muon": ADAMW | {"muon_lr": 2e-2, "muon_weight_decay": 0.2}, "StableAdamW": ADAMW}
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"bf16": {"enabled": True}},
     "bf16_fp32": {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}},
     "fp16": {"fp16": {"enabled": True, "initial_scale_power": 8}},
 }
-STAGES = {"fp32": (0, 1, 2, 3), "bf16": (0, 1), "bf16_fp32": (1,), "fp16": (2,)}
-"""What is run in each precision; fp16 and sums in fp32 need a stage."""
 
 
-def build(scratch: Path, stage: int, precision: str) -> Engine:
+def build(scratch: Path, kind: str, stage: int, precision: str) -> Engine:
     directory = scratch / f"rank{WORLD.rank}"
     directory.mkdir(exist_ok=True)
     case = case_of(
         directory,
         "model.feed_forward=glu,model.num_hidden_layers=2,scheduler.type=WarmupLinearLR,"
         'scheduler.params={"warmup_num_steps":2}',
-        optimizer={"type": "Muon", "params": PARAMS},
+        optimizer={"type": kind, "params": PARAMS[kind]},
         gradient_clipping=0.05,
         zero_optimization={"stage": stage},
         train_batch_size=4 * MICRO_BATCHES,
@@ -81,9 +80,9 @@ def whole_state(engine: Engine) -> dict[str, Tensor]:
     }
 
 
-def run(scratch: Path, source: str, stage: int, precision: str) -> None:
+def run(scratch: Path, source: str, kind: str, stage: int, precision: str) -> None:
     """Reach step 6: from step 0 with a checkpoint at step 3, or from a checkpoint."""
-    engine = build(scratch, stage, precision)
+    engine = build(scratch, kind, stage, precision)
     name = f"{precision} {stage} {WORLD.world_size}"
     if source == "fresh":
         train(engine, 0, 3)
@@ -99,10 +98,10 @@ def run(scratch: Path, source: str, stage: int, precision: str) -> None:
     engine.close()
 
 
-def main(scratch: Path, precision: str, sources: list[str]) -> None:
-    """Every source at every stage of a precision."""
-    for source, stage in itertools.product(sources, STAGES[precision]):
-        run(scratch, source, stage, precision)
+def main(scratch: Path, kind: str, precision: str, stages: str, *sources: str) -> None:
+    """Every source at every stage."""
+    for source, stage in itertools.product(sources, stages):
+        run(scratch, source, kind, int(stage), precision)
 
 
 if __name__ == "__main__":
@@ -117,5 +116,5 @@ if __name__ == "__main__":
         world_size=WORLD.world_size,
         timeout=datetime.timedelta(seconds=300),
     )
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:])
     destroy_process_group()
