@@ -42,6 +42,7 @@ class StableAdamW(torch.optim.AdamW):
         """Create it without any step: `place` must follow before the first real one."""
         super().__init__(groups, lr, betas, eps, weight_decay, fused=True)
         self._parts: Mapping[Tensor, Sequence[ParameterPart]] = {}
+        self._sizes: dict[Tensor, Tensor] = {}
         self._add_up: Callable[[Tensor], object] = lambda _: None
 
     def place(
@@ -56,6 +57,13 @@ class StableAdamW(torch.optim.AdamW):
             add_up: Adds the sums of all ranks, in place; does nothing if each rank has everything.
         """
         self._parts, self._add_up = parts, add_up
+        # Made once: a copy from the host in each step would wait for the device.
+        self._sizes = {
+            tensor: torch.tensor(
+                [part.size for part in parts[tensor]], dtype=torch.float64, device=tensor.device
+            )
+            for tensor in parts
+        }
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,11 +90,12 @@ class StableAdamW(torch.optim.AdamW):
         update.div_(second.sqrt_().add_(eps)).add_(tensor, alpha=group["weight_decay"])
         flat, updates = tensor.view(-1), update.view(-1)
         parts = self._parts[tensor]
-        for part, factor in zip(parts, self._factors(parts, ratios), strict=True):
+        factors = self._factors(parts, ratios, self._sizes[tensor])
+        for part, factor in zip(parts, factors, strict=True):
             end = part.offset + part.length
             flat[part.offset : end].sub_(updates[part.offset : end] * (group["lr"] * factor))
 
-    def _factors(self, parts: Sequence[ParameterPart], ratios: Tensor) -> Tensor:
+    def _factors(self, parts: Sequence[ParameterPart], ratios: Tensor, sizes: Tensor) -> Tensor:
         """The factor of each parameter's rate, at most 1; without a wait for the device."""
         sums = [
             ratios[part.offset : part.offset + part.length].sum(dtype=torch.float64)
@@ -94,5 +103,4 @@ class StableAdamW(torch.optim.AdamW):
         ]
         total = torch.stack(sums)
         self._add_up(total)
-        sizes = total.new_tensor([part.size for part in parts])
         return (total / sizes).sqrt_().clamp_(min=1).reciprocal_().to(ratios.dtype)
