@@ -21,6 +21,7 @@ from bertds.config.schema import ModelConfig
 
 _FP32 = 4
 _MOMENTS = 8  # Adam's two moments, in fp32
+_MOMENTUM = 4  # the one moment of Lion, and of Muon for its matrices
 _BUCKET = 500_000_000  # DeepSpeed's default reduce_bucket_size
 _LOSS_CHUNK = 1 << 26  # numbers that `model/loss.py` widens at once on a GPU
 _LIVE = 1_000_000_000  # DeepSpeed's default stage3_max_live_parameters
@@ -45,7 +46,7 @@ class Memory:
     weights: int
     """In the model's precision, with their fp32 copies."""
     optimizer: int
-    """Adam's moments, and the moving average of the weights if there is one."""
+    """The optimizer's moments, and the moving average of the weights if there is one."""
     buckets: int
     """Communication buffers of DeepSpeed that exist all the time."""
     activations: int
@@ -112,7 +113,7 @@ def memory(
         gradients += _FP32 * size if stage == 0 and width < _FP32 else 0
     return Memory(
         weights=width * (part if stage == 3 else size) + copies,
-        optimizer=(_MOMENTS + (_FP32 if case.bertds.run.ema_decay is not None else 0)) * part,
+        optimizer=-(-_states(case, size) * part // size),
         buckets=bucket + width * part if stage == 3 else 0,
         activations=gathered
         + (accumulated if accumulation > 1 else 0)
@@ -121,6 +122,26 @@ def memory(
         gradients=gradients,
         update=_update(model, stage, size, part, width, vocab_size, on_gpu=on_gpu),
     )
+
+
+def _states(case: Case, size: int) -> int:
+    """Moments of all parameters, and their moving average if the case has one."""
+    average = 0 if case.bertds.run.ema_decay is None else _FP32 * size
+    match case.deepspeed["optimizer"]["type"]:
+        case "Lion":
+            return _MOMENTUM * size + average
+        case "Muon":
+            return _MOMENTS * size - _MOMENTUM * _hidden_matrices(case.bertds.model) + average
+        case _:
+            return _MOMENTS * size + average
+
+
+def _hidden_matrices(model: ModelConfig) -> int:
+    """Numbers of the matrices of the layers."""
+    gates = 2 if model.feed_forward == "glu" else 1
+    attention = 4 * model.hidden_size**2
+    feed_forward = (gates + 1) * model.hidden_size * model.intermediate_size
+    return model.num_hidden_layers * (attention + feed_forward)
 
 
 def _bucket(zero: Mapping[str, Any], stage: int, size: int, width: int, *, on_gpu: bool) -> int:

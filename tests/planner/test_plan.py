@@ -76,6 +76,30 @@ def test_parameters_are_counted_as_in_the_model(shape: str) -> None:
     assert count_parameters(config, 5000, pad_id=3) == parameters_of(model)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_moments_and_averages_are_counted_as_they_are_kept(shape: str, tmp_path: Path) -> None:
+    batch = MicroBatch(num_tokens=96, num_masked=15, row_length=0)
+    with torch.device("meta"):
+        model = mlm.MaskedLanguageModel(
+            ModelConfig.model_validate({**MODEL, **SHAPES[shape]}), 5000, 0
+        )
+    size = parameters_of(model)
+    matrices = sum(model.get_parameter(name).numel() for name in model.hidden_matrices())
+    for kind, decay, numbers in (
+        ("AdamW", None, 2 * size),
+        ("Lion", None, size),
+        ("Muon", None, 2 * size - matrices),
+        ("Muon", 0.99, 3 * size - matrices),
+    ):
+        block = {"type": kind, "params": OPTIMIZER["params"]}
+        settings = f"run.ema_decay={decay}" if decay else ""
+        case, _ = case_of(tmp_path, SHAPES[shape], settings, optimizer=block)
+        for stage, world_size in ((0, 2), (1, 1), (2, 2)):
+            held = memory(case, stage, world_size, batch, vocab_size=5000).optimizer
+            parts = world_size if stage else 1
+            assert held == pytest.approx(4 * numbers / parts, abs=16)
+
+
 # The estimate was not fitted to any of these.
 MEASURED: dict[str, tuple[int, int, int, dict[str, Any], dict[str, Any]]] = {
     # ZeRO stage, processes, tokens, model, changes of the case
