@@ -211,7 +211,7 @@ def plan(
     """
     from bertds.config.case import select_arms
     from bertds.planner.corpus import corpus_of
-    from bertds.planner.plan import GPUS, make_plan, table
+    from bertds.planner.plan import GPUS, make_plans, stage_table, table
     from bertds.runs.case_file import read_case
 
     if gpu not in GPUS:
@@ -224,10 +224,14 @@ def plan(
         raise ConfigError(f"--mfu is {mfu}, expected more than 0 and at most 1")
     first = select_arms(ds_config, arm)[0]
     case = read_case(first.path, first.run_arm, set)
-    corpus = corpus_of(
-        case, data, sequences=sequences, mean_length=mean_length, vocab_size=vocab_size
-    )
-    print(table(make_plan(case, corpus, gpus, GPUS[gpu], mfu), gpus_per_node))
+    corpora = [
+        corpus_of(stage, data, sequences=sequences, mean_length=mean_length, vocab_size=vocab_size)
+        for stage in case.stages or (case,)
+    ]
+    plans = make_plans(case, corpora, gpus, GPUS[gpu], mfu)
+    if case.stages:
+        print(stage_table(plans), end="\n\n")
+    print("\n\n".join(table(each, gpus_per_node) for each in plans))
 
 
 def check(ds_config: Path, arm: str = "", set: str = "") -> None:

@@ -50,6 +50,7 @@ BERTDS_BLOCKS: dict[str, type[BaseModel]] = {
     "data.valid.NAME": schema.ValidSet,
     "masking": schema.MaskingConfig,
     "run": schema.RunConfig,
+    "run.batch_size_warmup": schema.BatchSizeWarmup,
     "run.mlflow": schema.MlflowConfig,
 }
 DEEPSPEED_BLOCKS: dict[str, type[BaseModel]] = {
@@ -112,10 +113,12 @@ KEYS_BY_UNIT = {
     "GB": ["cache_gb"],
     "hours": ["max_hours"],
     "seconds": ["collective_timeout_s"],
-    "sequences": ["max_micro_batch_size", "train_batch_size"],
+    "sequences": ["from_size", "max_micro_batch_size", "multiple_of", "train_batch_size"],
     "standard deviations": ["spike_sigmas"],
     "steps": ["max_bad_steps", "max_steps", "profile_step", "spike_window", "steps_per_print"],
-    "tokens": ["local_attention", "max_position_embeddings", "seq_len"],
+    "tokens": [
+        *("local_attention", "max_position_embeddings", "max_tokens", "num_tokens", "seq_len"),
+    ],
     "updates": [
         *("T_0", "cycle_first_step_size", "cycle_second_step_size", "decay_num_steps"),
         *("decay_step_size", "loss_scale_window", "stable_num_steps", "total_num_steps"),

@@ -40,7 +40,8 @@ def train_ours(arm: str, settings: str, seed: int, data: SpeedrunData, out: Path
     command += [f"--data={data.shards}", f"--out={out}", f"--set={settings}"]
     _run(command, out / "train.log")
     run_dir = out / CASE.stem / arm
-    lines = {line["step"]: line for line in read_metrics(run_dir / "metrics.jsonl")}
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    lines = {line["step"]: line for line in metrics if "lr" in line}  # not those of validations
     marks = []
     for step in range(every, steps + 1, every):
         model = out / "marks" / str(step)

@@ -178,7 +178,13 @@ def open_on_all_ranks(engine: Engine, path: Path) -> Checkpoint:
     return Checkpoint(path=path, manifest=read_manifest(path))
 
 
-def load(engine: Engine, checkpoint: Checkpoint, *, is_own: bool = True) -> dict[str, Any]:
+def load(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    *,
+    is_own: bool = True,
+    updates: Callable[[dict[str, int]], int] | None = None,
+) -> dict[str, Any]:
     """Restore the engine's state when a checkpoint was written; all ranks must call it.
 
     World size, ZeRO stage, precision, schedule and the optimizer's settings remain those of the
@@ -188,6 +194,7 @@ def load(engine: Engine, checkpoint: Checkpoint, *, is_own: bool = True) -> dict
         engine: The engine.
         checkpoint: The checkpoint.
         is_own: Whether it is the run's own; the directory of another run is only read.
+        updates: Position in the schedule, by DeepSpeed's counters, if it is not the checkpoint's.
 
     Returns:
         The `state` given to `save`.
@@ -198,7 +205,10 @@ def load(engine: Engine, checkpoint: Checkpoint, *, is_own: bool = True) -> dict
     saved: dict[str, Any] = {}
     run_on_all_ranks(lambda: saved.update(_read(engine, checkpoint)))
     refresh_weights(engine.deepspeed)
-    restore_progress(engine.deepspeed, saved["progress"])
+    progress = saved["progress"]
+    if updates is not None:
+        progress = progress | {"updates": updates(progress["counters"])}
+    restore_progress(engine.deepspeed, progress)
     if is_own and engine.world.is_main and checkpoint.manifest.get("best"):
         # A process killed while it saved may not have written the pointer, and no later checkpoint
         # would be better.

@@ -8,14 +8,13 @@ This needs neither torch nor DeepSpeed, so a mistake is reported before a proces
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bertds.config.checks import check_content
-from bertds.config.deepspeed_schema import DeepSpeedKeys
+from bertds.config.deepspeed_schema import CaseFile, DeepSpeedKeys
 from bertds.config.messages import did_you_mean, problems_error, shown
 from bertds.config.overrides import (
     Json,
@@ -24,7 +23,8 @@ from bertds.config.overrides import (
     patch_arm,
     settings_patch,
 )
-from bertds.config.schema import BertdsConfig
+from bertds.config.schema import NAME_PATTERN, BertdsConfig
+from bertds.config.stages import stage_contents
 from bertds.config.strict_json import parse_json
 from bertds.config.unsupported_keys import UNSUPPORTED_KEYS
 from bertds.errors import ConfigError
@@ -36,7 +36,6 @@ _MAX_BYTES = 4 << 20
 _DEEPSPEED_KEYS = DeepSpeedKeys.model_fields.keys() | UNSUPPORTED_KEYS.keys()
 _NEAR_NAME = 0.75
 """Least similarity of two file names, without their ending, for a suggestion."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +50,10 @@ class Case:
     bertds: BertdsConfig
     resolved: Json
     """The whole file after all patches, as it is saved with the run."""
+    stage: str = ""
+    """Name of the stage that this is, of a run with stages."""
+    stages: tuple["Case", ...] = ()
+    """The case of each stage of the run; empty without stages. The keys above are the first's."""
 
     @property
     def train_batch_size(self) -> int:
@@ -164,7 +167,9 @@ def resolved_case(path: Path, name: str, arm: str, content: Json) -> Case:
     Raises:
         ConfigError: This version of the program does not accept the case.
     """
-    return replace(case_of(path, arm, content), name=name)
+    case = case_of(path, arm, content)
+    stages = tuple(replace(stage, name=name) for stage in case.stages)
+    return replace(case, name=name, stages=stages)
 
 
 def case_of(path: Path, arm: str, content: Json) -> Case:
@@ -176,12 +181,23 @@ def case_of(path: Path, arm: str, content: Json) -> Case:
     checked = check_content(content)
     if checked.file is None:
         raise problems_error(f"{path} (arm {arm})", checked.problems)
+    stages = [
+        _case_of(path, arm, stage_content, checked.stages.get(name, checked.file), name)
+        for name, stage_content in stage_contents(content).items()
+    ]
+    if not checked.stages:
+        return stages[0]
+    return replace(stages[0], resolved=content, stage="", stages=tuple(stages))
+
+
+def _case_of(path: Path, arm: str, content: Json, file: CaseFile, stage: str) -> Case:
     return Case(
         name=path.stem,
         arm=arm,
         deepspeed={key: value for key, value in content.items() if key != "bertds"},
-        bertds=checked.file.bertds,
+        bertds=file.bertds,
         resolved=content,
+        stage=stage,
     )
 
 
@@ -233,7 +249,7 @@ def arm_patches(path: Path, content: Json) -> dict[str, Json]:
             f"{path}: bertds.arms is {shown(arms)}, expected a block with a patch for each arm"
         )
     for name, patch in arms.items():
-        if not _NAME.fullmatch(name):
+        if not NAME_PATTERN.fullmatch(name):
             raise ConfigError(
                 f"{path}: arm name {name!r} must be a plain file name (letters, digits, _.+-)"
             )
@@ -249,7 +265,9 @@ def _resolve_arm(path: Path, name: str, patch: Json) -> Arm:
     stem, _, run_arm = str(patch["same_as"]).partition("/")
     other = path.parent / f"{stem}.json"
     known = (
-        arm_patches(other, read_file(other)) if _NAME.fullmatch(stem) and other.is_file() else {}
+        arm_patches(other, read_file(other))
+        if NAME_PATTERN.fullmatch(stem) and other.is_file()
+        else {}
     )
     if len(patch) != 1 or "same_as" in known.get(run_arm, patch):
         raise ConfigError(

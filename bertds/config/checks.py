@@ -7,7 +7,7 @@ elsewhere. What follows from the replacement is not reported.
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from bertds.config.messages import AnyBlock, Problem, did_you_mean, problems_of,
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS, Chosen
 from bertds.config.overrides import Json
 from bertds.config.places import places_near, places_of
+from bertds.config.stages import invalid_changes, malformed_stages, stage_contents
 from bertds.config.unsupported_keys import remedy
 
 # Stands in for required keys that are missing or wrong, so that the others can be checked together.
@@ -46,12 +47,39 @@ class CheckedContent:
     """The content of a case file, and its mistakes."""
 
     file: CaseFile | None
-    """None if there is a mistake."""
+    """None if there is a mistake; that of the first stage if there are several."""
     problems: list[Problem]
+    stages: dict[str, CaseFile] = field(default_factory=dict)
+    """The file as each stage patches it, by the name of the stage; empty without stages."""
 
 
 def check_content(content: Json) -> CheckedContent:
-    """Check everything that the file itself tells."""
+    """Check everything that the file itself tells, in each of its stages."""
+    if problems := malformed_stages(content):
+        return CheckedContent(None, problems)
+    checked = {name: _check_stage(each) for name, each in stage_contents(content).items()}
+    if "" in checked:
+        return checked[""]
+    files = {name: each.file for name, each in checked.items() if each.file is not None}
+    problems = list(_problems_of_stages(checked))
+    if not problems:
+        problems = list(invalid_changes(files))
+    first = next(iter(files.values()), None)
+    return CheckedContent(None if problems else first, problems, files)
+
+
+def _problems_of_stages(checked: Mapping[str, CheckedContent]) -> Iterator[Problem]:
+    """The problems of all stages; one that not all have names its stages."""
+    stages_of: dict[Problem, list[str]] = {}
+    for name, each in checked.items():
+        for problem in each.problems:
+            stages_of.setdefault(problem, []).append(name)
+    for problem, names in stages_of.items():
+        where = "" if len(names) == len(checked) else f"stage {', '.join(names)}: "
+        yield Problem(problem.key, f"{where}{problem.text}")
+
+
+def _check_stage(content: Json) -> CheckedContent:
     values = copy.deepcopy(content)
     problems = [*_unsupported(content), *_auto(content)]
     for problem in problems:

@@ -12,7 +12,7 @@ from bertds.config.optimizer_schema import (
     MuonParams,
     OptimizerParams,
 )
-from bertds.config.schema import Block
+from bertds.config.schema import BatchSizeWarmup, Block
 
 
 def invalid_combinations(
@@ -72,6 +72,30 @@ def _sizes(file: CaseFile) -> Iterator[str]:
         yield (
             f"data.lanes is {lanes}, which does not divide train_batch_size {batch}: choose a "
             "divisor, or leave it out"
+        )
+    warmup = file.bertds.run.batch_size_warmup
+    if warmup is not None:
+        yield from _batch_size_warmup(warmup, batch, lanes)
+
+
+def _batch_size_warmup(warmup: BatchSizeWarmup, batch: int, lanes: int | None) -> Iterator[str]:
+    """The batch grows in equal steps, and every lane has an equal part of each size."""
+    multiple = warmup.step_size
+    if warmup.from_size >= batch:
+        yield (
+            f"run.batch_size_warmup.from_size is {warmup.from_size}, expected less than "
+            f"train_batch_size {batch}: lower it, or leave the warm-up out"
+        )
+    elif batch % multiple:
+        key = "from_size" if warmup.multiple_of is None else "multiple_of"
+        yield (
+            f"train_batch_size is {batch}, expected a multiple of run.batch_size_warmup.{key} "
+            f"{multiple}: change one of them, or set multiple_of"
+        )
+    if lanes is not None and multiple % lanes:
+        yield (
+            f"data.lanes is {lanes}, which does not divide every batch of run.batch_size_warmup, "
+            f"multiples of {multiple}: choose a divisor, or leave it out"
         )
 
 

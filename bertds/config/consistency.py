@@ -66,12 +66,15 @@ def check_consistency(content: Json, lengths: ScheduleLengths | None) -> Finding
 def _lengths_in_file(file: CaseFile, scheduler: Block | None) -> ScheduleLengths | None:
     """Return the lengths if run and schedule are given in the same unit, steps or epochs."""
     run = file.bertds.run
+    if run.max_tokens is not None:
+        return None
     given = {name for name, value in scheduler or () if isinstance(value, int | float)}
     has_epochs = any(name.endswith("_epochs") for name in given)
     has_steps = any(name.endswith(("_steps", "_step_size")) or name == "T_0" for name in given)
     if run.num_epochs is None and run.max_steps is not None and not has_epochs:
         return ScheduleLengths(run.max_steps, run.max_steps)
-    if run.num_epochs is not None and run.max_steps is None and not has_steps:
+    is_varying = run.batch_size_warmup is not None  # then an epoch has no fixed number of steps
+    if run.num_epochs is not None and run.max_steps is None and not (has_steps or is_varying):
         return ScheduleLengths(_EPOCH, round(run.num_epochs * _EPOCH), is_in_epochs=True)
     return None
 
@@ -180,6 +183,16 @@ def _without_effect(file: CaseFile) -> Iterator[str]:
 def _beyond_the_run(file: CaseFile, lengths: ScheduleLengths) -> Iterator[str]:
     """Keys that only take effect after the run's last step."""
     run, profiler = file.bertds.run, file.flops_profiler
+    warmup = run.batch_size_warmup
+    if (
+        warmup is not None
+        and warmup.num_steps is not None
+        and warmup.num_steps >= lengths.num_steps
+    ):
+        yield (
+            f"run.batch_size_warmup.num_steps is {warmup.num_steps}, but the run has "
+            f"{lengths.num_steps} steps: no batch has train_batch_size; shorten the warm-up"
+        )
     if run.spike_sigmas is not None and run.spike_window >= lengths.num_steps:
         yield (
             f"run.spike_window is {run.spike_window}, but the run has {lengths.num_steps} steps: no "

@@ -55,6 +55,7 @@ class _Fit:
     def the_run(self) -> str:
         """The length of the run, with the keys that give it."""
         limits = {"max_steps": self._run.max_steps, "num_epochs": self._run.num_epochs}
+        limits["max_tokens"] = self._run.max_tokens
         keys = ", ".join(f"run.{key} {value}" for key, value in limits.items() if value)
         return f"the run has {self._lengths.text(self._lengths.num_steps)} ({keys})"
 
@@ -141,7 +142,7 @@ def _lowest(params: WarmupAndTotal) -> float:
 
 def _exponential(fit: _Fit, params: WarmupExponentialLR, lengths: ScheduleLengths) -> None:
     """The rate decays in the run, but not to nothing."""
-    period = lengths.steps(None, params.decay_epochs)
+    period = lengths.period(params.decay_epochs)
     periods = max(0, lengths.num_steps - lengths.warmup(params)) / period
     keys = fit.given("gamma", "decay_epochs")
     if params.gamma == 1:

@@ -7,7 +7,7 @@ Unknown keys are rejected, and no value is converted: `"1e-4"` is not a number.
 
 import json
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
@@ -21,6 +21,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 # Valid in file names and in the keys of metrics.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 _BRANCH_POINT = re.compile(r"(.+)@(\d{1,10})")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _EPOCHS = re.compile(r"\d{1,6}(\.\d{1,6})? epochs?")
 
 
@@ -225,9 +226,9 @@ class DataConfig(Block):
     seq_len: Count = 256
     """Maximum sequence length in tokens; shards with longer sequences are rejected."""
     lanes: Count | None = None
-    """Number of shuffle lanes (parallel read streams); must divide train_batch_size. Default: the
-    largest divisor of train_batch_size up to 64. It determines the data order, so a resumed run
-    must keep it."""
+    """Number of shuffle lanes (parallel read streams); must divide train_batch_size and all sizes of
+    run.batch_size_warmup. Default: the largest such divisor up to 64. It determines the data order,
+    so a resumed run must keep it."""
     window: Count = 16
     """Size of the shuffle window of a lane, in blocks. It determines the data order, so a resumed
     run must keep it."""
@@ -300,16 +301,54 @@ class MlflowConfig(Block):
         return self
 
 
+class BatchSizeWarmup(Block):
+    """A batch that grows to train_batch_size at the start of a run."""
+
+    from_size: Count
+    """Sequences of the first batch."""
+    num_steps: Count | None = None
+    """Number of steps until train_batch_size is reached."""
+    num_tokens: Count | None = None
+    """The same in tokens, counted by the mean length of the training sequences. One of num_steps and
+    num_tokens must be given."""
+    multiple_of: Count | None = None
+    """Each batch size is a multiple of this number, which from_size and train_batch_size must be as
+    well. The size grows in steps of it. Default: from_size."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.num_steps is None) == (self.num_tokens is None):
+            given = "neither num_steps nor" if self.num_steps is None else "both num_steps and"
+            raise ValueError(f"{given} num_tokens is given: set one of them")
+        if self.from_size % self.step_size:
+            raise ValueError(
+                f"from_size is {self.from_size}, expected a multiple of multiple_of "
+                f"{self.step_size}: change one of them"
+            )
+        return self
+
+    @property
+    def step_size(self) -> int:
+        """By how many sequences the batch grows at a time."""
+        return self.multiple_of or self.from_size
+
+
 class RunConfig(Block):
     """Length of the training, and when to log, validate and save."""
 
     num_epochs: Annotated[float, Field(gt=0)] | None = None
     """Number of epochs. If max_steps is also given, the run ends at whichever comes first."""
     max_steps: Count | None = None
-    """Number of optimizer steps. One of num_epochs and max_steps must be given."""
+    """Number of optimizer steps. One of num_epochs, max_steps and max_tokens must be given."""
+    max_tokens: Count | None = None
+    """Number of tokens, counted by the mean length of the training sequences. Another limit that is
+    also given may end the run before."""
     max_hours: Annotated[float, Field(gt=0)] | None = None
     """Time limit of one launch in hours, for all its arms together. Then the run saves a checkpoint
     and stops as preempted (exit code 75). Default: no limit."""
+    batch_size_warmup: BatchSizeWarmup | None = None
+    """Start with smaller batches: the batch size grows linearly to train_batch_size. It determines
+    the data order, so a resumed run must keep it. Default: all batches have train_batch_size."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Random seed of the initial weights, the data order and dropout."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
@@ -392,7 +431,7 @@ class RunConfig(Block):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.num_epochs is None and self.max_steps is None:
+        if self.num_epochs is None and self.max_steps is None and self.max_tokens is None:
             raise ValueError("neither num_epochs nor max_steps is given: set one of them")
         return self
 
@@ -410,6 +449,9 @@ class BertdsConfig(Block):
     """Which tokens are masked and predicted."""
     run: RunConfig
     """Length of the training, and when to log, validate and save."""
+    stages: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    """Stages that one run goes through: patches of the file as in `arms`, each with a `name` and a
+    length (`run.max_steps`, `run.num_epochs` or `run.max_tokens`). Default: one stage."""
 
 
 def interval_steps(interval: int | str, steps_per_epoch: int) -> int:
@@ -417,11 +459,3 @@ def interval_steps(interval: int | str, steps_per_epoch: int) -> int:
     if isinstance(interval, int):
         return interval
     return max(1, round(float(interval.split()[0]) * steps_per_epoch))
-
-
-def num_steps(run: RunConfig, steps_per_epoch: int) -> int:
-    """Return the number of optimizer steps of a run: its epochs or max_steps, whichever is less."""
-    limits = [] if run.max_steps is None else [run.max_steps]
-    if run.num_epochs is not None:
-        limits.append(round(run.num_epochs * steps_per_epoch))
-    return max(1, min(limits))

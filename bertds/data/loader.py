@@ -13,16 +13,18 @@ tokens/s.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from bertds.config.batch import largest_micro_batch
+from bertds.config.batch_plan import BatchPlan, Level, Stretch
 from bertds.config.schema import DataConfig
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import MaskedSequences, PackedBatch, RankBatchSpec
 from bertds.data.prefetch import prefetch
-from bertds.data.sampler import ShuffledSampler, Window
+from bertds.data.sampler import ShuffledSampler, Window, whole_batches
 
 _CHUNK_TOKENS = 1 << 17  # computed at once
 _PREFETCH_TOKENS = 1 << 20  # enough to hide the reading of a new epoch's windows
@@ -40,15 +42,22 @@ class TrainLoader:
         *,
         batch_size: int,
         seed: int,
+        warmup: Sequence[Level] = (),
+        first_step: int = 0,
+        first_epoch: int = 0,
     ) -> None:
         """Build the sampler.
 
         Args:
             datasets: The training datasets.
             data: Number of lanes and size of the window.
-            spec: This rank's part of a batch, and its layout.
-            batch_size: Sequences of a global batch.
+            spec: This rank's part of a batch, and its layout. A batch is cut into the largest
+                micro-batches up to the one given here.
+            batch_size: Sequences of a global batch, after the warm-up.
             seed: Seed of the order.
+            warmup: Smaller batch sizes at the start.
+            first_step: Steps of the run before the first batch.
+            first_epoch: Number of the first epoch, which order and masks depend on.
 
         Raises:
             ConfigError: The datasets have fewer sequences than one batch.
@@ -57,16 +66,22 @@ class TrainLoader:
         self._entries = [(each, k) for each in datasets for k in range(each.subset.weight)]
         counts = [dataset.subset.block_sequences() for dataset, _ in self._entries]
         self._first_block = np.cumsum([0, *[sum(map(len, c)) for c in counts]])
+        num_sequences = sum(each.subset.num_sequences for each, _ in self._entries)
+        whole_batches(num_sequences, batch_size)
+        self.plan = BatchPlan(
+            num_sequences, batch_size, warmup, first_step=first_step, first_epoch=first_epoch
+        )
+        """Where each batch lies in the order."""
         self.sampler = ShuffledSampler(
             list(itertools.chain.from_iterable(counts)),
-            batch_size=batch_size,
-            lanes=data.lanes or default_lanes(batch_size),
+            batch_size=self.plan.multiple,
+            lanes=data.lanes or default_lanes(self.plan.multiple),
             window=data.window,
             seed=seed,
         )
         self._spec = spec
-        self._slots = batch_size // spec.world_size
-        self._batch_tokens = self._slots * max(each.subset.mean_length for each in datasets)
+        slots = batch_size // spec.world_size
+        self._batch_tokens = slots * max(each.subset.mean_length for each in datasets)
         self._windows: dict[int, tuple[int, Window, MaskedSequences]] = {}
         self._read = lru_cache(maxsize=_CACHED_BLOCKS)(self._read_block)
 
@@ -96,10 +111,10 @@ class TrainLoader:
         Yields:
             For each slot: name of the dataset, epoch over the dataset, sequence index in it.
         """
-        epoch, step = divmod(number, self.sampler.steps_per_epoch)
-        per_lane = self.sampler.per_lane
-        for lane in range(self.sampler.lanes):
-            position, stop = step * per_lane, (step + 1) * per_lane
+        batch = self.plan.at(number)
+        epoch, lanes = batch.epoch, self.sampler.lanes
+        for lane in range(lanes):
+            position, stop = batch.first // lanes, (batch.first + batch.size) // lanes
             while position < stop:
                 window = self.sampler.window_at(epoch, lane, position)
                 end = min(stop, window.stop)
@@ -113,31 +128,34 @@ class TrainLoader:
     def _batches(self, first: int, stop: int) -> Iterator[list[PackedBatch]]:
         """Yield batches, computed a chunk at a time: one may be too small for numpy to be fast."""
         chunk = max(1, int(_CHUNK_TOKENS / self._batch_tokens))
-        micro = self._spec.micro_batch_size
         while first < stop:
-            epoch, step = divmod(first, self.sampler.steps_per_epoch)
-            last = min(step + chunk, self.sampler.steps_per_epoch, step + stop - first)
-            sequences = self._sequences(epoch, range(step, last))
-            for number in range(last - step):
-                batch = sequences.cut(number * self._slots, (number + 1) * self._slots)
-                starts = range(0, self._slots, micro)
+            stretch = self.plan.at(first)
+            count = min(chunk, stretch.steps, stop - first)
+            sequences = self._sequences(stretch, count)
+            slots = stretch.size // self._spec.world_size
+            micro = largest_micro_batch(slots, self._spec.micro_batch_size)
+            for number in range(count):
+                batch = sequences.cut(number * slots, (number + 1) * slots)
+                starts = range(0, slots, micro)
                 yield [self._spec.pack(batch.cut(start, start + micro)) for start in starts]
-            first += last - step
+            first += count
 
-    def _sequences(self, epoch: int, steps: range) -> MaskedSequences:
-        """Read the sequences of this rank's slots, step after step."""
-        per_lane = self.sampler.per_lane
-        slots = np.arange(self._slots) + self._spec.rank * self._slots
-        lanes, offsets = np.divmod(slots, per_lane)  # a slot is one of per_lane slots of a lane
-        start, stop = steps.start * per_lane, steps.stop * per_lane
+    def _sequences(self, stretch: Stretch, count: int) -> MaskedSequences:
+        """Read the sequences of this rank's slots of the first batches, batch after batch."""
+        per_lane = stretch.size // self.sampler.lanes
+        slots = stretch.size // self._spec.world_size
+        numbers = np.arange(slots) + self._spec.rank * slots
+        lanes, offsets = np.divmod(numbers, per_lane)  # a slot is one of per_lane slots of a lane
+        start = stretch.first // self.sampler.lanes
+        stop = start + count * per_lane
         first_lane, last_lane = int(lanes[0]), int(lanes[-1])
         by_lane = [
             part
             for lane in range(first_lane, last_lane + 1)
-            for part in self._lane_sequences(epoch, lane, start, stop)
+            for part in self._lane_sequences(stretch.epoch, lane, start, stop)
         ]
-        first_step = (lanes - first_lane) * (stop - start) + offsets
-        order = np.arange(0, stop - start, per_lane)[:, None] + first_step
+        first_batch = (lanes - first_lane) * (stop - start) + offsets
+        order = np.arange(0, stop - start, per_lane)[:, None] + first_batch
         return MaskedSequences.concatenate(by_lane).pick(order.ravel())
 
     def _lane_sequences(

@@ -13,6 +13,8 @@ What is replaced in the optimizer of ZeRO 1 and 2 is in `gradient_checks.py`.
                                    OPTIMIZERS
     is_torch_optimizer,            type and `overflow` of engine.optimizer        test_nonfinite_steps
     make_skippable
+    set_batch                      engine._config's batch sizes,                  test_batch_size_warmup
+                                   gradient_accumulation_steps of the optimizer
     restore_linear                 torch.nn.functional.linear, replaced by ZeRO 3 test_batch_invariance
     rebuild_stage3_weights         _reassign_or_swap_out_partitioned_parameters   test_optimizer_state
     set_step_count                 LRScheduler._step_count                        test_exact_resume
@@ -89,6 +91,22 @@ def make_skippable(optimizer: Any) -> None:
 
     optimizer.overflow = False
     optimizer.step = step_unless_skipped
+
+
+def set_batch(ds_engine: Any, micro_batch_size: int, accumulation: int) -> None:
+    """Change the size of the batches from the next step on.
+
+    DeepSpeed divides each loss by the accumulation, and updates the weights where it divides the
+    number of micro-steps. Its own `set_train_batch_size` keeps the micro-batch, and leaves the
+    number of micro-steps as it is.
+    """
+    config = ds_engine._config
+    config.train_micro_batch_size_per_gpu = micro_batch_size
+    config.gradient_accumulation_steps = accumulation
+    config.train_batch_size = micro_batch_size * accumulation * ds_engine.dp_world_size
+    if hasattr(ds_engine.optimizer, "gradient_accumulation_steps"):  # of ZeRO 1 to 3
+        ds_engine.optimizer.gradient_accumulation_steps = accumulation
+    ds_engine.micro_steps = ds_engine.global_steps * accumulation
 
 
 def restore_linear() -> None:

@@ -38,6 +38,7 @@ from bertds.engine.deepspeed_compat import (
     make_skippable,
     record_nvtx_ranges,
     restore_linear,
+    set_batch,
 )
 from bertds.engine.deepspeed_config import (
     MONITORS,
@@ -156,6 +157,12 @@ class Engine:
         refresh_weights(self.deepspeed)
         if self.average is not None:
             self.average.restart()
+
+    def use_split(self, split: BatchSplit) -> None:
+        """Set the size of the batches from the next step on."""
+        if split != self.split:
+            set_batch(self.deepspeed, split.micro_batch_size, split.accumulation)
+            self.split = split
 
     @property
     def next_learning_rate(self) -> float:

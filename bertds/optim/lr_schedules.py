@@ -61,7 +61,7 @@ def lr_lambda(scheduler: Chosen | None, lengths: ScheduleLengths, peak_lr: float
                 minimum=params.min_ratio,
             )
         case WarmupExponentialLR():
-            period = lengths.steps(None, params.decay_epochs)
+            period = lengths.period(params.decay_epochs)
             return partial(
                 exponential,
                 warmup=lengths.warmup(params),

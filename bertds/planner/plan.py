@@ -5,14 +5,17 @@ user states. Needs neither torch nor a device.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from bertds.config.batch import BatchSplit
+from bertds.config.batch import BatchSplit, common_size
+from bertds.config.batch_plan import BatchPlan, ChainedPlans, warmup_levels
 from bertds.config.case import Case
 from bertds.config.consistency import check_consistency
 from bertds.config.messages import Problem, problems_error
 from bertds.config.schedule_lengths import ScheduleLengths
-from bertds.config.schema import branch_point, num_steps
+from bertds.config.schema import branch_point
+from bertds.config.stages import follows_whole_run, with_length
 from bertds.data.loader import default_lanes
 from bertds.data.sampler import whole_batches
 from bertds.errors import ConfigError
@@ -77,23 +80,82 @@ class Plan:
     corpus: Corpus
     parameters: int
     lanes: int
+    batches: BatchPlan
     steps: int
     """Of the run itself, without those before it branches from another."""
     tokens: float
     """Of all steps."""
     stages: list[Stage]
     step_seconds: float
-    """Compute time per step at the stated MFU, without communication."""
+    """Compute time per step of train_batch_size at the stated MFU, without communication."""
     warnings: list[str]
     """Settings that may not fit the length of the run."""
 
     @property
     def hours(self) -> float:
         """Compute time of all steps."""
-        return self.steps * self.step_seconds / 3600
+        # A step takes as long as its tokens.
+        full_steps = self.tokens / (self.corpus.mean_length * self.case.train_batch_size)
+        return full_steps * self.step_seconds / 3600
 
 
-def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Plan:
+def make_plans(
+    case: Case, corpora: Sequence[Corpus], gpus: int, gpu: Gpu, mfu: float
+) -> list[Plan]:
+    """Estimate the resources of each stage of a run; of the run, if it has no stages.
+
+    Args:
+        case: The case.
+        corpora: The data of each stage.
+        gpus: Number of GPUs, each with one process.
+        gpu: The GPU model.
+        mfu: Assumed model FLOPs utilization, 0 to 1.
+
+    Raises:
+        ConfigError: As `make_plan`.
+    """
+    if not case.stages:
+        return [make_plan(case, corpora[0], gpus, gpu, mfu)]
+    parts: list[tuple[BatchPlan, int]] = []
+    for stage, corpus in zip(case.stages, corpora, strict=True):
+        batches = _batches(stage, corpus, gpus, first_step=parts[-1][1] if parts else 0)
+        lengths = ScheduleLengths.of(stage.bertds.run, batches, corpus.mean_length)
+        parts.append((batches, batches.first_step + lengths.num_steps))
+    whole = ScheduleLengths(parts[0][0].steps_per_epoch, parts[-1][1], plan=ChainedPlans(parts))
+    lanes = case.bertds.data.lanes or default_lanes(common_size(case.stages))
+    plans = []
+    for stage, corpus in zip(case.stages, corpora, strict=True):
+        shared = whole if follows_whole_run(case.resolved, stage.stage) else None
+        plans.append(replace(make_plan(stage, corpus, gpus, gpu, mfu, shared), lanes=lanes))
+    return plans
+
+
+def _batches(case: Case, corpus: Corpus, gpus: int, first_step: int = 0) -> BatchPlan:
+    """The batches of a run or a stage; they are multiples of the number of GPUs."""
+    batch, warmup = case.train_batch_size, case.bertds.run.batch_size_warmup
+    if batch % gpus:
+        raise ConfigError(
+            f"train_batch_size is {batch}, expected a multiple of --gpus {gpus}: change --gpus, or "
+            f"pass --set train_batch_size={math.ceil(batch / gpus) * gpus}"
+        )
+    if warmup is not None and warmup.step_size % gpus:
+        raise ConfigError(
+            f"run.batch_size_warmup has batches of every multiple of {warmup.step_size} sequences, "
+            f"expected multiples of --gpus {gpus}: change --gpus, or set multiple_of to a multiple"
+        )
+    whole_batches(corpus.sequences, batch)
+    levels = warmup_levels(warmup, batch, corpus.mean_length)
+    return BatchPlan(corpus.sequences, batch, levels, first_step=first_step)
+
+
+def make_plan(
+    case: Case,
+    corpus: Corpus,
+    gpus: int,
+    gpu: Gpu,
+    mfu: float,
+    schedule: ScheduleLengths | None = None,
+) -> Plan:
     """Estimate the resources of a run.
 
     Args:
@@ -102,22 +164,18 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         gpus: Number of GPUs, each with one process.
         gpu: The GPU model.
         mfu: Assumed model FLOPs utilization, 0 to 1.
+        schedule: What the learning-rate schedule spans, if it is not the run.
 
     Raises:
         ConfigError: The batch size is not a multiple of the number of GPUs, an epoch has fewer
             sequences than a batch, or settings contradict one another or the length of the run.
     """
-    batch = case.train_batch_size
-    if batch % gpus:
-        raise ConfigError(
-            f"train_batch_size is {batch}, expected a multiple of --gpus {gpus}: change --gpus, or "
-            f"pass --set train_batch_size={math.ceil(batch / gpus) * gpus}"
-        )
-    steps_per_epoch = whole_batches(corpus.sequences, batch)
-    steps = num_steps(case.bertds.run, steps_per_epoch)
-    trunk = case.bertds.run.branch_from
-    own_steps = max(0, steps - branch_point(trunk)[1]) if trunk is not None else steps
-    findings = check_consistency(case.resolved, ScheduleLengths(steps_per_epoch, steps))
+    batch, batches = case.train_batch_size, _batches(case, corpus, gpus)
+    lengths = ScheduleLengths.of(case.bertds.run, batches, corpus.mean_length)
+    trunk, sequences = case.bertds.run.branch_from, batches.sequences
+    own_steps = lengths.num_steps - min(lengths.num_steps, branch_point(trunk)[1] if trunk else 0)
+    content = with_length(case.resolved, schedule.num_steps) if schedule else case.resolved
+    findings = check_consistency(content, schedule or lengths)
     if findings.errors:
         where = f"{case.name}.json (arm {case.arm})"
         raise problems_error(where, [Problem("", text) for text in findings.errors])
@@ -139,9 +197,11 @@ def make_plan(case: Case, corpus: Corpus, gpus: int, gpu: Gpu, mfu: float) -> Pl
         mfu=mfu,
         corpus=corpus,
         parameters=count_parameters(model, corpus.vocab_size),
-        lanes=case.bertds.data.lanes or default_lanes(batch),
+        lanes=case.bertds.data.lanes or default_lanes(batches.multiple),
+        batches=batches,
         steps=own_steps,
-        tokens=own_steps * tokens_per_step,
+        tokens=(sequences(lengths.num_steps) - sequences(lengths.num_steps - own_steps))
+        * corpus.mean_length,
         stages=[_stage(number, case, corpus, gpus, gpu) for number in range(4)],
         step_seconds=tokens_per_step * flops / (gpus * gpu.peak * mfu),
         warnings=findings.warnings,
@@ -213,6 +273,20 @@ _COLUMNS = {
 }
 
 
+def stage_table(plans: Sequence[Plan]) -> str:
+    """Write the length of each stage and of the run as text for the terminal."""
+    names = [*(plan.case.stage for plan in plans), "all"]
+    width = max(map(len, names))
+    rows = [(plan.steps, plan.tokens, plan.hours) for plan in plans]
+    rows.append(
+        (sum(row[0] for row in rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
+    )
+    return "\n".join(
+        f"stage {name:<{width}}  {steps:>12,} steps {tokens:>19,.0f} tokens {hours:>10,.1f} h"
+        for name, (steps, tokens, hours) in zip(names, rows, strict=True)
+    )
+
+
 def table(plan: Plan, gpus_per_node: int) -> str:
     """Write the estimate as text for the terminal."""
     case, corpus = plan.case, plan.corpus
@@ -232,11 +306,14 @@ def table(plan: Plan, gpus_per_node: int) -> str:
         f"{plan.step_seconds:.4f} s/step, {plan.hours:.1f} h, {plan.hours * plan.gpus:,.0f} "
         f"GPU-hours; compute only, at {plan.mfu:.0%} MFU"
     )
+    stage = f", stage {case.stage}," if case.stage else ""
+    warmup = "" if plan.batches.is_constant else f" ({plan.batches.describe()})"
+    batches = f"{plan.steps:,} of {case.train_batch_size} sequences{warmup}"
     lines = [
-        f"{case.name}/{case.arm} on {plan.gpus} x {plan.gpu.name}, {case.precision}",
+        f"{case.name}/{case.arm}{stage} on {plan.gpus} x {plan.gpu.name}, {case.precision}",
         f"model    {plan.parameters:,} parameters, vocabulary of {corpus.vocab_size:,}",
         f"data     {corpus.mean_length:.1f} tokens per sequence ({corpus.source})",
-        f"steps    {plan.steps:,} of {case.train_batch_size} sequences, {plan.tokens:,.0f} tokens",
+        f"steps    {batches}, {plan.tokens:,.0f} tokens",
         f"lanes    {lanes}",
         f"reading  {bytes_per_s / 1e6:.2f} MB/s per host; GPUs per host: {host}",
         f"time     {time}",
@@ -248,12 +325,12 @@ def table(plan: Plan, gpus_per_node: int) -> str:
         "",
         f"        {header}  fits  micro-batch x accumulation  GiB sent per step",
     ]
-    for stage in plan.stages:
-        gib = {title: getattr(stage.memory, title) / _GIB for title in _COLUMNS}
+    for zero in plan.stages:
+        gib = {title: getattr(zero.memory, title) / _GIB for title in _COLUMNS}
         cells = " ".join(f"{gib[title]:{width}.2f}" for title, width in _COLUMNS.items())
-        split = f"{stage.split.micro_batch_size} x {stage.split.accumulation}"
+        split = f"{zero.split.micro_batch_size} x {zero.split.accumulation}"
         lines.append(
-            f"ZeRO {stage.number}  {cells}  {'yes' if stage.fits else 'no':>4}  {split:>26}  "
-            f"{stage.communication / _GIB:17.2f}"
+            f"ZeRO {zero.number}  {cells}  {'yes' if zero.fits else 'no':>4}  {split:>26}  "
+            f"{zero.communication / _GIB:17.2f}"
         )
     return "\n".join(lines)

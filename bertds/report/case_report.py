@@ -154,7 +154,8 @@ class CaseReport:
             plots.insert(0, Plot(name="bits", caption=caption, files=files))
         if rates := collect_curves(arms, "lr", x):
             panel = Panel(key="lr", title="", curves=rates)
-            files = draw([panel], x=x, y_label="learning rate", is_rate=True)
+            seams = _seams(arms, x)
+            files = draw([panel], x=x, seams=seams, y_label="learning rate", is_rate=True)
             plots.append(Plot(name="lr", caption=f"Learning rate against {x_name}.", files=files))
         time = "wall time since each arm's start"
         return plots + _draw_metrics(draw, arms, "seconds", "_relative", time)
@@ -200,10 +201,15 @@ def _draw_metrics(
     for metric, (name, unit, _) in METRICS.items():
         panels = metric_panels(arms, metric, x)
         if any(panel.curves for panel in panels):
-            files = draw(panels, x=x, y_label=f"{name} ({unit})")
+            files = draw(panels, x=x, seams=_seams(arms, x), y_label=f"{name} ({unit})")
             caption = f"{name.capitalize()} in training and validation against {x_name}."
             plots.append(Plot(name=f"{metric}{suffix}", caption=caption, files=files))
     return plots
+
+
+def _seams(arms: Sequence[ArmRun], x: Measure) -> list[float]:
+    """Where any arm goes from one stage to the next, each place once."""
+    return sorted({place for arm in arms for place in arm.seams(x)})
 
 
 def _plot_note(arms: Sequence[ArmRun]) -> str:
@@ -221,6 +227,8 @@ def _plot_note(arms: Sequence[ArmRun]) -> str:
         text += "A band is the range over the seeds, its line the mean. "
     if any(arm.trunk_lines for arm in arms):
         text += "A thin dashed line is the run that an arm branches from. "
+    if _seams(arms, "step"):
+        text += "A dotted vertical line is the seam between two stages. "
     cross = ", a cross the end of a failed arm" if any(arm.failed for arm in arms) else ""
     return (
         f"{text}A ring marks the best validation value of each arm{cross}. Dashed lines are baselines; an "

@@ -74,6 +74,7 @@ def draw_panels(
     x: Measure,
     y_label: str,
     is_rate: bool = False,
+    seams: Sequence[float] = (),
     formats: Sequence[Format] = ("png",),
 ) -> dict[Format, bytes]:
     """Draw panels with common limits and one legend, as the bytes of a file of each format.
@@ -84,12 +85,13 @@ def draw_panels(
         y_label: Name and unit of the metric.
         is_rate: Whether the y axis begins at zero or is logarithmic, as for learning rates;
             otherwise it shows the range in which the curves settle.
+        seams: Places on the x axis that get a vertical line.
         formats: Of the files.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        figure = _draw(panels, x, y_label, is_rate=is_rate)
+        figure = _draw(panels, x, y_label, is_rate=is_rate, seams=seams)
         return {each: _file_of(figure, each) for each in formats}
 
 
@@ -99,7 +101,9 @@ def _file_of(figure: Figure, file_format: Format) -> bytes:
     return file.getvalue()
 
 
-def _draw(panels: Sequence[Panel], x: Measure, y_label: str, *, is_rate: bool) -> Figure:
+def _draw(
+    panels: Sequence[Panel], x: Measure, y_label: str, *, is_rate: bool, seams: Sequence[float]
+) -> Figure:
     curves = [curve for panel in panels for curve in panel.curves]
     end = max((float(curve.x[-1]) for curve in curves if len(curve.x)), default=0.0) or 1.0
     x_label, suffix, unit = _x_unit(x, end)
@@ -130,6 +134,8 @@ def _draw(panels: Sequence[Panel], x: Measure, y_label: str, *, is_rate: bool) -
         axes.xaxis.set_major_formatter(tick_format)
         _draw_curves(axes, panel, unit, is_rate=is_rate)
         _draw_baselines(axes, panel)
+        for place in seams:
+            axes.axvline(place / unit, color=BASELINE_COLOUR, linewidth=0.9, linestyle=":")
     if legend_rows:
         _add_legend(figure, legend_columns)
     layout = figure.get_layout_engine()

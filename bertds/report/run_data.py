@@ -141,6 +141,14 @@ class ArmRun:
         first = next(([line] for line in self.lines if key in line), [])
         return _series([*self.trunk_lines, *first], key)
 
+    def seams(self, measure: Measure) -> list[float]:
+        """The progress at the end of each stage that another one has followed."""
+        stages = self.case.get("resolved", {}).get("stages", [])
+        ends = [stage["last_step"] for stage in stages[:-1]]
+        at_end = {line["step"]: line[measure] for line in self.lines if measure in line}
+        later = self.reached("step")
+        return [at_end[step] for step in ends if step in at_end and step < later]
+
     def reached(self, measure: Measure) -> float:
         """The greatest step, epoch, tokens or seconds in the metrics; NaN if none has it."""
         return max((line[measure] for line in self.lines if measure in line), default=math.nan)

@@ -91,6 +91,10 @@ def _metadata(arm: ArmRun) -> dict[str, str]:
         "highest learning rate": _highest_rate(arm),
         "steps per epoch": count(resolved.get("steps_per_epoch")),
         "planned steps": count(resolved.get("num_steps")),
+        "stages": "; ".join(
+            f"{stage['name']} up to step {count(stage['last_step'])}"
+            for stage in resolved.get("stages", [])
+        ),
         "micro-batch × accumulation × ranks": (
             " × ".join(count(resolved.get(key)) for key in batch) if resolved else ""
         ),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.flatten import flatten
+from bertds.config.stages import stage_contents
 from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 
@@ -13,6 +14,7 @@ _ORIGINS = ("bertds.run.branch_from", "bertds.run.init_from")
 _FIXED = (
     *("train_batch_size", "bertds.model", "bertds.data", "bertds.masking", "bertds.run.seed"),
     "bertds.run.branch_from",
+    "bertds.run.batch_size_warmup",
 )
 _EXCEPTIONS = (
     "bertds.data.cache_dir",
@@ -22,7 +24,9 @@ _EXCEPTIONS = (
 
 
 def check_unchanged(run_dir: Path, config: dict[str, Any]) -> list[str]:
-    """List the settings of a case file that changed since the run started.
+    """List the settings of a case file that changed since the run started, in each of its stages.
+
+    Stages may be added after those that the run started with.
 
     Args:
         run_dir: The run directory.
@@ -37,7 +41,7 @@ def check_unchanged(run_dir: Path, config: dict[str, Any]) -> list[str]:
     saved = read_json(run_dir / "case.json").get("config")
     if saved is None:
         return []
-    allowed, forbidden = _changes(saved, config)
+    allowed, forbidden = _changes_of_stages(saved, config)
     if forbidden:
         raise ConfigError(
             f"{run_dir} was started with another setting that a run must keep "
@@ -66,6 +70,20 @@ def changes_from_trunk(
             f"({', '.join(forbidden)}): set it as there, or leave run.branch_from out"
         )
     return allowed
+
+
+def _changes_of_stages(
+    saved: dict[str, Any], config: dict[str, Any]
+) -> tuple[list[str], list[str]]:
+    """As `_changes`, over the stages of a run."""
+    allowed: list[str] = []
+    forbidden: list[str] = []
+    stages = zip(stage_contents(config).items(), stage_contents(saved).values(), strict=False)
+    for (name, after), before in stages:
+        where = f"stage {name}: " if name else ""
+        for found, texts in zip((allowed, forbidden), _changes(before, after), strict=True):
+            found += [f"{where}{text}" for text in texts]
+    return allowed, forbidden
 
 
 def _changes(

@@ -92,9 +92,10 @@ class TrainedRun:
                 f"{opened.path} holds no moving average of the weights: train with run.ema_decay, or "
                 "leave --ema out"
             )
+        case = resolved_case(run_dir / "case.json", name, arm, content["config"])
         return cls(
             run_dir=run_dir,
-            case=resolved_case(run_dir / "case.json", name, arm, content["config"]),
+            case=_stage_of(case, content["resolved"].get("stages", []), opened.step),
             metadata=content["resolved"],
             versions=content["versions"],
             tokenizer=Tokenizer.load(run_dir / TOKENIZER_NAME),
@@ -171,6 +172,12 @@ def initial_model(content: dict[str, Any]) -> str:
     own = content.get("config", {}).get("bertds", {}).get("run", {}).get("init_from")
     branch = content.get("resolved", {}).get("branch") or {}
     return str(own or branch.get("init_from") or "")
+
+
+def _stage_of(case: Case, spans: list[dict[str, Any]], step: int) -> Case:
+    """The case of the stage that trained a checkpoint; the case itself without stages."""
+    ends = (span["last_step"] for span in spans)
+    return next((stage for stage, end in zip(case.stages, ends, strict=False) if step <= end), case)
 
 
 def _find_checkpoint(run_dir: Path, name: str) -> Checkpoint:

@@ -160,6 +160,11 @@ def open_branch(case: Case, planned: Sequence[Trunk] = ()) -> Branch | None:
     run_dir = Path(name).expanduser()
     is_same = (trunk for trunk in planned if trunk.run_dir.resolve() == run_dir.resolve())
     trunk = next(is_same, None) or Trunk.read(run_dir)
+    if trunk.config["bertds"].get("stages"):
+        raise ConfigError(
+            f"run.branch_from: {trunk.run_dir} has stages, and a branch cannot begin in one: add a stage "
+            "to that run, or start from an export with run.init_from"
+        )
     trunk.check_has(step)
     return Branch(
         run_dir=trunk.run_dir,

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bertds.config.case import Case, Settings
-from bertds.config.consistency import check_consistency
+from bertds.config.consistency import Findings, check_consistency
+from bertds.config.stages import (
+    follows_whole_run,
+    malformed_stages,
+    stage_contents,
+    with_length,
+)
 from bertds.engine.deepspeed_keys import deepspeed_problems
 from bertds.errors import ConfigError, ProblemsError
 from bertds.runs.case_file import check_case, read_case
@@ -46,7 +52,7 @@ def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
     for path, arm in arms:
         mistakes[path, arm] = _mistakes(path, arm, settings)
         if not mistakes[path, arm]:
-            findings = check_consistency(read_case(path, arm, settings).resolved, None)
+            findings = _findings(read_case(path, arm, settings))
             mistakes[path, arm], warnings[path, arm] = findings.errors, findings.warnings
     if any(mistakes.values()):
         raise _error(mistakes)
@@ -56,10 +62,31 @@ def check_cases(arms: Iterable[ArmPath], settings: Settings = "") -> list[str]:
 def _mistakes(path: Path, arm: str, settings: Settings, out: Path | None = None) -> list[str]:
     content, problems = check_case(path, arm, settings, out)
     wrong = {problem.key.partition(".")[0] for problem in problems}
-    problems += deepspeed_problems(
-        {key: value for key, value in content.items() if key not in wrong}
-    )
-    return [problem.text for problem in problems]
+    stages = {"": content} if malformed_stages(content) else stage_contents(content)
+    for stage in stages.values():
+        problems += deepspeed_problems(
+            {key: value for key, value in stage.items() if key not in wrong}
+        )
+    return list(dict.fromkeys(problem.text for problem in problems))
+
+
+def _findings(case: Case) -> Findings:
+    """What contradicts what, in each stage; a schedule over all stages is as long as they are."""
+    if not case.stages:
+        return check_consistency(case.resolved, None)
+    limits = [stage.bertds.run for stage in case.stages]
+    is_known = all(run.num_epochs is None and run.max_tokens is None for run in limits)
+    total = sum(run.max_steps or 0 for run in limits) if is_known else None
+    findings = Findings()
+    for stage in case.stages:
+        content = stage.resolved
+        if follows_whole_run(case.resolved, stage.stage):
+            without = {key: value for key, value in content.items() if key != "scheduler"}
+            content = without if total is None else with_length(content, total)
+        found = check_consistency(content, None)
+        findings.errors.extend(f"stage {stage.stage}: {text}" for text in found.errors)
+        findings.warnings.extend(f"stage {stage.stage}: {text}" for text in found.warnings)
+    return findings
 
 
 def _error(mistakes: dict[ArmPath, list[str]]) -> ConfigError:

@@ -1,6 +1,7 @@
 """When a run saves, what a failed save means, and where a run resumes."""
 
 import logging
+import re
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from bertds.checkpoint import saver
+from bertds.checkpoint.directory import Checkpoint, list_checkpoints
 from bertds.distributed.watchdog import Watchdog
 from bertds.engine.engine import Engine
+from bertds.engine.process_group import broadcast_object
 from bertds.errors import CheckpointWriteError, ConfigError, ExitCode
 from bertds.huggingface.source_model import SourceModel
 from bertds.runs.status import write_status
@@ -18,12 +21,27 @@ from bertds.tracking.jsonl import read_metrics
 from bertds.training.branch import Branch
 from bertds.training.metric_logger import MetricLogger
 from bertds.training.setup import RunSetup
+from bertds.training.stages import OtherStage, seam_updates
 from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
 
-_RATE_KEYS = ("scheduler", "optimizer.params.lr", "bertds.run.num_epochs", "bertds.run.max_steps")
+_RATE_KEYS = re.compile(
+    r"(stage \S+: )?(scheduler|optimizer\.params\.lr|bertds\.run\.(num_epochs|max_steps|max_tokens))"
+)
 _RISE = 1.1  # times the last logged rate
+
+
+def newest_step(run: RunSetup, before: int | None) -> int:
+    """The step of the checkpoint that `resume` will find, if it is not damaged; 0 without one.
+
+    All ranks must call it; the arguments are those of `resume`.
+    """
+    paths = list_checkpoints(run.run_dir) if run.world.is_main else []
+    steps = [int(path.name.removeprefix("step_")) for path in paths]
+    preferred = [step for step in steps if before is None or step < before]
+    newest: int = broadcast_object(max(preferred or steps, default=0))
+    return newest
 
 
 def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
@@ -40,16 +58,22 @@ def resume(run: RunSetup, engine: Engine, before: int | None) -> TrainState:
         ConfigError: The checkpoint was trained on other shards.
         CheckpointError: Every checkpoint is damaged, or of another model or version; or a rank cannot
             read or keep what the run begins with.
+        OtherStage: The checkpoint belongs to another stage of the run.
     """
     checkpoint = saver.find_newest(engine, run.run_dir, before)
     if checkpoint is None:
         return _begin(run, engine)
+    if not run.covers(checkpoint.manifest["step"]):
+        raise OtherStage(checkpoint.manifest["step"])
     changes = [f"changed since the start: {change}" for change in run.changes]
     for message in [*checkpoint.skipped, *changes]:
         logger.warning("%s", message)
+    if run.previous is not None and checkpoint.manifest["step"] == run.first_step:
+        return _start_stage(run, run.previous, engine, checkpoint)
     state = saver.load(engine, checkpoint)
     has_more_sets = _check_shards(run, checkpoint.path, state)
     resumed = TrainState.from_checkpoint(state)
+    resumed.check_position(run.loader.plan)
     if has_more_sets:
         logger.warning("there are more validation sets now: the best checkpoint is chosen anew")
         resumed.best_loss = None
@@ -104,6 +128,7 @@ def _begin_branch(run: RunSetup, branch: Branch, engine: Engine) -> TrainState:
     state = saver.load(engine, checkpoint, is_own=False)
     _check_shards(run, checkpoint.path, state)
     begun = TrainState.from_checkpoint(state)
+    begun.check_position(run.loader.plan)
     begun.best_loss = None
     _warn_of_rate_rise(run, engine, branch.run_dir, begun.step, branch.differences)
     return begun
@@ -113,10 +138,25 @@ def _warn_of_rate_rise(
     run: RunSetup, engine: Engine, logged_in: Path, step: int, changes: list[str]
 ) -> None:
     """Warn if changed settings raise the learning rate above the last one logged in a run."""
-    if run.world.is_main and any(change.startswith(_RATE_KEYS) for change in changes):
+    if run.world.is_main and any(map(_RATE_KEYS.match, changes)):
         warning = rate_rise(logged_in, step, engine.next_learning_rate)
         if warning:
             logger.warning("%s", warning)
+
+
+def _start_stage(
+    run: RunSetup, previous: RunSetup, engine: Engine, checkpoint: Checkpoint
+) -> TrainState:
+    """Load the last checkpoint of the stage before; weights, moments and counters are kept."""
+    updates = partial(seam_updates, restarts=run.has_own_schedule)
+    state = saver.load(engine, checkpoint, updates=updates)
+    _check_shards(previous, checkpoint.path, state)
+    started = TrainState.from_checkpoint(state)
+    started.check_position(previous.loader.plan)
+    started.move_to(started.step, run.loader.plan)
+    started.best_loss = None  # of other validation sets, perhaps
+    started.losses = []
+    return started
 
 
 def _check_shards(run: RunSetup, checkpoint: Path, state: dict[str, Any]) -> bool:

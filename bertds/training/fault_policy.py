@@ -22,6 +22,7 @@ class FaultPolicy:
     def __init__(self, run: RunSetup, state: TrainState) -> None:
         """Cut `bad_steps.jsonl` to the step that the run resumes from."""
         self._run, self._state = run, state
+        self._counted = state.step
         self._log = SkippedBatchLog(run.run_dir, state.step) if run.world.is_main else None
 
     def count(self, sums: MetricSums, *, has_checkpoint: bool) -> None:
@@ -39,8 +40,8 @@ class FaultPolicy:
         run, state, case = self._run.case.bertds.run, self._state, self._run.case
         # While fp16 searches its loss scale, the gradient of a finite loss may overflow.
         is_bad = sums.skips > 0 and not (case.seeks_loss_scale and math.isfinite(sums.loss))
-        step = state.sequences // case.train_batch_size + 1
-        state.count(sums, case.train_batch_size, is_bad=is_bad)
+        step, batch_size = self._next_batch()
+        state.count(sums, batch_size, is_bad=is_bad)
         if is_bad:
             self._skipped_as_non_finite(step, sums.loss)
         elif sums.skips == 0:
@@ -50,10 +51,14 @@ class FaultPolicy:
 
     def count_skipped(self, skip: SkippedRange) -> None:
         """Count a step whose batch was skipped because of a loss spike."""
-        batch_size = self._run.case.train_batch_size
-        step = self._state.sequences // batch_size + 1
+        step, batch_size = self._next_batch()
         self._state.sequences += batch_size
         self._write(step, {"spike": {"step": skip.spike, "loss": skip.loss}})
+
+    def _next_batch(self) -> tuple[int, int]:
+        """Count a batch; its step, which the state may be ahead of, and its size."""
+        self._counted += 1
+        return self._counted, self._run.loader.plan.at(self._counted - 1).size
 
     def _skipped_as_non_finite(self, step: int, loss: float) -> None:
         in_a_row, limit = self._state.bad_in_a_row, self._run.case.bertds.run.max_bad_steps

@@ -29,19 +29,20 @@ def check_hosts(run: RunSetup) -> None:
     """
     if run.world.world_size == 1:
         return
+    datasets = {name: view for each in (run, *run.later) for name, view in _datasets(each).items()}
     with _marker_file(run) as marker:
-        views = all_gather_object((socket.gethostname(), becomes_visible(marker), _datasets(run)))
+        views = all_gather_object((socket.gethostname(), becomes_visible(marker), datasets))
     first_host, _, first = views[0]
-    for rank, (host, is_visible, datasets) in enumerate(views):
+    for rank, (host, is_visible, seen) in enumerate(views):
         if not is_visible:
             raise ConfigError(
                 f"rank {rank} on {host} does not see within {VISIBLE_WITHIN_S} s what rank 0 on "
                 f"{first_host} writes to {run.run_dir}: --out must be on a file system that all "
                 "hosts share"
             )
-        if differing := next((name for name in first if datasets[name] != first[name]), None):
+        if differing := next((name for name in first if seen[name] != first[name]), None):
             raise ConfigError(
-                f"{differing} differs between {host} ({_describe(datasets[differing])}) and "
+                f"{differing} differs between {host} ({_describe(seen[differing])}) and "
                 f"{first_host} ({_describe(first[differing])}): copy it there again, or let --data "
                 "be a directory that all hosts share, or a URL"
             )
@@ -65,8 +66,11 @@ def _datasets(run: RunSetup) -> dict[str, DatasetView]:
     def view(subset: DatasetSubset) -> DatasetView:
         return subset.set_key, subset.num_sequences, sorted(subset.shards.bad_shards)
 
-    train = {f"the training set {subset.name}": view(subset) for subset in run.train}
-    valid = {f"the validation set {name}": view(one.subset) for name, one in run.valid.items()}
+    of_stage = f" of stage {run.case.stage}" if run.case.stage else ""
+    train = {f"the training set {each.name}{of_stage}": view(each) for each in run.train}
+    valid = {
+        f"the validation set {name}{of_stage}": view(one.subset) for name, one in run.valid.items()
+    }
     return train | valid
 
 

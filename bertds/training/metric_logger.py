@@ -48,11 +48,12 @@ class MetricLogger:
         self._started = time.monotonic() - seconds
         self._cpu_started = time.process_time() - cpu_seconds
         self._throughput = Throughput(int(state.tokens))
-        self._time_left = TimeLeft(state.step, run.lengths.num_steps)
+        num_sequences = sum(span.sequences for span in run.spans)
+        self._time_left = TimeLeft(state.sequences, num_sequences)
         self._data_wait = 0.0
         self._peak_flops = _peak_flops(run, engine.device)
         self._bar = tqdm(
-            total=run.lengths.num_steps,
+            total=run.num_steps,
             initial=state.step,
             desc=f"{run.case.name}/{run.case.arm}",
             unit="step",
@@ -65,7 +66,7 @@ class MetricLogger:
         if self._log is not None:
             self._log.close()
         if self._mlflow is not None:
-            self._mlflow.close(finished=self._state.step == self._run.lengths.num_steps)
+            self._mlflow.close(finished=self._state.step == self._run.num_steps)
         if self._monitors is not None:
             self._monitors.close()
 
@@ -93,15 +94,26 @@ class MetricLogger:
             "padding": 1 - sums.tokens / sums.slots,
             "peak_memory": peak_memory_gb(self._engine.device),
             "data_wait": self._data_wait,
+            **self._batch_size(),
             **self._step_metrics(),
         }
         self._data_wait = 0.0
         self._write(metrics)
         self._bar.set_postfix_str(f"loss {sums.mean_loss:.3f} acc {sums.accuracy:.3f}")
         if self._run.world.is_main:
-            step, num_steps = self._state.step, self._run.lengths.num_steps
-            text = progress_line(metrics, self._time_left.measure(step))
+            step, num_steps = self._state.step, self._run.num_steps
+            text = progress_line(metrics, self._time_left.measure(self._state.sequences))
             logger.info("step %d of %d: %s", step, num_steps, text, extra=FILE_ONLY)
+
+    def _stage(self) -> dict[str, float]:
+        """The number of the stage, from 1, if the run has several."""
+        return {"stage": self._run.number + 1} if self._run.case.stage else {}
+
+    def _batch_size(self) -> dict[str, float]:
+        """The size of the last batch, if it may vary in the run."""
+        plan = self._run.loader.plan
+        is_constant = plan.is_constant and not self._run.case.stage
+        return {} if is_constant else {"batch_size": plan.at(self._state.step - 1).size}
 
     def _step_metrics(self) -> dict[str, float]:
         """Learning rate, gradient norm, speed and times; empty before the engine's first step.
@@ -143,7 +155,8 @@ class MetricLogger:
         state = self._state
         values = {
             "step": state.step,
-            "epoch": state.step / self._run.lengths.steps_per_epoch,
+            "epoch": self._run.epochs(state.step),
+            **self._stage(),
             "sequences": state.sequences,
             "tokens": int(state.tokens),
             **metrics,
@@ -169,7 +182,7 @@ def progress_line(metrics: Mapping[str, float], seconds_left: float) -> str:
 
 def _open_log(run: RunSetup, step: int) -> MetricsLog:
     log = MetricsLog(run.run_dir, step)
-    if step == run.first_step:
+    if step == run.begins_at:
         for summary in run_summaries(read_json(run.run_dir / "case.json")):
             log.show(summary)
     return log
@@ -187,7 +200,7 @@ def _times_before(run: RunSetup, log: MetricsLog | None) -> tuple[float, float]:
 def _open_mlflow(run: RunSetup) -> MlflowRun:
     assert run.case.bertds.run.mlflow is not None
     name = f"{run.case.name}/{run.case.arm}"
-    settings = scalars_of(run.case.resolved)
+    settings = scalars_of(run.whole.resolved)
     return MlflowRun(run.run_dir, run.case.bertds.run.mlflow, name, settings)
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -31,6 +32,12 @@ _MEASURED_TOKENS = 50_000  # of the first batches: reading them takes millisecon
 
 def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog) -> None:
     """Log and save what is about to run, from which step on."""
+    span = run.spans[run.number]
+    if span.name:
+        logger.info(
+            "stage %s (%d of %d): steps %d to %d",
+            *(span.name, run.number + 1, len(run.spans), span.first_step + 1, span.last_step),
+        )
     logger.info(
         "%s/%s: %d sequences per step = %d micro-batch x %d accumulation x %d ranks; %d steps, %d "
         "per epoch; %d sequences; %s; on %s",
@@ -40,13 +47,15 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
         run.split.micro_batch_size,
         run.split.accumulation,
         run.world.world_size,
-        run.lengths.num_steps,
+        run.num_steps,
         run.lengths.steps_per_epoch,
         run.loader.sampler.num_sequences,
         run.case.precision,
         device_name(engine.device),
     )
-    if step > run.first_step:
+    if not run.loader.plan.is_constant:
+        logger.info("batch-size warm-up: %s", run.loader.plan.describe())
+    if step > run.begins_at:
         logger.info("resuming from step %d", step)
     for advice in (
         shared_lanes(run.world.world_size, run.loader.sampler.lanes),
@@ -57,7 +66,7 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
             logger.warning("%s", advice)
     if not run.world.is_main:
         return
-    if step < run.lengths.num_steps:
+    if step < run.last_step:
         watchdog.heartbeat("measuring the masking ratio", step)
         ratio = measured_ratio(run, step)
         logger.log(logging.WARNING if ratio.is_off else logging.INFO, "masking: %s", ratio)
@@ -65,7 +74,7 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
     content = {
         "case": run.case.name,
         "arm": run.case.arm,
-        "config": run.case.resolved,
+        "config": run.whole.resolved,
         "resolved": _resolved(run, engine, watchdog),
         "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
     }
@@ -79,7 +88,7 @@ def write_run_info(run: RunSetup, engine: Engine, step: int, watchdog: Watchdog)
 def measured_ratio(run: RunSetup, step: int) -> MaskedRatio:
     """The masking ratio of this rank's next batches, up to about 50,000 tokens."""
     masked = maskable = 0
-    for number in range(step, run.lengths.num_steps):
+    for number in range(step, run.last_step):
         packs = run.loader.batch(number)
         masked += sum(pack.masked.size for pack in packs)
         maskable += sum(pack.num_maskable for pack in packs)
@@ -134,7 +143,8 @@ def _resolved(run: RunSetup, engine: Engine, watchdog: Watchdog) -> dict[str, An
         "micro_batch_size": run.split.micro_batch_size,
         "gradient_accumulation_steps": run.split.accumulation,
         "steps_per_epoch": run.lengths.steps_per_epoch,
-        "num_steps": run.lengths.num_steps,
+        "num_steps": run.num_steps,
+        **({"stages": [asdict(span) for span in run.spans]} if run.case.stage else {}),
         "lanes": run.loader.sampler.lanes,
         # Not counted in the module's tensors, which are empty at ZeRO stage 3.
         "parameters": sum(math.prod(shape) for shape in shapes(engine.deepspeed).values()),

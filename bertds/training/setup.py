@@ -11,20 +11,26 @@ from pathlib import Path
 import torch
 
 from bertds.checkpoint.directory import list_checkpoints, step_of
-from bertds.config.batch import BatchSplit, split_batch, valid_micro_batch_size
+from bertds.config.batch import (
+    BatchSplit,
+    split_batch,
+    split_of_size,
+    valid_micro_batch_size,
+)
+from bertds.config.batch_plan import warmup_levels
 from bertds.config.case import Case
 from bertds.config.consistency import check_consistency
 from bertds.config.messages import Problem, problems_error
 from bertds.config.schedule_lengths import ScheduleLengths
-from bertds.config.schema import interval_steps, num_steps
-from bertds.data.data_root import DataRoot, warn_of_small_cache
-from bertds.data.dataset import DatasetSubset, open_train
+from bertds.config.schema import interval_steps
+from bertds.config.stages import with_length
+from bertds.data.dataset import DatasetSubset, mean_length_of
 from bertds.data.loader import TrainLoader
 from bertds.data.masked_dataset import MaskedDataset
 from bertds.data.packing import RankBatchSpec
 from bertds.data.shards.format import TOKENIZER_NAME
 from bertds.data.tokenizer import Tokenizer
-from bertds.data.validation import masked_valid, open_valid
+from bertds.data.validation import masked_valid
 from bertds.data.vocabulary import Vocabulary
 from bertds.distributed.world import World
 from bertds.engine.deepspeed_config import (
@@ -42,7 +48,15 @@ from bertds.model.attention import uses_varlen_attention
 from bertds.model.flash_attention import check_flash_attention
 from bertds.runs.config_drift import check_unchanged
 from bertds.tracking.packages import check_packages
-from bertds.training.branch import Branch, Trunk, open_branch, row_length_of
+from bertds.training.branch import Branch, Trunk, open_branch
+from bertds.training.open_data import batch_spec, open_data, train_row_length
+from bertds.training.stages import (
+    StageSpan,
+    check_tokenizers,
+    epoch_after,
+    lanes_of_stages,
+    with_schedules,
+)
 
 logger = logging.getLogger("bertds")
 
@@ -55,6 +69,7 @@ class RunSetup:
     run_dir: Path
     world: World
     split: BatchSplit
+    """Of a batch with train_batch_size."""
     loader: TrainLoader
     train: list[DatasetSubset]
     valid: dict[str, MaskedDataset]
@@ -64,15 +79,63 @@ class RunSetup:
     valid_spec: RankBatchSpec
     """This rank's part of a validation set, and its layout."""
     lengths: ScheduleLengths
+    """Of the stage."""
+    schedule: ScheduleLengths
+    """What the learning-rate schedule spans: the stage, or all stages."""
+    spans: tuple[StageSpan, ...]
+    """All stages of the run; one if it has none."""
+    number: int
+    """Which of them this is, from 0."""
+    whole: Case
+    """The case with all stages."""
     pretrained: Pretrained | None
     """The weights to start from, if not random ones; None also for a run that resumes."""
     branch: Branch | None
     """The checkpoint of another run to start from; None also for a run that resumes."""
     changes: list[str]
     """Settings that differ from those the run started with."""
+    previous: "RunSetup | None" = None
+    """The stage before."""
+    later: "tuple[RunSetup, ...]" = ()
+    """The stages after the first one, in the setup of the first."""
 
     @property
     def first_step(self) -> int:
+        """Steps of the run before this stage."""
+        return self.spans[self.number].first_step
+
+    @property
+    def last_step(self) -> int:
+        """The last step of this stage."""
+        return self.spans[self.number].last_step
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all stages."""
+        return self.spans[-1].last_step
+
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether the learning-rate schedule starts with this stage."""
+        return self.schedule is self.lengths
+
+    def covers(self, step: int) -> bool:
+        """Whether this stage makes the step after this one, or the run ends there."""
+        is_end = step >= self.last_step
+        return self.first_step <= step and (not is_end or self.number == len(self.spans) - 1)
+
+    def epochs(self, step: int) -> float:
+        """Epochs of the run before a step, over the data of each stage."""
+        before = sum(span.epochs for span in self.spans[: self.number])
+        return before + self.lengths.epochs(step)
+
+    def split_at(self, step: int) -> BatchSplit:
+        """How the batch after this many steps is split."""
+        size = self.loader.plan.at(step).size
+        return split_of_size(self.case, size, self.world.world_size)
+
+    @property
+    def begins_at(self) -> int:
         """The step that the run begins at, without a checkpoint of its own."""
         return self.branch.step if self.branch is not None else 0
 
@@ -85,7 +148,7 @@ class RunSetup:
     def is_finished(self) -> bool:
         """Whether the run is done, up to the number of steps that the case has now."""
         status = read_json(self.run_dir / "status.json")
-        return status.get("state") == "done" and status["step"] >= self.lengths.num_steps
+        return status.get("state") == "done" and status["step"] >= self.num_steps
 
     def as_trunk(self) -> Trunk:
         """The run as another one sees that branches from it, and is trained after it."""
@@ -93,7 +156,7 @@ class RunSetup:
             run_dir=self.run_dir,
             config=self.case.resolved,
             train_row_length=self.train_row_length,
-            num_steps=0 if self.is_finished() else self.lengths.num_steps,
+            num_steps=0 if self.is_finished() else self.num_steps,
             keep_every=self.keep_every,
         )
 
@@ -155,11 +218,46 @@ def prepare_run(
         world: The processes.
         planned: The runs that are trained before it, from which it may branch.
 
+    Returns:
+        The setup of the run, or of its first stage.
+
     Raises:
         ConfigError: The case does not fit the machine, the processes or the data.
         ValueError: A shard set is missing or damaged.
         RemoteError: A shard set behind a URL cannot be read.
     """
+    _check_resume(case, run_dir)
+    stages: list[RunSetup] = []
+    for stage in case.stages or (case,):
+        try:
+            stages.append(_prepare_stage(stage, case, data_root, run_dir, world, stages, planned))
+        except ConfigError as error:
+            if not stage.stage:
+                raise
+            raise ConfigError(f"stage {stage.stage}: {error}") from error
+    check_tokenizers(stages)
+    stages = with_schedules(stages)
+    _check_not_beyond(run_dir, stages[0].branch, stages[0].num_steps)
+    for run in stages:
+        _check_consistency(run)
+        # Computed for their errors, which must come before a process group exists.
+        deepspeed_config(run.case, run.split, run.schedule, on_gpu=torch.cuda.is_available())
+        custom_lr_lambda(run.case, run.schedule)
+    changes = check_unchanged(run_dir, case.resolved)
+    first, *later = (replace(run, changes=changes) for run in stages)
+    return replace(first, later=tuple(later))
+
+
+def _prepare_stage(
+    case: Case,
+    whole: Case,
+    data_root: str | Path,
+    run_dir: Path,
+    world: World,
+    before: list[RunSetup],
+    planned: Sequence[Trunk],
+) -> RunSetup:
+    """Open the data of one stage, or of a run without stages, that follows the stages before."""
     check_deepspeed_keys(case)
     check_device(case, world)
     warn_of_one_host(case, world)
@@ -167,28 +265,24 @@ def prepare_run(
     check_flash_attention(case)
     _warn_of_compiled_rows(case)
     check_packages(case)
-    _check_resume(case, run_dir)
     split = split_batch(case, world.world_size)
-    train, valid, vocabulary = _open_data(case, data_root)
-    valid_spec = _batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
+    train, valid, vocabulary = open_data(case, data_root)
+    valid_spec = batch_spec(case, split, world, [*train, *valid.values()], vocabulary)
     branch = None if list_checkpoints(run_dir) else open_branch(case, planned)
-    longest = valid_spec.row_length
-    spec = replace(valid_spec, row_length=_train_row_length(run_dir, branch, longest))
-    masker = vocabulary.masker(case.bertds.masking)
-    loader = TrainLoader(
-        [MaskedDataset(subset, masker, case.bertds.masking) for subset in train],
-        case.bertds.data,
-        spec,
-        batch_size=case.train_batch_size,
-        seed=case.bertds.run.seed,
+    row_length = train_row_length(case, run_dir, branch, valid_spec.row_length, train)
+    spec = replace(valid_spec, row_length=row_length)
+    previous = before[-1] if before else None
+    loader = _open_loader(case, train, vocabulary, spec, previous, lanes_of_stages(whole, run_dir))
+    lengths = ScheduleLengths.of(case.bertds.run, loader.plan, mean_length_of(train))
+    first_step = loader.plan.first_step
+    last_step = first_step + lengths.num_steps
+    span = StageSpan(
+        name=case.stage,
+        first_step=first_step,
+        last_step=last_step,
+        sequences=loader.plan.sequences(last_step),
+        epochs=lengths.epochs(last_step),
     )
-    steps_per_epoch = loader.sampler.steps_per_epoch
-    lengths = ScheduleLengths(steps_per_epoch, num_steps(case.bertds.run, steps_per_epoch))
-    _check_not_beyond(run_dir, branch, lengths)
-    _check_consistency(case, run_dir, lengths)
-    # Computed for their errors, which must come before a process group exists.
-    deepspeed_config(case, split, lengths, on_gpu=torch.cuda.is_available())
-    custom_lr_lambda(case, lengths)
     return RunSetup(
         case=case,
         run_dir=run_dir,
@@ -206,9 +300,38 @@ def prepare_run(
             valid_spec, micro_batch_size=valid_micro_batch_size(case, world.world_size)
         ),
         lengths=lengths,
-        pretrained=_open_pretrained(case, run_dir, vocabulary),
+        schedule=lengths,
+        spans=(*(run.spans[-1] for run in before), span),
+        number=len(before),
+        whole=whole,
+        pretrained=None if before else _open_pretrained(case, run_dir, vocabulary),
         branch=branch,
-        changes=check_unchanged(run_dir, case.resolved),
+        changes=[],
+        previous=previous,
+    )
+
+
+def _open_loader(
+    case: Case,
+    train: list[DatasetSubset],
+    vocabulary: Vocabulary,
+    spec: RankBatchSpec,
+    previous: RunSetup | None,
+    lanes: int | None,
+) -> TrainLoader:
+    """The training batches of this rank; a stage starts a new epoch."""
+    masking, run = case.bertds.masking, case.bertds.run
+    masker, batch_size = vocabulary.masker(masking), case.train_batch_size
+    data = case.bertds.data
+    return TrainLoader(
+        [MaskedDataset(subset, masker, masking) for subset in train],
+        data if lanes is None else data.model_copy(update={"lanes": lanes}),
+        replace(spec, micro_batch_size=run.max_micro_batch_size),
+        batch_size=batch_size,
+        seed=run.seed,
+        warmup=warmup_levels(run.batch_size_warmup, batch_size, mean_length_of(train)),
+        first_step=0 if previous is None else previous.last_step,
+        first_epoch=0 if previous is None else epoch_after(previous),
     )
 
 
@@ -220,54 +343,6 @@ def _warn_of_compiled_rows(case: Case) -> None:
             "run.compile is true, but attention is computed in rows here: each combination of row "
             "lengths is compiled anew during a step; use bf16 or fp16 on a GPU, or set it to false"
         )
-
-
-def _open_data(
-    case: Case, data_root: str | Path
-) -> tuple[list[DatasetSubset], dict[str, DatasetSubset], Vocabulary]:
-    """The training sets, the validation sets by name, and the vocabulary that all share."""
-    root = DataRoot.of(data_root, case.bertds.data)
-    train = open_train(case, root)
-    valid = open_valid(case, root)
-    subsets = [*train, *valid.values()]
-    warn_of_small_cache(subset.shards for subset in subsets)
-    vocabulary = Vocabulary.of(subsets)
-    _check_data(case, subsets, vocabulary)
-    return train, valid, vocabulary
-
-
-def _batch_spec(
-    case: Case,
-    split: BatchSplit,
-    world: World,
-    subsets: list[DatasetSubset],
-    vocabulary: Vocabulary,
-) -> RankBatchSpec:
-    """This rank's part of a training batch, and its layout."""
-    longest = max(subset.shards.index.max_length for subset in subsets)
-    varlen = uses_varlen_attention(case.bertds.model, case.precision)
-    return RankBatchSpec(
-        rank=world.rank,
-        world_size=world.world_size,
-        micro_batch_size=split.micro_batch_size,
-        # No longer than the longest sequence: attention costs less in shorter rows.
-        row_length=0 if varlen else longest,
-        pad_id=vocabulary.pad_id,
-        unmaskable_ids=vocabulary.unmaskable_ids,
-    )
-
-
-def _train_row_length(run_dir: Path, branch: Branch | None, longest: int) -> int:
-    """The longest row of a training batch: a validation set that is added later does not change it.
-
-    Without a checkpoint the run starts anew, perhaps on other shards with longer sequences.
-    """
-    if branch is not None:
-        return min(branch.train_row_length, longest) or longest
-    if not list_checkpoints(run_dir):
-        return longest
-    saved = row_length_of(read_json(run_dir / "case.json").get("resolved", {}))
-    return min(saved, longest) or longest
 
 
 def _open_pretrained(case: Case, run_dir: Path, vocabulary: Vocabulary) -> Pretrained | None:
@@ -294,54 +369,34 @@ def _check_resume(case: Case, run_dir: Path) -> None:
         )
 
 
-def _check_consistency(case: Case, run_dir: Path, lengths: ScheduleLengths) -> None:
+def _check_consistency(run: RunSetup) -> None:
     """No setting contradicts another one, or the length of the run; a run that exists goes on."""
-    findings = check_consistency(case.resolved, lengths)
-    where = f"{case.name}.json (arm {case.arm})"
-    has_started = bool(list_checkpoints(run_dir))
+    content, where = run.case.resolved, f"{run.case.name}.json (arm {run.case.arm})"
+    if run.case.stage:
+        where += f", stage {run.case.stage}"
+    if not run.has_own_schedule:
+        content = with_length(content, run.num_steps)
+    findings = check_consistency(content, run.schedule)
+    has_started = bool(list_checkpoints(run.run_dir))
     if findings.errors and not has_started:
         raise problems_error(where, [Problem("", text) for text in findings.errors])
     for text in [*findings.errors, *findings.warnings]:
         logger.warning("%s: %s", where, text)
 
 
-def _check_not_beyond(run_dir: Path, branch: Branch | None, lengths: ScheduleLengths) -> None:
+def _check_not_beyond(run_dir: Path, branch: Branch | None, num_steps: int) -> None:
     """An unfinished run has not made more steps than the case has now; a branch has some to make."""
-    if branch is not None and branch.step >= lengths.num_steps:
+    if branch is not None and branch.step >= num_steps:
         raise ConfigError(
             f"run.branch_from begins at step {branch.step}, but run.max_steps or run.num_epochs gives "
-            f"{lengths.num_steps} steps, which include those of {branch.run_dir}: raise it"
+            f"{num_steps} steps, which include those of {branch.run_dir}: raise it"
         )
     checkpoints = list_checkpoints(run_dir)
     if not checkpoints or read_json(run_dir / "status.json").get("state") == "done":
         return
     step = step_of(checkpoints[0])
-    if step > lengths.num_steps:
+    if step > num_steps:
         raise ConfigError(
             f"{run_dir} has a checkpoint of step {step}, but run.max_steps or run.num_epochs gives "
-            f"{lengths.num_steps} steps: raise it, or train into another --out"
+            f"{num_steps} steps: raise it, or train into another --out"
         )
-
-
-def _check_data(case: Case, subsets: list[DatasetSubset], vocabulary: Vocabulary) -> None:
-    """The vocabulary and the sequence lengths are those that the case expects."""
-    vocab_size, seq_len = case.bertds.model.vocab_size, case.bertds.data.seq_len
-    padded = case.bertds.model.padded_vocab_size(vocabulary.size)
-    if vocab_size not in (None, vocabulary.size, padded):
-        raise ConfigError(
-            f"model.vocab_size is {vocab_size}, but the shards in {vocabulary.source} were made "
-            f"with {vocabulary.size} ids: leave the key out, or point at other shards"
-        )
-    for subset in subsets:
-        longest, cut_at = subset.shards.index.max_length, subset.shards.index.seq_len
-        if longest == cut_at < seq_len:
-            logger.warning(
-                "data.seq_len is %d, but the lines in %s were cut into pieces of %d tokens: for "
-                "longer sequences make shards with --seq_len %d",
-                *(seq_len, subset.shards.files, cut_at, seq_len),
-            )
-        if longest > seq_len:
-            raise ConfigError(
-                f"data.seq_len is {seq_len}, but {subset.shards.files} holds a sequence of "
-                f"{longest} tokens: raise it, or make shards with --seq_len {seq_len}"
-            )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from bertds.errors import CheckpointError
+from bertds.config.batch_plan import BatchPlan
+from bertds.errors import CheckpointError, ConfigError
 from bertds.metrics.accumulators import MetricSums
 from bertds.training.spike_guard import SkippedRange
 
@@ -13,7 +14,11 @@ class TrainState:
     """How far a run has come, in plain numbers."""
 
     step: int = 0
-    """Batches consumed: the only coordinate of the data order."""
+    """Batches consumed."""
+    epoch: int | None = None
+    """Epoch of the next batch; older checkpoints hold batches only."""
+    epoch_sequences: int | None = None
+    """Sequences of that epoch consumed: with the epoch, the coordinate of the data order."""
     sequences: int = 0
     """Sequences consumed."""
     tokens: float = 0
@@ -48,6 +53,26 @@ class TrainState:
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"state.json of the checkpoint is damaged ({error})") from error
         return cls(**saved | {"since_log": sums, "skips": skips})
+
+    def check_position(self, plan: BatchPlan) -> None:
+        """Check that the run's batches lead to where the checkpoint stands.
+
+        Raises:
+            ConfigError: Other batch sizes led there.
+        """
+        position = plan.at(self.step)
+        found, expected = (self.epoch, self.epoch_sequences), (position.epoch, position.first)
+        if self.epoch is not None and found != expected:
+            raise ConfigError(
+                f"the checkpoint of step {self.step} is at sequence {found[1]} of epoch {found[0]}, "
+                f"but the batch sizes of the case lead to sequence {expected[1]} of epoch "
+                f"{expected[0]}: restore them, or train into another --out"
+            )
+
+    def move_to(self, step: int, plan: BatchPlan) -> None:
+        """Set the number of batches consumed."""
+        position = plan.at(step)
+        self.step, self.epoch, self.epoch_sequences = step, position.epoch, position.first
 
     def count(self, sums: MetricSums, batch_size: int, *, is_bad: bool) -> None:
         """Count the batch of a step."""

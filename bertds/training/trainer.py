@@ -2,6 +2,9 @@
 
     prepare_run (files only) -> build_engine -> resume -> TrainLoop.run_steps -> done, or preempted
 
+A run with stages builds an engine for each. A stage starts from the last checkpoint of the one before,
+so a run that is killed there takes the same way.
+
 `TrainLoop.run_steps` is the place to read first.
 """
 
@@ -14,7 +17,8 @@ from functools import partial
 import torch
 
 from bertds.checkpoint.directory import checkpoint_path, is_multiple
-from bertds.config.schema import interval_steps
+from bertds.config.schedule_lengths import ScheduleLengths
+from bertds.config.schema import RunConfig
 from bertds.data.rng import derive_key
 from bertds.distributed.failures import translate_peer_errors
 from bertds.distributed.watchdog import Watchdog
@@ -27,7 +31,7 @@ from bertds.model.flash_attention import activate_flash_attention
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.runs.status import write_status
 from bertds.tracking.console import log_to_file
-from bertds.training.checkpoint_policy import CheckpointPolicy, resume
+from bertds.training.checkpoint_policy import CheckpointPolicy, newest_step, resume
 from bertds.training.fault_policy import FaultPolicy
 from bertds.training.host_check import check_hosts
 from bertds.training.metric_logger import MetricLogger
@@ -36,6 +40,7 @@ from bertds.training.profiler import traced, untraced
 from bertds.training.run_info import write_run_info
 from bertds.training.setup import RunSetup
 from bertds.training.spike_guard import LossSpike, SkippedRange, find_skip
+from bertds.training.stages import OtherStage
 from bertds.training.state import TrainState
 from bertds.training.validator import Validator
 
@@ -48,7 +53,7 @@ def build_engine(run: RunSetup, device: torch.device) -> Engine:
     """Make the model, whose initial weights depend on the seed alone, and its DeepSpeed engine."""
     torch.manual_seed(derive_key(run.case.bertds.run.seed, _INITIAL_WEIGHTS) >> 1)
     model = MaskedLanguageModel(run.case.bertds.model, run.vocabulary.size, run.vocabulary.pad_id)
-    return Engine.build(run.case, model, run.world, device, run.split, run.lengths)
+    return Engine.build(run.case, model, run.world, device, run.split, run.schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +112,37 @@ class Trainer:
                 skips = spike.skips
 
     def _attempt(self, watchdog: Watchdog, skips: list[SkippedRange]) -> int:
-        """Build, resume, and loop to the end, to a preemption, or to a loss spike."""
-        run = self.run
+        """Train from the newest checkpoint to the end, to a preemption, or to a loss spike."""
+        # After a spike, prefer a checkpoint from before the skipped steps.
+        before = skips[-1].first if skips else None
+        number = self._stage_at(newest_step(self.run, before))
+        while True:
+            run = self._stages[number]
+            try:
+                code = self._train_stage(run, watchdog, skips, before)
+            except OtherStage as other:
+                number = self._stage_at(other.step)
+                continue
+            if code != ExitCode.SUCCESS or number + 1 == len(self._stages):
+                return code
+            number, before = number + 1, None
+
+    @property
+    def _stages(self) -> list[RunSetup]:
+        return [self.run, *self.run.later]
+
+    def _stage_at(self, step: int) -> int:
+        """The stage that a run with a checkpoint of this step resumes in."""
+        return next(number for number, run in enumerate(self._stages) if run.covers(step))
+
+    def _train_stage(
+        self, run: RunSetup, watchdog: Watchdog, skips: list[SkippedRange], before: int | None
+    ) -> int:
+        """Build, resume, and loop to the end of a stage, to a preemption, or to a loss spike."""
         watchdog.heartbeat("building the model")
         with contextlib.closing(build_engine(run, self.device)) as engine:
             watchdog.heartbeat("loading a checkpoint")
-            # After a spike, prefer a checkpoint from before the skipped steps.
-            state = resume(run, engine, before=skips[-1].first if skips else None)
+            state = resume(run, engine, before)
             state.skips = skips or state.skips
             watchdog.heartbeat("describing the run", state.step)
             write_run_info(run, engine, state.step, watchdog)
@@ -142,7 +171,7 @@ class Trainer:
             saved = checkpoint_path(run.run_dir, state.step)
             advice = resume_advice(run.world)
             logger.info("stopped at step %d; checkpoint: %s; %s", state.step, saved, advice)
-        elif run.world.is_main:
+        elif run.world.is_main and run.last_step == run.num_steps:
             write_status(run.run_dir, "done", code, "all steps are done", state.step)
         return code
 
@@ -173,7 +202,7 @@ class TrainLoop:
     """Called after each step, for the profiler."""
 
     def run_steps(self) -> bool:
-        """Run the remaining steps; True if preempted before the last one."""
+        """Run the remaining steps of the stage; True if preempted before the run's last one."""
         due = Intervals.of(self.run)
         self.validator.run_before_first_step()
         for step in self._completed_steps(due):
@@ -181,11 +210,12 @@ class TrainLoop:
                 self.metric_logger.log_training()
             is_best = (step.is_last or due.evaluate(step.number)) and self.validator.run()
             is_final = step.is_last or step.is_stopping
-            if step.is_stopping and not step.is_last:
+            is_preempted = step.is_stopping and step.number < self.run.num_steps
+            if is_preempted:
                 logger.info("asked to stop by %s: saving a checkpoint", self.preemption.reason())
             if is_final or is_best or due.save(step.number):
                 self.checkpoints.save(is_best=is_best, is_final=is_final)
-            if step.is_stopping and not step.is_last:
+            if is_preempted:
                 return True
         return False
 
@@ -196,20 +226,21 @@ class TrainLoop:
         device. They are read at once where something is logged, validated, saved or stopped.
         """
         run, state, engine = self.run, self.state, self.engine
-        batches = run.loader.batches(state.step, run.lengths.num_steps)
+        batches = run.loader.batches(state.step, run.last_step)
         pending: AsyncSums | None = None
         for packs in self.metric_logger.timed_batches(batches):
             previous, pending = pending, None
             skip = find_skip(state.skips, state.step + 1)
+            engine.use_split(run.split_at(state.step))
             if skip is None:
                 pending = engine.train_step(packs, state.step, stop=self.preemption.is_set())
-            state.step += 1
+            state.move_to(state.step + 1, run.loader.plan)
             self.end_step()
             is_stopping = previous is not None and self._count(previous)
             if skip is not None:
                 engine.skip_step()
                 self.faults.count_skipped(skip)
-            is_last = state.step == run.lengths.num_steps
+            is_last = state.step == run.last_step
             if pending is not None and (is_stopping or is_last or due.any(state.step)):
                 is_stopping |= self._count(pending)
                 pending = None
@@ -226,30 +257,27 @@ class TrainLoop:
 class Intervals:
     """What is due after which step."""
 
-    log_every: int
-    eval_every: int
-    save_every: int
+    block: RunConfig
+    lengths: ScheduleLengths
     keep_every: int | None
 
     @classmethod
     def of(cls, run: RunSetup) -> "Intervals":
-        """Convert the intervals of a case, given in steps or epochs, to steps."""
-        block, epoch = run.case.bertds.run, run.lengths.steps_per_epoch
-        intervals = (block.log_every, block.eval_every, block.save_every)
-        log, evaluate, save = (interval_steps(interval, epoch) for interval in intervals)
-        return cls(log, evaluate, save, run.keep_every)
+        """The intervals of a case."""
+        return cls(run.case.bertds.run, run.lengths, run.keep_every)
 
     def log(self, step: int) -> bool:
         """Whether a training line is due."""
-        return step % self.log_every == 0
+        return self.lengths.is_due(self.block.log_every, step)
 
     def evaluate(self, step: int) -> bool:
         """Whether a validation is due."""
-        return step % self.eval_every == 0
+        return self.lengths.is_due(self.block.eval_every, step)
 
     def save(self, step: int) -> bool:
         """Whether a checkpoint is due."""
-        return step % self.save_every == 0 or is_multiple(step, self.keep_every)
+        is_kept = is_multiple(step, self.keep_every)
+        return is_kept or self.lengths.is_due(self.block.save_every, step)
 
     def any(self, step: int) -> bool:
         """Whether anything is due."""

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.optimizer_schema import OPTIMIZERS, SCHEDULERS
 from bertds.config.presets import PRESETS
+from bertds.config.schedule_lengths import ScheduleLengths
 from bertds.config.schema import (
     BertdsConfig,
     DataConfig,
@@ -20,7 +22,6 @@ from bertds.config.schema import (
     TrainSet,
     ValidSet,
     interval_steps,
-    num_steps,
 )
 
 SIZES = {
@@ -202,10 +203,12 @@ def test_a_run_needs_a_length():
         ({"num_epochs": 0.001}, 1),
         ({"num_epochs": 3, "max_steps": 30}, 21),
         ({"num_epochs": 30, "max_steps": 30}, 30),
+        ({"max_tokens": 204, "num_epochs": 3}, 20),
     ],
 )
 def test_epochs_and_steps_whichever_is_less(limits, steps):
-    assert num_steps(RunConfig(**limits), 7) == steps
+    lengths = ScheduleLengths.of(RunConfig(**limits), BatchPlan(7, 1), mean_length=10)
+    assert lengths.num_steps == steps
 
 
 @pytest.mark.parametrize(

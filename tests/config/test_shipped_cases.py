@@ -198,9 +198,10 @@ def test_every_file_is_valid_and_complete(file):
         assert {"optimizer", "gradient_clipping", "zero_optimization"} <= text.keys()
 
 
-def test_there_are_14_cases_and_4_starting_points():
+def test_there_are_14_cases_and_6_starting_points():
     cases = {f"case{n}.json" for n in range(1, 15)}
     starting_points = {"sample.json", "bert_mini.json", "bert_base.json", "modernbert_base.json"}
+    starting_points |= {"bert_two_phases.json", "modernbert_stages.json"}
     assert set(FILES) == cases | starting_points
 
 
@@ -242,6 +243,23 @@ def test_the_starting_points_use_deepspeeds_schedulers():
     assert {scheduler(f)["params"]["warmup_type"] for f in ("sample.json", "bert_base.json")} == {
         "linear"
     }
+
+
+def test_the_stages_of_the_shipped_files():
+    """BERT's two phases, and ModernBERT's context extension and annealing."""
+
+    def stages(file):
+        return read_case(CONFIGS / file, "main").stages
+
+    phases = stages("bert_two_phases.json")
+    lengths = [(each.bertds.data.seq_len, each.bertds.run.max_steps) for each in phases]
+    assert lengths == [(128, 900_000), (512, 100_000)]
+    first, extended, annealed = stages("modernbert_stages.json")
+    for stage, seq_len, base in ((first, 1024, 10_000), (extended, 8192, 160_000)):
+        assert (stage.bertds.data.seq_len, stage.bertds.model.rope_theta) == (seq_len, base)
+    assert annealed.bertds.model == extended.bertds.model
+    assert annealed.bertds.data.train != extended.bertds.data.train
+    assert annealed.deepspeed["scheduler"]["params"]["decay_num_steps"] == 10_600
 
 
 def test_bert_base_has_the_sizes_of_bert_base():

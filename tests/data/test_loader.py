@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertds.config.batch_plan import Level
 from bertds.data.loader import TrainLoader, default_lanes, shared_lanes
 from bertds.data.shards.reader import ShardSet
-from tests.helpers.packs import BATCH, all_tokens, content, flat, loader_of
+from tests.helpers.packs import BATCH, SETS, all_tokens, content, flat, loader_of
 
 
 def epoch_batches(loader: TrainLoader, epoch: int) -> list[list]:
@@ -102,6 +103,38 @@ def test_an_epoch_is_complete_for_any_split(
     seen = Counter(each.tokens for counted in single for each in counted.elements())
     assert not seen - known
     assert sum((known - seen).values()) == sum(known.values()) % batch_size
+
+
+@settings(max_examples=4)
+@given(
+    world_size=st.sampled_from([1, 2, 3, 6]),
+    counts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    micro=st.integers(1, 7),
+    lanes=st.sampled_from([1, 2, 3, 6]),
+)
+def test_growing_batches_read_every_sequence_once_an_epoch(
+    data_root, world_size, counts, micro, lanes
+):
+    """At any world size and position: the epochs end where the next batch does not fit."""
+    warmup = [Level(6 * number, steps) for number, steps in enumerate(counts, 1)]
+    options = {"sets": SETS, "batch_size": 30, "warmup": warmup, "lanes": lanes, "window": 2}
+    ranks = [
+        loader_of(data_root, rank=rank, world_size=world_size, accumulation=micro, **options)
+        for rank in range(world_size)
+    ]
+    plan, known = ranks[0].plan, all_tokens(data_root)
+    steps = plan.steps_in_epochs(2)
+    batches = [flat(parts) for parts in zip(*(r.batches(0, steps) for r in ranks), strict=True)]
+    seen: list[Counter] = [Counter(), Counter()]
+    for step, packs in enumerate(batches):
+        batch = content(packs)
+        assert batch.total() == plan.at(step).size
+        seen[plan.at(step).epoch].update(sequence.tokens for sequence in batch.elements())
+    for counted in seen:
+        assert not counted - known
+        assert (known - counted).total() < 30
+    for step in (0, steps // 2, steps - 1):
+        assert content(batches[step]) == content(loader_of(data_root, **options).batch(step))
 
 
 @settings(max_examples=15)

@@ -2,12 +2,13 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertds.config.batch_plan import Level
 from bertds.config.schema import DataConfig, MaskingConfig
 from bertds.data.dataset import DatasetSubset
 from bertds.data.loader import TrainLoader
@@ -98,6 +99,7 @@ def loader_of(
     seed: int = 3,
     row_length: int = 64,
     skips_bad: bool = False,
+    warmup: Sequence[Level] = (),
     **data: int,
 ) -> TrainLoader:
     """Build the loader of one rank; `data` is `lanes` and `window`."""
@@ -110,7 +112,7 @@ def loader_of(
     )
     config = DataConfig.model_validate({"train": list(sets), "seq_len": 64, **data})
     datasets = masked_datasets(root, sets, skips_bad=skips_bad)
-    return TrainLoader(datasets, config, spec, batch_size=batch_size, seed=seed)
+    return TrainLoader(datasets, config, spec, batch_size=batch_size, seed=seed, warmup=warmup)
 
 
 def all_tokens(root: Path, sets: Iterable[dict[str, Any]] = SETS) -> Counter[tuple[int, ...]]:

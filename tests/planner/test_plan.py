@@ -332,6 +332,20 @@ def test_a_plan_holds_the_schedule_against_the_run(tmp_path, data_root):
     assert "\nwarning  the warm-up takes" in table(plan, 8)
 
 
+def test_a_plan_counts_the_smaller_batches_of_a_warmup(tmp_path, data_root):
+    """Steps, tokens and lanes are those of training, and time is in proportion to the tokens."""
+    settings = 'run.batch_size_warmup={"from_size":4,"num_tokens":900},run.num_epochs=2'
+    case, _ = case_of(tmp_path, {}, settings)
+    training = prepare_run(case, data_root, tmp_path / "out", World())
+    plan = make_plan(case, of_shards(case, data_root), 1, GPUS["h100"], 0.4)
+    sequences = training.loader.plan.sequences(training.lengths.num_steps)
+    assert training.lengths.num_steps > 2 * training.lengths.steps_per_epoch
+    assert (plan.steps, plan.lanes) == (training.lengths.num_steps, training.loader.sampler.lanes)
+    assert plan.tokens == sequences * plan.corpus.mean_length
+    assert plan.hours == pytest.approx(sequences / 16 * plan.step_seconds / 3600)
+    assert "of 16 sequences (4 to 12 sequences in the first" in table(plan, 8)
+
+
 def test_more_gpus_need_less_memory_and_time(tmp_path: Path) -> None:
     case, _ = case_of(tmp_path, {}, train_batch_size=4096)
     few, many = (make_plan(case, corpus(), n, GPUS["h100"], 0.4) for n in (8, 512))

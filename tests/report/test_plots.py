@@ -1,6 +1,7 @@
 """The plots: what they show can be seen in the pixels."""
 
 import io
+import json
 import math
 
 import matplotlib.image
@@ -33,6 +34,25 @@ def assert_has_curves(image, least_fraction=0.002):
 def test_every_plot_has_curves(case6):
     for path in write_report(case6).plots:
         assert_has_curves(matplotlib.image.imread(path))
+
+
+def test_the_seam_of_two_stages_is_a_line(tmp_path):
+    """A column of dots where the stage ends, in every plot against steps and time."""
+    columns = []
+    for name, stages in (("plain", []), ("staged", [("one", 20), ("two", 40)])):
+        run = write_run(tmp_path, name, "main", lines_of(40))
+        content = json.loads((run / "case.json").read_text())
+        spans = [{"name": stage, "last_step": end} for stage, end in stages]
+        content["resolved"] |= {"stages": spans} if spans else {}
+        (run / "case.json").write_text(json.dumps(content))
+        report = write_report(tmp_path / name)
+        assert ("A dotted vertical line is the seam" in report.record.read_text()) == bool(stages)
+        image = matplotlib.image.imread(report.plots[2])  # of the rate, whose curve is flat
+        columns.append((image[..., :3].mean(axis=-1) < 0.6).sum(axis=0))
+    height = image.shape[0]
+    middle = slice(int(0.3 * columns[0].size), int(0.7 * columns[0].size))
+    assert columns[1][middle].max() > columns[0][middle].max() + 0.15 * height
+    assert "one up to step 20; two up to step 40" in (tmp_path / "staged/record.md").read_text()
 
 
 def test_a_single_point_is_visible(tmp_path):
