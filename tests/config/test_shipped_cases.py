@@ -198,10 +198,10 @@ def test_every_file_is_valid_and_complete(file):
         assert {"optimizer", "gradient_clipping", "zero_optimization"} <= text.keys()
 
 
-def test_there_are_14_cases_and_6_starting_points():
+def test_there_are_14_cases_and_7_other_files():
     cases = {f"case{n}.json" for n in range(1, 15)}
     starting_points = {"sample.json", "bert_mini.json", "bert_base.json", "modernbert_base.json"}
-    starting_points |= {"bert_two_phases.json", "modernbert_stages.json"}
+    starting_points |= {"bert_two_phases.json", "modernbert_stages.json", "speedrun.json"}
     assert set(FILES) == cases | starting_points
 
 
