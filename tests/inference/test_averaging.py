@@ -105,4 +105,4 @@ def test_a_model_has_no_checkpoints_to_average(run_dirs, tmp_path, capsys):
         capsys, "evaluate", exported, "--valid", "en", "--average", "2"
     )
     assert code == 2
-    assert "need a run" in stderr
+    assert "--average and --ema need a run" in stderr
