@@ -9,8 +9,9 @@ import torch
 
 from bertds.config.case import Case
 from bertds.distributed.world import World
+from bertds.training.run_setup import RunSetup
 from bertds.training.session import open_session
-from bertds.training.setup import RunSetup, prepare_run
+from bertds.training.setup import prepare_run
 
 
 def open_until_exit(case: Case, data_root: Path) -> tuple[RunSetup, torch.device]:

@@ -21,7 +21,7 @@ from bertds.data.packing import PackedBatch
 from bertds.engine.engine import Engine
 from bertds.metrics.accumulators import AsyncSums
 from bertds.planner.memory import MicroBatch, memory
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.trainer import build_engine
 
 REPEATS = 3

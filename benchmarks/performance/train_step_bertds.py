@@ -19,7 +19,7 @@ from bertds.metrics.device import peak_memory_gb
 from bertds.model.batch import to_device
 from bertds.model.mlm import MaskedLanguageModel
 from bertds.optim.param_groups import parameter_groups
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.trainer import build_engine
 
 STEPS = 2  # per turn

@@ -20,7 +20,7 @@ from bertds.runs.status import write_status
 from bertds.tracking.jsonl import read_metrics
 from bertds.training.branch import Branch
 from bertds.training.metric_logger import MetricLogger
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.stages import OtherStage, seam_updates
 from bertds.training.state import TrainState
 

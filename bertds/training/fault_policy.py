@@ -6,7 +6,7 @@ import math
 from bertds.errors import NonFiniteError
 from bertds.metrics.accumulators import MetricSums
 from bertds.tracking.skipped_batches import NAME, SkippedBatchLog
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.spike_guard import SkippedRange, check_for_spike
 from bertds.training.state import TrainState
 

@@ -15,7 +15,7 @@ from bertds.checkpoint.saver import VISIBLE_WITHIN_S, becomes_visible
 from bertds.data.dataset import DatasetSubset
 from bertds.engine.process_group import all_gather_object
 from bertds.errors import ConfigError
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 
 DatasetView = tuple[str, int, list[int]]
 """Key of a dataset, its sequences in use, and its shards that are missing or truncated."""

@@ -26,7 +26,7 @@ from bertds.tracking.deepspeed_monitors import DeepSpeedMonitors
 from bertds.tracking.jsonl import MetricsLog
 from bertds.tracking.mlflow import MlflowRun
 from bertds.tracking.tensorboard import run_summaries, scalars_of
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")

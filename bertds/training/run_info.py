@@ -24,7 +24,7 @@ from bertds.io.json_files import read_json, write_json
 from bertds.metrics.baselines import baselines_by_name, compute_baselines
 from bertds.metrics.device import device_name
 from bertds.runs.status import now, write_status
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 
 logger = logging.getLogger("bertds")
 _MEASURED_TOKENS = 50_000  # of the first batches: reading them takes milliseconds

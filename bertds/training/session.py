@@ -20,7 +20,7 @@ from bertds.engine.process_group import all_gather_object, init_process_group
 from bertds.errors import COLLECTIVE_ERRORS, ExitCode
 from bertds.runs.lock import locked
 from bertds.training.preemption import PreemptionSignal, resume_advice
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.trainer import Trainer
 
 logger = logging.getLogger("bertds")

@@ -16,7 +16,7 @@ from bertds.errors import ConfigError
 from bertds.io.json_files import read_json
 
 if TYPE_CHECKING:
-    from bertds.training.setup import RunSetup
+    from bertds.training.run_setup import RunSetup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

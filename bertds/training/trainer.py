@@ -38,7 +38,7 @@ from bertds.training.metric_logger import MetricLogger
 from bertds.training.preemption import PreemptionSignal, resume_advice
 from bertds.training.profiler import traced, untraced
 from bertds.training.run_info import write_run_info
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.spike_guard import LossSpike, SkippedRange, find_skip
 from bertds.training.stages import OtherStage
 from bertds.training.state import TrainState

@@ -11,7 +11,7 @@ from bertds.engine.engine import Engine
 from bertds.metrics.accumulators import validation_metrics
 from bertds.tracking.predictions import SamplePredictions
 from bertds.training.metric_logger import MetricLogger
-from bertds.training.setup import RunSetup
+from bertds.training.run_setup import RunSetup
 from bertds.training.state import TrainState
 
 logger = logging.getLogger("bertds")
