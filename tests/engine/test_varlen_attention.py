@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds.training import setup
+from bertds.training import open_data
 from tests.engine.test_engine import build, case_of, packs
 from tests.helpers.in_process_training import train_here
 from tests.helpers.launching import lines_of
@@ -50,7 +50,7 @@ def test_a_whole_run_equals_one_on_rows(
     """Loader, training, validation and checkpoints, as a GPU would be given them."""
     losses = []
     for is_varlen in (False, True):
-        monkeypatch.setattr(setup, "uses_varlen_attention", lambda *_, given=is_varlen: given)
+        monkeypatch.setattr(open_data, "uses_varlen_attention", lambda *_, given=is_varlen: given)
         out = tmp_path / str(is_varlen)
         calls.clear()
         assert train_here(data_root, out, device, "model.hidden_dropout_prob=0") == 0
