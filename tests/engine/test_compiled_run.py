@@ -12,7 +12,7 @@ from bertds.distributed.world import World
 from bertds.engine import engine as engine_module
 from bertds.errors import ConfigError
 from bertds.model.compiled import compile_parts
-from bertds.training import setup
+from bertds.training import open_data, setup
 from tests.engine.test_engine import build, case_of, packs
 from tests.helpers import varlen_kernels
 from tests.helpers.in_process_training import BASE, train_here
@@ -34,7 +34,7 @@ def test_runs_with_and_without_compilation_resume_each_other(
     data_root: Path, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the varlen path, as on a GPU; with dropout."""
-    monkeypatch.setattr(setup, "uses_varlen_attention", lambda *_: True)
+    monkeypatch.setattr(open_data, "uses_varlen_attention", lambda *_: True)
     losses = []
     for name, parts in {
         "plain": [""],
